@@ -1,0 +1,159 @@
+from .attacks import (
+    Bandwagon as Bandwagon,
+)
+from .attacks import (
+    Random as Random,
+)
+from .attacks import (
+    choose_targets as choose_targets,
+)
+from .attacks import (
+    forge as forge,
+)
+from .attacks import (
+    known_fakes as known_fakes,
+)
+from .data import (
+    Catalog as Catalog,
+)
+from .data import (
+    Dataset as Dataset,
+)
+from .data import (
+    Poison as Poison,
+)
+from .data import (
+    Protocol as Protocol,
+)
+from .data import (
+    Sequences as Sequences,
+)
+from .data import (
+    Split as Split,
+)
+from .data import (
+    Weights as Weights,
+)
+from .data import (
+    inject as inject,
+)
+from .data import (
+    leave_two_out as leave_two_out,
+)
+from .defenses import (
+    LoRec as LoRec,
+)
+from .defenses import (
+    Oracle as Oracle,
+)
+from .defenses import (
+    Undefended as Undefended,
+)
+from .defenses import (
+    Weighted as Weighted,
+)
+from .evaluation import (
+    Scorecard as Scorecard,
+)
+from .evaluation import (
+    detection as detection,
+)
+from .evaluation import (
+    evaluate as evaluate,
+)
+from .evaluation import (
+    success_removed as success_removed,
+)
+from .experiment import (
+    Run as Run,
+)
+from .experiment import (
+    RunFile as RunFile,
+)
+from .experiment import (
+    open_run as open_run,
+)
+from .experiment import (
+    read_run_file as read_run_file,
+)
+from .experiment import (
+    run as run,
+)
+from .models import (
+    Popularity as Popularity,
+)
+from .models import (
+    Recommender as Recommender,
+)
+from .models import (
+    SASRec as SASRec,
+)
+from .models import (
+    load_recommender as load_recommender,
+)
+from .sources import (
+    load as load,
+)
+from .sources import (
+    read as read,
+)
+from .text import (
+    Hash as Hash,
+)
+from .text import (
+    MiniLM as MiniLM,
+)
+from .text import (
+    TextVectors as TextVectors,
+)
+from .training import (
+    Fit as Fit,
+)
+from .training import (
+    Training as Training,
+)
+from .training import (
+    fit as fit,
+)
+
+__all__ = [
+    "Bandwagon",
+    "Catalog",
+    "Dataset",
+    "Fit",
+    "Hash",
+    "LoRec",
+    "MiniLM",
+    "Oracle",
+    "Poison",
+    "Popularity",
+    "Protocol",
+    "Random",
+    "Recommender",
+    "Run",
+    "RunFile",
+    "SASRec",
+    "Scorecard",
+    "Sequences",
+    "Split",
+    "TextVectors",
+    "Training",
+    "Undefended",
+    "Weighted",
+    "Weights",
+    "choose_targets",
+    "detection",
+    "evaluate",
+    "fit",
+    "forge",
+    "inject",
+    "known_fakes",
+    "leave_two_out",
+    "load",
+    "load_recommender",
+    "open_run",
+    "read",
+    "read_run_file",
+    "run",
+    "success_removed",
+]

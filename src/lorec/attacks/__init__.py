@@ -1,0 +1,121 @@
+"""Attacks, to measure defenses on data of one's own: a View goes in, a Poison comes out.
+
+An Attack is a spec with one verb, `forge(view, targets, rng) -> Sequences`, and the knowledge level that it declares.
+`forge` below is what people call: it makes the view, draws the targets and records how the poison was made.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorec.attacks.heuristics import Bandwagon, Random
+from lorec.data import Ints, Poison, Sequences, Split, stream
+from lorec.errors import ConfigError
+from lorec.registry import find, name_of
+
+__all__ = ["ATTACKS", "Attack", "Bandwagon", "Random", "View", "choose_targets", "forge", "known_fakes"]
+
+ATTACKS: dict[str, type] = {"bandwagon": Bandwagon, "random": Random}
+
+Rule = Literal["unpopular", "random", "popular"]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a black-box attacker may know: the public log, and so popularity. No held-out items, no model, no labels."""
+
+    log: Sequences
+    n_items: int
+
+
+class Attack(Protocol):
+    """The spec of an attack."""
+
+    knowledge: ClassVar[Literal["black"]]
+
+    @property
+    def share(self) -> float:
+        """Fraudsters as a share of genuine users."""
+        ...
+
+    def forge(self, view: View, targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """The fraudsters' histories; together they hold every target."""
+        ...
+
+
+def budget(attack: Attack, users: int) -> int:
+    """m = ceil(share x users). Raises ConfigError for a budget below one fraudster or above all users."""
+    if not 0 < attack.share <= 1:
+        raise ConfigError(f"a share of {attack.share} gives no fraudster; give a share in (0, 1], as 0.01 for 1 %")
+    return math.ceil(round(attack.share * users, 9))
+
+
+def choose_targets(split: Split, count: int = 5, rule: Rule = "unpopular", seed: int = 0) -> NDArray[np.int32]:
+    """Draw the items to be pushed: from the less popular half of the catalogue, the top tenth, or all of it.
+
+    Raises ConfigError where the catalogue has fewer.
+    """
+    counts = split.train.counts(len(split.catalog))[1:]
+    by_popularity = np.argsort(counts, kind="stable") + 1
+    n = len(by_popularity)
+    pool = {"unpopular": by_popularity[: n // 2], "popular": by_popularity[-(n // 10) :], "random": by_popularity}[rule]
+    if not 0 < count <= len(pool):
+        raise ConfigError(f"{count} targets wanted from {len(pool)} {rule} items; choose between 1 and {len(pool)}")
+    return np.sort(stream(seed, "targets").choice(pool, count, replace=False)).astype(np.int32)
+
+
+def forge(
+    attack: Attack, split: Split, targets: int | Sequence[str] = 5, seed: int = 0, rule: Rule = "unpopular"
+) -> Poison:
+    """Make a poison against a split's training log: as many targets by a rule, or items by their raw ids.
+
+    Raises DataError for a target that is not in the catalogue.
+    """
+    how: str = rule if isinstance(targets, int) else "given"
+    if isinstance(targets, int):
+        chosen = choose_targets(split, targets, rule, seed)
+    else:
+        chosen = np.unique(split.catalog.numbers(targets))
+    m = budget(attack, len(split.genuine()))
+    view = View(split.train, len(split.catalog))
+    profiles = attack.forge(view, chosen, m, stream(seed, "attack"))
+    provenance = {
+        "attack": name_of(ATTACKS, attack),
+        **dataclasses.asdict(attack),  # type: ignore[call-overload]
+        "knowledge": attack.knowledge,
+        "seed": seed,
+        "targets": split.catalog.ids(chosen),
+        "target rule": how,
+        "fraudsters": m,
+        "log": split.train.digest(),
+    }
+    return Poison(profiles, chosen, provenance)
+
+
+def known_fakes(
+    split: Split, *, without: str | None = None, kinds: Sequence[str] | None = None, share: float = 0.01, seed: int = 0
+) -> Sequences:
+    """Fakes that a defender synthesises to learn from: kinds of attack that it knows, with targets of their own.
+
+    By default every kind but the judged one (`without`). Lengths are genuine users', one target to a profile. The
+    defender makes them from the log that it has, poisoned as it may be.
+    """
+    names = list(kinds) if kinds is not None else [name for name in sorted(ATTACKS) if name != without]
+    if not names:
+        raise ConfigError("no kind is left for known fakes; name one under [known] kinds")
+    made: list[Sequences] = []
+    for name in names:
+        attack = find("attacks", ATTACKS, name)(share=share / len(names), targets_each=1)
+        rng = stream(seed, f"known {name}")
+        view = View(split.train, len(split.catalog))
+        targets = rng.choice(np.arange(1, len(split.catalog) + 1), min(5, len(split.catalog)), replace=False)
+        made.append(attack.forge(view, np.sort(targets), budget(attack, len(split)), rng))
+    together = made[0]
+    for more in made[1:]:
+        together = together.extended(more)
+    return together

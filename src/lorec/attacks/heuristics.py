@@ -1,0 +1,114 @@
+"""Attacks that need no model: fillers by a rule, targets among them (Lam and Riedl 2004; Mobasher et al. 2007)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorec.data import Ints, Sequences, offsets
+from lorec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lorec.attacks import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Heuristic:
+    """What heuristic attacks share: how many fraudsters, how long, how many targets, where."""
+
+    share: float = 0.01
+    """Fraudsters as a share of genuine users, rounded up."""
+    length: int | None = None
+    """Items in a profile, targets included; drawn from genuine users where not given."""
+    targets_each: int | None = None
+    """Targets in a profile, dealt in turn; all of them where not given."""
+
+    knowledge: ClassVar[Literal["black"]] = "black"
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Profiles without repeats, targets at random places; at most half of a drawn length is targets.
+
+        Raises ConfigError where a profile can't hold its targets, or the fraudsters together not all of them.
+        """
+        each = self._each(view, targets, fraudsters)
+        lengths = self._lengths(view, each, fraudsters, rng)
+        popular, everything = self._pools(view, targets)
+        dealt = rng.permutation(targets)
+        profiles = np.zeros(int(lengths.sum()), dtype=np.int32)
+        starts = offsets(lengths)
+        for row in range(fraudsters):
+            mine = dealt[(row * each + np.arange(each)) % len(targets)]
+            fillers = _fillers(popular, everything, int(lengths[row]) - each, rng)
+            profiles[starts[row] : starts[row + 1]] = rng.permutation(np.concatenate([mine, fillers]))
+        return Sequences(profiles, starts, _times(view.log, lengths, rng))
+
+    def _each(self, view: "View", targets: Ints, fraudsters: int) -> int:
+        each = len(targets) if self.targets_each is None else self.targets_each
+        if not 0 < each <= len(targets):
+            raise ConfigError(f"targets_each is {each} of {len(targets)} targets; choose between 1 and {len(targets)}")
+        if each * fraudsters < len(targets):
+            raise ConfigError(
+                f"{fraudsters} fraudsters with {each} targets each can't hold {len(targets)}; raise one of the two"
+            )
+        room = view.n_items - len(targets) + each
+        if self.length is not None and not each <= self.length <= room:
+            raise ConfigError(
+                f"length is {self.length}; a profile has {each} targets at least and {room} items at most"
+            )
+        return each
+
+    def _lengths(self, view: "View", each: int, fraudsters: int, rng: np.random.Generator) -> Ints:
+        if self.length is not None:
+            return np.full(fraudsters, self.length, dtype=np.int64)
+        drawn = rng.choice(view.log.lengths, fraudsters)
+        fitting: Ints = np.minimum(np.maximum(drawn, 2 * each), view.n_items - each)
+        return fitting
+
+    def _pools(self, view: "View", targets: Ints) -> tuple[Ints, Ints]:
+        """The popular items and all items, without the targets; half of the fillers come from the first, if any."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(_Heuristic):
+    """Targets among items drawn uniformly from the catalogue."""
+
+    def _pools(self, view: "View", targets: Ints) -> tuple[Ints, Ints]:
+        return np.zeros(0, dtype=np.int64), np.setdiff1d(np.arange(1, view.n_items + 1), targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bandwagon(_Heuristic):
+    """Targets in popular company: half of the fillers from the most popular tenth, the others uniform."""
+
+    popular: float = 0.1
+    """The share of the catalogue that counts as popular."""
+
+    def _pools(self, view: "View", targets: Ints) -> tuple[Ints, Ints]:
+        if not 0 < self.popular < 1:
+            raise ConfigError(f"popular is {self.popular}; it is a share of the catalogue in (0, 1)")
+        ranked = np.argsort(-view.log.counts(view.n_items)[1:], kind="stable") + 1
+        ranked = ranked[~np.isin(ranked, targets)]
+        return ranked[: max(1, round(self.popular * view.n_items))], np.sort(ranked)
+
+
+def _fillers(popular: Ints, everything: Ints, n: int, rng: np.random.Generator) -> Ints:
+    """n distinct items, half of them popular where there is a popular pool."""
+    first = rng.choice(popular, min(n // 2, len(popular)), replace=False)
+    if n * 4 > len(everything):
+        return np.concatenate([first, rng.choice(np.setdiff1d(everything, first), n - len(first), replace=False)])
+    chosen = {int(item): None for item in first}  # few out of many: drawing again beats shuffling the pool
+    while len(chosen) < n:
+        chosen.update((int(item), None) for item in rng.choice(everything, n - len(chosen)))
+    return np.array(list(chosen), dtype=np.int64)
+
+
+def _times(log: Sequences, lengths: Ints, rng: np.random.Generator) -> NDArray[np.int64] | None:
+    """Each fraudster acts at times of the log's own events, in order; None where the log has none."""
+    if log.times is None:
+        return None
+    drawn = rng.choice(log.times, int(lengths.sum()))
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    sorted_times: NDArray[np.int64] = drawn[np.lexsort((drawn, users))]
+    return sorted_times

@@ -1,0 +1,346 @@
+"""The command line: each verb parses, calls one function of the library, and prints.
+
+Nothing heavy is imported before a verb runs, so that --help answers at once.
+"""
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lorec.data import Dataset
+    from lorec.experiment import Event, Run
+
+app = typer.Typer(
+    help="""Keep sequential recommenders honest: measure poisoning attacks, defend with LoRec, judge what it is worth.
+
+    Start here: lorec run recipes/demo.toml
+    Then yours: lorec run my.toml, where [data] has path = "purchases.csv" and items = "catalogue.csv".
+    """,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at a log before training on it.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Folder = Annotated[Path, typer.Argument(help="A finished run folder.")]
+Arm = Annotated[str, typer.Option(help="clean, poisoned, or a defense's name.")]
+Log = Annotated[str, typer.Argument(help="A file (CSV, TSV, Parquet, JSON lines), or the name of a source or folder.")]
+Items = Annotated[str | None, typer.Option(help="The catalogue with titles, where LOG is a file.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help="Which column is user, item, time, title.")
+]
+
+
+def main() -> None:
+    """Run the command line; an error that a user can mend becomes one line and exit code 2."""
+    from lorec.errors import LorecError
+
+    try:
+        app()
+    except LorecError as error:
+        print(f"lorec: {literal(str(error), 2000)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nlorec: interrupted; run the same command again to go on from the last finished epoch", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"lorec {version_of('lorec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which lorec.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    run_file: Annotated[
+        Path, typer.Argument(metavar="RUN.toml", help="What to do; see recipes/, docs/configuration.md.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME where not given.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set training.epochs=3.")
+    ] = None,
+) -> None:
+    """Train clean, poisoned and defended recommenders on one log, judge them, and leave a run folder.
+
+    The same command again continues an interrupted run and only shows a finished one.
+    """
+    from lorec.experiment import read_run_file
+    from lorec.experiment import run as do
+
+    config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
+    with _shown_progress() as watch:
+        done = do(config, out or Path("runs") / config.name, cache=_cache(), watch=watch)
+    show_run(done)
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    arm: Annotated[list[str] | None, typer.Option(help="An arm; all of them where not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Judge a run's saved models again, on the log as its configuration reads it."""
+    from lorec.experiment import open_run, reevaluate
+
+    found = reevaluate(open_run(folder), arm)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        _table(found)
+
+
+@app.command()
+def recommend(
+    folder: Folder,
+    history: Annotated[
+        list[str] | None, typer.Option(help="A history typed: item ids, oldest first, with commas between; may repeat.")
+    ] = None,
+    histories: Annotated[Path | None, typer.Option(help="Histories from a log file: user, item, maybe time.")] = None,
+    arm: Arm = "lorec",
+    k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
+    seen: Annotated[bool, typer.Option(help="Recommend also what the history holds.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write Parquet instead of showing a table.")] = None,
+) -> None:
+    """The top items for histories that are typed or come from a file; they need not have been in training."""
+    import polars as pl
+
+    from lorec.data import Sequences, whole_histories
+    from lorec.errors import ConfigError
+    from lorec.experiment import open_run
+    from lorec.files import replacing
+    from lorec.sources import read
+
+    if (history is None) == (histories is None):
+        raise ConfigError("give either --history ITEM,ITEM,... or --histories FILE")
+    opened = open_run(folder)
+    catalog = opened.catalog()
+    if histories is not None:
+        users, log = whole_histories(read(histories), catalog)
+    else:
+        typed = [[part.strip() for part in one.split(",") if part.strip()] for one in history or []]
+        users = pl.Series([f"history {n}" for n in range(1, len(typed) + 1)], dtype=pl.String)
+        log = Sequences.of(catalog.numbers(one) for one in typed)
+    found = opened.recommender(arm).recommend(log, catalog, k, users=users, seen=seen)
+    if out is not None:
+        with replacing(out) as temporary:
+            found.write_parquet(temporary)
+        print(f"{found.height:,} rows in {out}")
+        return
+    _rows(["user", "rank", "item", "title", "score"], ([*row[:4], f"{row[4]:.3f}"] for row in found.iter_rows()))
+
+
+@app.command(name="list")
+def list_(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="attacks, backbones, defenses, encoders or sources.")],
+) -> None:
+    """The names that a run file may use, one a line."""
+    from lorec.experiment import LISTS
+    from lorec.registry import describe, unknown
+
+    if family not in LISTS:
+        raise unknown("family", family, LISTS)
+    rows = describe(LISTS[family])
+    for name, about in rows:
+        print(f"{name:<{max(len(row[0]) for row in rows) + 2}}{about}")
+
+
+@data_app.command()
+def stats(
+    log: Log,
+    items: Items = None,
+    column: Columns = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Counts, lengths, ties, repeats, missing texts and the span of time."""
+    from lorec.sources import statistics
+
+    found = statistics(_dataset(log, items, column))
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    width = max(len(name) for name in found)
+    for name, value in found.items():
+        print(f"{name:<{width + 2}}{literal(_figure(value))}")
+
+
+@data_app.command()
+def check(log: Log, items: Items = None, column: Columns = None) -> None:
+    """Say what may surprise in training; exit code 2 where the log can't be used."""
+    from lorec.sources import warnings_of
+
+    found = warnings_of(_dataset(log, items, column))
+    for one in found:
+        print(f"- {literal(one, 500)}")
+    print("nothing to remark" if not found else f"{len(found)} remarks; none of them stops a run")
+
+
+def _dataset(log: str, items: str | None, columns: list[str] | None) -> "Dataset":
+    from lorec.errors import ConfigError
+    from lorec.sources import load, read
+
+    mapping = dict(_pair("--column", one) for one in columns or [])
+    if Path(log).is_file() or Path(log).suffix:
+        return read(log, items=items, columns=mapping)
+    if items or mapping:
+        raise ConfigError(f"--items and --column go with a file; {log!r} is none")
+    return load(log)
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    from lorec.errors import ConfigError
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{option} {text!r} has no '='; write {option} a.b=c")
+    return key, value
+
+
+def _cache() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("lorec")) / "vectors"
+
+
+# ------------------------------------------------------------------------------------------------------- printing
+
+
+def literal(text: str, longest: int = 120) -> str:
+    """A stranger's text as a terminal can bear it: what is not a visible character is shown as its code.
+
+    Titles may hold escapes that would recolour, retitle or overwrite, and marks that turn the reading order around.
+    """
+    shown = "".join(
+        letter if letter == "\u200d" or unicodedata.category(letter) not in _UNSEEN else _code(letter)
+        for letter in text[: longest + 1]
+    )
+    return shown if len(text) <= longest else shown[: longest - 1] + "…"
+
+
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _code(letter: str) -> str:
+    return f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _rows(head: list[str], rows: Iterator[list[Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        # Text, never str: rich would read markup in a stranger's title.
+        table.add_row(*(Text(literal("" if one is None else str(one))) for one in row))
+    Console().print(table)
+
+
+METRICS = {
+    "quality, genuine users": ("HR@10", "NDCG@10", "MRR"),
+    "exposure of targets": ("T-HR@50", "T-NDCG@50", "target rank", "success removed"),
+    "detection": ("ROC-AUC", "PR-AUC", "precision", "recall", "F1", "recall@1%"),
+    "weights": ("weight genuine", "weight fraudsters", "genuine turned down"),
+    "training": ("best epoch", "epochs", "seconds an epoch"),
+}
+
+
+def _table(arms: Mapping[str, Mapping[str, float]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for arm in arms:
+        table.add_column(_arm_title(arm), justify="right")
+    for names in METRICS.values():
+        present = [name for name in names if any(name in metrics for metrics in arms.values())]
+        for place, name in enumerate(present):
+            cells = [_cell(name, metrics.get(name)) for metrics in arms.values()]
+            table.add_row(name, *cells, end_section=place == len(present) - 1)
+    Console().print(table)
+
+
+def _arm_title(arm: str) -> str:
+    return arm if arm in ("clean", "poisoned", "popularity") else f"poisoned\n+ {arm}"
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if name in ("best epoch", "epochs"):
+        return f"{value:.0f}"
+    return f"{value:.1f}" if name in ("target rank", "seconds an epoch") else f"{value:.4f}"
+
+
+def show_run(done: "Run") -> None:
+    """The table at the end of a run, what to keep in mind, and where the files are."""
+    print(f"\n{literal(done.config.name)}: what the arms are worth on genuine users' test items")
+    _table({"popularity": done.scorecard["popularity"]} | done.arms)
+    for note in done.scorecard["notes"]:
+        print(f"- {literal(note, 500)}")
+    print(f"\nThe record is in {done.folder}: run.json, scorecard.json, poison/, and a folder for each arm.")
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Callable[["Event"], None]]:
+    """A bar for each stage of a run on the terminal's error stream; plain lines where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    bars: dict[str, Any] = {}
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("at most"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def watch(event: "Event") -> None:
+            if not console.is_terminal:
+                if event.done >= event.total:
+                    print(f"{event.stage}: {literal(event.note)}", file=sys.stderr, flush=True)
+                return
+            if event.stage not in bars:
+                bars[event.stage] = progress.add_task(f"{event.stage:<14}", total=event.total, note="")
+            note = event.note or progress.tasks[bars[event.stage]].fields["note"]
+            progress.update(bars[event.stage], completed=event.done, total=event.total, note=literal(note))
+
+        yield watch

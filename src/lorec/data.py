@@ -1,0 +1,601 @@
+"""The nouns that every room shares: logs, catalogues, sequences, splits, poisons, weights, batches.
+
+Items are numbered from 1 in the order of their sorted ids; 0 is padding and never an item. Users are the rows of a
+Sequences; their raw ids stay in the Split, out of sight of defenses.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lorec.errors import ConfigError, DataError, RunError
+from lorec.files import replacing
+
+Ints = NDArray[np.integer[Any]]
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+
+
+def stream(seed: int, purpose: str) -> np.random.Generator:
+    """A generator of its own for each purpose, so that a draw more in one place moves nothing elsewhere."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
+
+
+# ---------------------------------------------------------------------------------------------------------- logs
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A log as it was read: raw ids, nothing filtered yet."""
+
+    name: str
+    interactions: pl.DataFrame
+    """user, item (strings or integers, no nulls) and, where time is known, time (integers; any one unit)."""
+    items: pl.DataFrame
+    """item, title (null where unknown) and whatever else the catalogue says. May lack items of the log."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """How it was read and changed on the way, for the run's record."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The items of a model by number. Append-only: a number never changes its meaning."""
+
+    items: pl.DataFrame
+    """item (str), title (str or null), ...; the row of number n is n - 1."""
+
+    def __len__(self) -> int:
+        return self.items.height
+
+    def numbers(self, ids: Iterable[str]) -> NDArray[np.int32]:
+        """The numbers of raw ids. Raises DataError for an id that is not in the catalogue."""
+        known = {one: number for number, one in enumerate(self.items["item"].to_list(), start=1)}
+        wanted = [str(one) for one in ids]
+        for one in wanted:
+            if one not in known:
+                near = difflib.get_close_matches(one, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "; ids are compared exactly"
+                raise DataError(f"no item {one!r} in the catalogue of {len(self)} items{hint}")
+        return np.array([known[one] for one in wanted], dtype=np.int32)
+
+    def ids(self, numbers: Ints) -> list[str]:
+        """The raw ids of item numbers (all >= 1)."""
+        return self.items["item"].gather(np.asarray(numbers, dtype=np.int64) - 1).to_list()
+
+    def titles(self) -> list[str]:
+        """Every item's text in order of its number, "" where it has none."""
+        return self.items["title"].fill_null("").to_list()
+
+    def save(self, path: Path) -> None:
+        """Write the catalogue as Parquet."""
+        with replacing(path) as temporary:
+            self.items.write_parquet(temporary)
+
+    @staticmethod
+    def load(path: Path) -> "Catalog":
+        """Read a saved catalogue. Raises RunError where it is damaged."""
+        try:
+            frame = pl.read_parquet(path)
+            frame.select(pl.col("item", "title").cast(pl.String))
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise RunError(f"{path} is not a saved catalogue ({error}); restore it, or train again") from None
+        return Catalog(frame)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Histories of item numbers, oldest first, packed end to end (CSR)."""
+
+    items: NDArray[np.int32]
+    """[events]"""
+    starts: NDArray[np.int64]
+    """[users + 1]: user u's events are items[starts[u]:starts[u + 1]]."""
+    times: NDArray[np.int64] | None = None
+    """[events], or None where time is unknown."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, user: int) -> NDArray[np.int32]:
+        return self.items[self.starts[user] : self.starts[user + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[users]"""
+        return np.diff(self.starts)
+
+    def take(self, rows: Ints) -> "Sequences":
+        """These users only, in this order."""
+        lengths = self.lengths[rows]
+        starts = offsets(lengths)
+        events = np.repeat(self.starts[:-1][rows] - starts[:-1], lengths) + np.arange(starts[-1])
+        return Sequences(self.items[events], starts, None if self.times is None else self.times[events])
+
+    def extended(self, others: "Sequences") -> "Sequences":
+        """Both, these users first. Times are kept only where both have them."""
+        starts = np.concatenate([self.starts, others.starts[1:] + self.starts[-1]])
+        known = self.times is not None and others.times is not None
+        times = np.concatenate([self.times, others.times]) if known else None
+        return Sequences(np.concatenate([self.items, others.items]), starts, times)
+
+    def users(self) -> NDArray[np.int64]:
+        """[events]: the user of each event."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def counts(self, n_items: int) -> NDArray[np.int64]:
+        """[n_items + 1]: how often each item occurs; entry 0, the padding, is 0."""
+        return np.bincount(self.items, minlength=n_items + 1)
+
+    def digest(self) -> str:
+        """A fingerprint of the histories' content."""
+        parts = (np.ascontiguousarray(self.items).tobytes(), np.ascontiguousarray(self.starts).tobytes())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    @staticmethod
+    def of(histories: Iterable[Iterable[int]]) -> "Sequences":
+        """Pack lists of item numbers."""
+        lists = [np.asarray(list(history), dtype=np.int32) for history in histories]
+        starts = offsets(np.array([len(one) for one in lists], dtype=np.int64))
+        return Sequences(np.concatenate(lists) if lists else np.zeros(0, np.int32), starts)
+
+
+def offsets(lengths: Ints) -> NDArray[np.int64]:
+    """[n + 1]: where each of n runs of these lengths starts, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+# ------------------------------------------------------------------------------------------------------ the split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a log becomes sequences: repeats, then k-core, then order, then length, all recorded."""
+
+    k_core: int = 0
+    """Keep users and items with at least this many interactions, repeated until nothing changes; 0: keep all."""
+    repeats: Literal["first", "keep"] = "first"
+    """first: keep the first time a user takes an item; keep: keep every time (and rank seen items too)."""
+    ties: Literal["seeded", "stored"] = "seeded"
+    """Events of one user at one time: in a seeded random order that ignores the file's, or as they are stored."""
+    min_length: int = 3
+    """Drop users with fewer interactions; leaving two out needs 3."""
+    last: int = 50
+    """Keep this many newest training items of a user (validation and test come on top); 0: all."""
+    seed: int = 0
+    """Of the order of ties."""
+
+    def __post_init__(self) -> None:
+        if self.min_length < 3:
+            raise ConfigError(f"min_length is {self.min_length}; leaving two out needs 3 or more: one item to train on")
+        if self.k_core < 0 or self.last < 0:
+            raise ConfigError("k_core and last count interactions and can't be negative")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Leave two out by time: the newest item tests, the one before it validates, the rest trains.
+
+    Rows of fraudsters train whole and have neither: valid and test are 0 there.
+    """
+
+    name: str
+    catalog: Catalog
+    users: pl.Series
+    """[users]: raw ids."""
+    train: Sequences
+    valid: NDArray[np.int32]
+    """[users]"""
+    test: NDArray[np.int32]
+    """[users]"""
+    fraudsters: Bools
+    """[users]: what only the experiment and the judge may see."""
+    record: dict[str, Any]
+    """The protocol and what each of its steps left."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a user may take an item again, so that seen items compete in rankings."""
+        return bool(self.record["protocol"]["repeats"] == "keep")
+
+    def genuine(self) -> NDArray[np.int64]:
+        """The rows of genuine users."""
+        return np.flatnonzero(~self.fraudsters)
+
+    def histories(self, rows: Ints, on: Literal["valid", "test"] = "test") -> Sequences:
+        """What a user did before the held-out item: the training items and, before the test, the validation item."""
+        train = self.train.take(rows)
+        return train if on == "valid" else append(train, self.valid[rows])
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+
+def append(sequences: Sequences, items: Ints) -> Sequences:
+    """Put one item after each history; 0 appends nothing. Times are dropped."""
+    held = items > 0
+    starts = offsets(sequences.lengths + held)
+    packed = np.empty(starts[-1], dtype=np.int32)
+    last = np.zeros(starts[-1], dtype=bool)
+    last[starts[1:][held] - 1] = True
+    packed[last] = items[held]
+    packed[~last] = sequences.items
+    return Sequences(packed, starts)
+
+
+def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: Any) -> Split:
+    """Turn a log into a Split under a Protocol (METHOD: protocol); keywords are its fields.
+
+    Raises DataError where nothing is left, with what each step had left.
+    """
+    protocol = protocol or Protocol(**fields)
+    frame = dataset.interactions
+    if frame.is_empty():
+        raise DataError(f"{dataset.name}: the log is empty; nothing to split")
+    user_ids, users = _encode(frame["user"])
+    item_ids, items = _encode(frame["item"])
+    times = frame["time"].to_numpy() if "time" in frame.columns else None
+    steps = [_step("read", users, items)]
+
+    users, items, times, tied = _ordered(users, items, times, protocol)
+    if protocol.repeats == "first":
+        keep = _first_occurrences(users, items, len(item_ids))
+        users, items, times = users[keep], items[keep], None if times is None else times[keep]
+        steps.append(_step("first occurrences", users, items))
+    if protocol.k_core:
+        keep = _core(users, items, protocol.k_core)
+        users, items, times = users[keep], items[keep], None if times is None else times[keep]
+        steps.append(_step(f"{protocol.k_core}-core", users, items))
+    lengths = np.bincount(users, minlength=len(user_ids))
+    keep = (lengths >= protocol.min_length)[users]
+    users, items, times = users[keep], items[keep], None if times is None else times[keep]
+    steps.append(_step(f"users of {protocol.min_length} or more", users, items))
+    if not len(users):
+        trail = "; ".join(f"{one['step']}: {one['users']} users, {one['interactions']} interactions" for one in steps)
+        raise DataError(f"{dataset.name}: no user is left to train on ({trail}); lower k_core or min_length")
+
+    present = np.flatnonzero(np.bincount(items, minlength=len(item_ids)))
+    number = np.zeros(len(item_ids), dtype=np.int32)
+    number[present] = np.arange(1, len(present) + 1, dtype=np.int32)
+    rows = np.flatnonzero(lengths >= protocol.min_length)
+    starts = offsets(lengths[rows])
+    sequences = Sequences(number[items], starts, None if times is None else times.astype(np.int64))
+    train = _newest(_without_last(sequences, 2), protocol.last)
+    record = {
+        "dataset": dataset.record,
+        "protocol": dataclasses.asdict(protocol),
+        "steps": steps,
+        "share of neighbouring events at one time": tied,
+        "items without text": 0,
+    }
+    catalog = _catalog(dataset, item_ids.gather(present))
+    record["items without text"] = sum(not title.strip() for title in catalog.titles())
+    return Split(
+        dataset.name,
+        catalog,
+        user_ids.gather(rows),
+        train,
+        valid=sequences.items[starts[1:] - 2],
+        test=sequences.items[starts[1:] - 1],
+        fraudsters=np.zeros(len(rows), dtype=bool),
+        record=record,
+    )
+
+
+def whole_histories(dataset: Dataset, catalog: Catalog) -> tuple[pl.Series, Sequences]:
+    """Every user's whole history in order of time, for serving: (raw user ids, histories).
+
+    Raises DataError for an item that the catalogue does not have.
+    """
+    frame = dataset.interactions.with_columns(pl.col("user", "item").cast(pl.String))
+    frame = frame.sort("user", *(["time"] if "time" in frame.columns else []), maintain_order=True)
+    runs = frame.group_by("user", maintain_order=True).len()
+    return runs["user"], Sequences(catalog.numbers(frame["item"]), offsets(runs["len"].to_numpy()))
+
+
+def _encode(ids: pl.Series) -> tuple[pl.Series, Ints]:
+    """Sorted distinct ids as strings, and each row's place among them, whatever the order of the rows."""
+    if ids.dtype.is_integer():
+        values: NDArray[np.int64] = ids.cast(pl.Int64).to_numpy()
+        low, high = int(values.min()), int(values.max())
+        if high - low < max(4 * len(values), 1_000_000):  # a table look-up beats hashing
+            seen = np.flatnonzero(np.bincount(values - low))
+            place = np.zeros(high - low + 1, dtype=np.int64)
+            place[seen] = np.arange(len(seen))
+            return pl.Series(seen + low).cast(pl.String), place[values - low]
+    # Categories of our own: the library's shared pool would keep every id of every log that the process ever read.
+    pool = pl.Categorical(pl.Categories.random())
+    codes = ids.cast(pl.String).cast(pool)
+    distinct = codes.unique()
+    names = distinct.cast(pl.String)
+    order = names.arg_sort().to_numpy()
+    code = distinct.to_physical().to_numpy()
+    place = np.empty(int(code.max()) + 1, dtype=np.int64)
+    place[code[order]] = np.arange(len(order))
+    return names.gather(order), place[codes.to_physical().to_numpy()]
+
+
+def _ordered(users: Ints, items: Ints, times: Ints | None, protocol: Protocol) -> tuple[Ints, Ints, Ints | None, float]:
+    """Sort events by user and time and settle ties; also the share of neighbours of a user that share a time."""
+    if times is None:  # the stored order is all the time there is
+        order = np.argsort(users, kind="stable")
+        return users[order], items[order], None, 0.0
+    if protocol.ties == "stored":
+        order = np.lexsort((times, users))
+        users, items, times = users[order], items[order], times[order]
+    else:
+        users, items, times = _sorted_packed(users, items, times)
+    neighbours = (users[1:] == users[:-1]).astype(np.int8)
+    tied = neighbours & (times[1:] == times[:-1])
+    if protocol.ties == "seeded" and tied.any():
+        inside = np.flatnonzero(np.concatenate([[0], tied]) | np.concatenate([tied, [0]]))
+        run = np.cumsum(np.concatenate([[1], 1 - tied]))[inside]
+        key = _scramble(_content(users[inside], items[inside]), protocol.seed)
+        items = items.copy()
+        items[inside] = items[inside][np.lexsort((key, run))]
+    return users, items, times, float(tied.sum() / max(neighbours.sum(), 1))
+
+
+def _sorted_packed(users: Ints, items: Ints, times: Ints) -> tuple[Ints, Ints, NDArray[np.int64]]:
+    """Sort by (user, time, item): as one integer where the three fit into 63 bits, which is several times faster."""
+    low = int(times.min())
+    since = times.astype(np.int64) - low
+    step = int(np.gcd.reduce(since)) or 1  # whole days need few bits
+    since //= step
+    bits_item, bits_time = int(items.max()).bit_length(), int(since.max()).bit_length()
+    if int(users.max()).bit_length() + bits_time + bits_item > 63:
+        order = np.lexsort((items, times, users))
+        return users[order], items[order], times[order].astype(np.int64)
+    key = ((users.astype(np.int64) << bits_time | since) << bits_item) | items
+    key.sort()
+    items = key & ((1 << bits_item) - 1)
+    key >>= bits_item
+    return key >> bits_time, items, (key & ((1 << bits_time) - 1)) * step + low
+
+
+def _content(users: Ints, items: Ints) -> NDArray[np.uint64]:
+    return users.astype(np.uint64) << np.uint64(32) | items.astype(np.uint64)
+
+
+def _scramble(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """A seeded hash of integers (splitmix64's finaliser), so that an order depends on content, never on file order."""
+    with np.errstate(over="ignore"):
+        mixed = values + np.uint64((seed * 2 + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _first_occurrences(users: Ints, items: Ints, n_items: int) -> Bools:
+    pairs = pl.Series(users.astype(np.int64) * n_items + items)
+    if pairs.n_unique() == len(pairs):  # counting is cheaper than finding, and most logs have no repeats
+        return np.ones(len(pairs), dtype=bool)
+    return pairs.is_first_distinct().to_numpy()
+
+
+def _core(users: Ints, items: Ints, k: int) -> Bools:
+    keep = np.ones(len(users), dtype=bool)
+    while True:
+        enough = np.bincount(users[keep], minlength=int(users.max()) + 1) >= k
+        popular = np.bincount(items[keep], minlength=int(items.max()) + 1) >= k
+        narrower = keep & enough[users] & popular[items]
+        if narrower.sum() == keep.sum() or not narrower.any():
+            return narrower
+        keep = narrower
+
+
+def _without_last(sequences: Sequences, n: int) -> Sequences:
+    return _cut(sequences, np.zeros(len(sequences), np.int64), sequences.lengths - n)
+
+
+def _newest(sequences: Sequences, n: int) -> Sequences:
+    return _cut(sequences, np.maximum(sequences.lengths - n, 0), sequences.lengths) if n else sequences
+
+
+def _cut(sequences: Sequences, begin: Ints, end: Ints) -> Sequences:
+    place = np.arange(len(sequences.items)) - np.repeat(sequences.starts[:-1], sequences.lengths)
+    keep = (place >= np.repeat(begin, sequences.lengths)) & (place < np.repeat(end, sequences.lengths))
+    times = None if sequences.times is None else sequences.times[keep]
+    return Sequences(sequences.items[keep], offsets(end - begin), times)
+
+
+def _catalog(dataset: Dataset, ids: pl.Series) -> Catalog:
+    known = dataset.items.with_columns(pl.col("item").cast(pl.String))
+    return Catalog(ids.rename("item").to_frame().join(known, on="item", how="left", maintain_order="left"))
+
+
+def _step(name: str, users: Ints, items: Ints) -> dict[str, Any]:
+    n_users = int(np.count_nonzero(np.bincount(users))) if len(users) else 0
+    n_items = int(np.count_nonzero(np.bincount(items))) if len(items) else 0
+    return {"step": name, "users": n_users, "items": n_items, "interactions": len(users)}
+
+
+# ------------------------------------------------------------------------------------------------------ poisoning
+
+
+@dataclass(frozen=True)
+class Poison:
+    """The histories of fraudsters and what they were made for."""
+
+    profiles: Sequences
+    targets: NDArray[np.int32]
+    """[targets]: the items to be pushed."""
+    provenance: dict[str, Any]
+    """attack, its parameters, seed, how the targets were chosen."""
+
+
+def inject(split: Split, poison: Poison, seed: int = 0) -> Split:
+    """Add the fraudsters to the training log, then shuffle all rows, so that no defense can tell by position.
+
+    Fraudsters keep their whole profile for training and never enter validation or test: a concession that uses labels.
+    """
+    m = len(poison.profiles)
+    order = stream(seed, "rows").permutation(len(split) + m)
+    nothing = np.zeros(m, dtype=np.int32)
+    names = pl.Series([f"injected-{number:05d}" for number in range(m)], dtype=pl.String)
+    return dataclasses.replace(
+        split,
+        users=split.users.cast(pl.String).append(names).gather(order),
+        train=split.train.extended(poison.profiles).take(order),
+        valid=np.concatenate([split.valid, nothing])[order],
+        test=np.concatenate([split.test, nothing])[order],
+        fraudsters=np.concatenate([split.fraudsters, np.ones(m, dtype=bool)])[order],
+    )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much the loss counts, per user and per interaction; None means 1 everywhere."""
+
+    users: NDArray[np.float32] | None = None
+    """[users], finite and >= 0."""
+    events: NDArray[np.float32] | None = None
+    """[events], finite and >= 0: scales the loss where that event is the positive."""
+
+    def __post_init__(self) -> None:
+        for what, values in (("user", self.users), ("event", self.events)):
+            if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
+                raise DataError(f"a {what} weight is negative or not a number; weights are finite and 0 or more")
+
+    def of(self, batch: "Batch") -> NDArray[np.float32]:
+        """[B, T]: the weight of each position's loss."""
+        weights = np.ones(batch.positives.shape, dtype=np.float32)
+        if self.users is not None:
+            weights *= self.users[batch.users][:, None]
+        if self.events is not None:
+            weights *= self.events[batch.events]
+        return weights
+
+
+# -------------------------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Users of like length, padded with 0 on the left."""
+
+    users: NDArray[np.int64]
+    """[B]"""
+    history: NDArray[np.int32]
+    """[B, T]"""
+    positives: NDArray[np.int32]
+    """[B, T]: the item that follows each position; 0 at padding."""
+    negatives: NDArray[np.int32]
+    """[B, T, k]: uniform items that the user never took; 0 at padding."""
+    events: NDArray[np.int64]
+    """[B, T]: the place in train.items of each positive; 0 at padding."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A training log ready for batches of like length under a token budget."""
+
+    log: Sequences
+    n_items: int
+    max_length: int
+    """Longer histories are cut into windows, so that every event but a user's first is a positive once."""
+    tokens: int = 4096
+    """Positions in a batch, padding included."""
+    negatives: int = 1
+    pad_to: int = 0
+    """Pad every batch to this width and don't sort by length: only to measure what sorting saves."""
+    _windows: tuple[Ints, Ints, Ints] = field(init=False, repr=False, compare=False)
+    _seen: NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_windows", windows(self.log, self.max_length))
+        taken = self.log.users() * (self.n_items + 1) + self.log.items
+        object.__setattr__(self, "_seen", np.unique(taken))
+        if int(self.log.lengths.max(initial=0)) >= self.n_items:
+            fullest = self.log.take(np.flatnonzero(self.log.lengths >= self.n_items))
+            if any(len(np.unique(fullest[row])) >= self.n_items for row in range(len(fullest))):
+                raise DataError("a user has taken every item of the catalogue and leaves no negative; drop that user")
+
+    def steps(self) -> int:
+        """How many batches an epoch has, about."""
+        return sum(1 for _ in self._plan(np.random.default_rng(0)))
+
+    def epoch(self, rng: np.random.Generator, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """All windows once, in batches of random order; `shard` (i, n) takes every n-th batch from the i-th on."""
+        users, begins, widths = self._windows
+        plan = list(self._plan(rng))
+        for chosen in (plan[place] for place in rng.permutation(len(plan))[shard[0] :: shard[1]]):
+            width = self.pad_to or int(widths[chosen].max())
+            history, real = left_padded(self.log.items, begins[chosen], widths[chosen], width)
+            events = np.where(real, _places(begins[chosen], widths[chosen], width) + 1, 0)
+            positives = np.where(real, self.log.items[events], 0).astype(np.int32)
+            yield Batch(users[chosen], history, positives, self._negatives(users[chosen], real, rng), events)
+
+    def _plan(self, rng: np.random.Generator) -> Iterator[Ints]:
+        """Cut the windows, shuffled and then sorted by width, where the budget is full; no batch has a single row."""
+        widths = self._windows[2]
+        order = rng.permutation(len(widths))
+        if not self.pad_to:
+            order = order[np.argsort(widths[order], kind="stable")]
+        return cut_by_tokens(order, np.full(len(order), self.pad_to) if self.pad_to else widths[order], self.tokens)
+
+    def _negatives(self, users: Ints, real: Bools, rng: np.random.Generator) -> NDArray[np.int32]:
+        rows, columns = np.nonzero(real)
+        base = (users[rows] * (self.n_items + 1))[:, None]
+        drawn = rng.integers(1, self.n_items + 1, size=(len(rows), self.negatives))
+        while True:
+            place = np.searchsorted(self._seen, base + drawn)
+            clash = self._seen[np.minimum(place, len(self._seen) - 1)] == base + drawn
+            if not clash.any():
+                break
+            drawn[clash] = rng.integers(1, self.n_items + 1, size=int(clash.sum()))
+        negatives = np.zeros((*real.shape, self.negatives), dtype=np.int32)
+        negatives[rows, columns] = drawn
+        return negatives
+
+
+def windows(log: Sequences, max_length: int) -> tuple[Ints, Ints, Ints]:
+    """(user, first event, width) of every training window: width positions with width positives one step later."""
+    targets = np.maximum(log.lengths - 1, 0)
+    pieces = -(-targets // max_length)
+    users = np.repeat(np.arange(len(log)), pieces)
+    nth = np.arange(len(users)) - np.repeat(offsets(pieces)[:-1], pieces)
+    ends = targets[users] - nth * max_length  # cut from the newest end, so that the newest window is full
+    widths = np.minimum(ends, max_length)
+    return users, log.starts[:-1][users] + ends - widths, widths
+
+
+def cut_by_tokens(order: Ints, widths: Ints, tokens: int) -> Iterator[Ints]:
+    """Cut rows, ascending in width, into batches of at most `tokens` padded positions, but never one row alone."""
+    start = 0
+    while start < len(order):
+        room = widths[start : start + tokens // max(int(widths[start]), 1)]
+        fitting = np.count_nonzero(np.arange(1, len(room) + 1) * room <= tokens)  # the last row is the widest
+        size = max(int(fitting), 2)
+        if len(order) - start - size == 1:
+            size += 1
+        yield order[start : start + size]
+        start += size
+
+
+def left_padded(items: Ints, begins: Ints, widths: Ints, width: int) -> tuple[NDArray[np.int32], Bools]:
+    """[B, width] items of each run, newest in the last column, 0 before the oldest; and where they are real."""
+    places = _places(begins, widths, width)
+    real = places >= begins[:, None]
+    return np.where(real, items[np.maximum(places, 0)], 0).astype(np.int32), real
+
+
+def _places(begins: Ints, widths: Ints, width: int) -> Ints:
+    return (begins + widths)[:, None] - width + np.arange(width)[None, :]
+
+
+def histories(log: Sequences, max_length: int, tokens: int) -> Iterator[tuple[Ints, NDArray[np.int32]]]:
+    """Every user's newest `max_length` items once: (rows [B], left-padded items [B, T]), sorted by length."""
+    widths = np.minimum(log.lengths, max_length)
+    order = np.argsort(widths, kind="stable")
+    for rows in cut_by_tokens(order, widths[order], tokens):
+        width = max(int(widths[rows].max()), 1)
+        yield rows, left_padded(log.items, log.starts[1:][rows] - widths[rows], widths[rows], width)[0]

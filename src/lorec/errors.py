@@ -1,0 +1,36 @@
+"""What can go wrong through no fault of the code, as one tree.
+
+    LorecError
+    ├── DataError        a log, catalogue, history or poison that can't be used as it is
+    ├── ConfigError      a run file or an option that makes no sense
+    │   └── UnknownName  a name that no table holds; the nearest one is suggested
+    ├── MissingExtra     a part that needs a package which is not installed
+    └── RunError         a run folder, checkpoint or saved model that is damaged, foreign or can't be written
+
+A message says what was found, what was wanted and what to do. The command line turns each of these into one line
+and exit code 2; any other exception is our bug and keeps its traceback.
+"""
+
+
+class LorecError(Exception):
+    """The root of every error that a user can cause and mend."""
+
+
+class DataError(LorecError):
+    """A log, catalogue, history or poison that can't be used as it is."""
+
+
+class ConfigError(LorecError):
+    """A run file or an option that makes no sense."""
+
+
+class UnknownName(ConfigError):
+    """A name that no table holds."""
+
+
+class MissingExtra(LorecError):
+    """A part that needs a package which is not installed."""
+
+
+class RunError(LorecError):
+    """A run folder, checkpoint or saved model that is damaged, foreign or can't be written."""

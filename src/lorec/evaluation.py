@@ -1,0 +1,185 @@
+"""Judging: exact ranks by counting, recommendation quality, exposure of targets, detection (METHOD: protocol).
+
+Every figure is over genuine users. A rank is 1 + the number of other candidates that score as high or higher, so that
+ties count against the hit; nothing is sorted and no users x items matrix is ever held.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorec.data import Bools, Floats, Ints, Sequences, Split
+from lorec.errors import DataError
+from lorec.models import Scorer, hide
+
+HitCuts = (10,)
+TargetCuts = (50,)
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """What a model is worth."""
+
+    metrics: dict[str, float]
+    users: pl.DataFrame
+    """user, rank of the held-out item: one row for each genuine user."""
+
+
+def evaluate(
+    scorer: Scorer,
+    split: Split,
+    *,
+    on: Literal["valid", "test"] = "test",
+    targets: Ints | None = None,
+    hits: tuple[int, ...] = HitCuts,
+    exposures: tuple[int, ...] = TargetCuts,
+) -> Scorecard:
+    """HR@k, NDCG@k and MRR of the held-out items of genuine users; with targets also T-HR@k, T-NDCG@k and mean rank.
+
+    Where users may take an item again, seen items compete; otherwise only unseen ones do.
+    """
+    rows = split.genuine()
+    log = split.histories(rows, on)
+    held = (split.test if on == "test" else split.valid)[rows]
+    goals = held[:, None] if targets is None else np.column_stack([held, np.tile(targets, (len(rows), 1))])
+    ranks = ranks_of(scorer, log, goals, seen=split.repeats)
+    metrics = quality(ranks[:, 0], hits)
+    if targets is not None:
+        metrics |= exposure(ranks[:, 1:], _absent(log, targets), exposures)
+    return Scorecard(metrics, pl.DataFrame({"user": split.users.gather(rows), "rank": ranks[:, 0]}))
+
+
+def ranks_of(scorer: Scorer, log: Sequences, goals: Ints, *, seen: bool = False) -> NDArray[np.int64]:
+    """[users, goals]: the exact rank of each goal item among all items, or among those that the user has not seen.
+
+    A goal that the history holds competes all the same: it is ranked among the unseen. Raises DataError for a score
+    that is not a number.
+    """
+    ranks = np.zeros(goals.shape, dtype=np.int64)
+    for rows, scores in scorer.score(log):
+        wanted = torch.from_numpy(goals[rows].astype(np.int64)).to(scores.device)
+        own = scores.gather(1, wanted)
+        scores[:, 0] = -torch.inf
+        if not seen:
+            hide(scores, log.take(rows))
+        # Counting passes over the scores once a goal and never writes; NaN would fail every comparison unseen.
+        if bool(torch.isnan(scores.sum())) and bool(torch.isnan(scores).any()):
+            raise DataError("a score is not a number; the model has diverged: lower the learning rate and train again")
+        above = torch.stack([_count(scores >= one[:, None]) for one in own.unbind(1)], dim=1)
+        itself = scores.gather(1, wanted) > -torch.inf  # a hidden goal was not counted as its own equal
+        ranks[rows] = (above + 1 - itself.long()).cpu().numpy()
+    return ranks
+
+
+def _count(where: Tensor) -> Tensor:
+    return where.view(torch.uint8).sum(1, dtype=torch.int32).long()
+
+
+def quality(ranks: NDArray[np.int64], cuts: tuple[int, ...] = HitCuts) -> dict[str, float]:
+    """HR@k, NDCG@k (one relevant item: 1 / log2(rank + 1)) and MRR of ranks [users]."""
+    gains = 1 / np.log2(ranks + 1.0)
+    metrics: dict[str, float] = {}
+    for k in cuts:
+        metrics[f"HR@{k}"] = float((ranks <= k).mean())
+        metrics[f"NDCG@{k}"] = float((gains * (ranks <= k)).mean())
+    return metrics | {"MRR": float((1 / ranks).mean())}
+
+
+def exposure(ranks: NDArray[np.int64], absent: Bools, cuts: tuple[int, ...] = TargetCuts) -> dict[str, float]:
+    """T-HR@k, T-NDCG@k, mean target rank: ranks [users, targets], counted where a user lacks the target.
+
+    Each is a mean over users for every target, then over targets.
+    """
+    n = np.maximum(absent.sum(axis=0), 1)
+
+    def over_targets(values: Floats) -> float:
+        return float(((values * absent).sum(axis=0) / n).mean())
+
+    metrics: dict[str, float] = {}
+    for k in cuts:
+        metrics[f"T-HR@{k}"] = over_targets((ranks <= k).astype(np.float64))
+        metrics[f"T-NDCG@{k}"] = over_targets((ranks <= k) / np.log2(ranks + 1.0))
+    return metrics | {"target rank": over_targets(ranks.astype(np.float64))}
+
+
+def _absent(log: Sequences, targets: Ints) -> Bools:
+    """[users, targets]: whether the history lacks the target."""
+    absent = np.ones((len(log), len(targets)), dtype=bool)
+    users = log.users()
+    for column, target in enumerate(targets):
+        absent[users[log.items == target], column] = False
+    return absent
+
+
+def success_removed(
+    clean: Mapping[str, float], undefended: Mapping[str, float], defended: Mapping[str, float], k: int, n_items: int
+) -> float | None:
+    """Attack success removed in T-HR@k: (undefended - defended) / (undefended - clean).
+
+    None where the attack did not work: undefended below five times clean, or not above chance (k / items).
+    """
+    name = f"T-HR@{k}"
+    if undefended[name] < 5 * clean[name] or undefended[name] <= min(1.0, k / n_items):
+        return None
+    return (undefended[name] - defended[name]) / (undefended[name] - clean[name])
+
+
+def detection(suspicion: Floats, flagged: Bools, fraudsters: Bools) -> dict[str, float]:
+    """How well suspicion [users] ranks fraudsters, and what the own decision `flagged` [users] is worth.
+
+    ROC-AUC, PR-AUC (average precision), recall in the worst 1 %; precision, recall and F1 of the decision. Ties count
+    half in ROC-AUC, and share their place everywhere else. Raises DataError where one of the two kinds is missing.
+    """
+    n, m = len(fraudsters), int(fraudsters.sum())
+    if not 0 < m < n:
+        raise DataError(f"{m} fraudsters among {n} users; detection can be judged only where there are both kinds")
+    values, place = np.unique(suspicion, return_inverse=True)
+    bad = np.bincount(place, weights=fraudsters, minlength=len(values))[::-1]  # worst first
+    everyone = np.bincount(place, minlength=len(values))[::-1]
+    good = everyone - bad
+    found, seen = np.cumsum(bad), np.cumsum(everyone)
+    caught = int((flagged & fraudsters).sum())
+    precision = caught / max(int(flagged.sum()), 1)
+    recall = caught / m
+    return {
+        "ROC-AUC": float((good * (found - bad / 2)).sum() / (m * (n - m))),
+        "PR-AUC": float((bad * found / seen).sum() / m),
+        "precision": precision,
+        "recall": recall,
+        "F1": 2 * precision * recall / max(precision + recall, 1e-12),
+        "recall@1%": float(_found_among(max(1, round(0.01 * n)), bad, everyone) / m),
+    }
+
+
+def _found_among(first: int, bad: NDArray[Any], everyone: Ints) -> float:
+    """Expected fraudsters among the `first` worst, ties in random order."""
+    before = np.concatenate([[0], np.cumsum(everyone)[:-1]])
+    share = np.clip((first - before) / everyone, 0, 1)
+    return float((share * bad).sum())
+
+
+def mean_weights(weights: Floats, fraudsters: Bools) -> dict[str, float]:
+    """Mean weight of genuine users and of fraudsters, and the share of genuine users who are turned down."""
+    return {
+        "weight genuine": float(weights[~fraudsters].mean()),
+        "weight fraudsters": float(weights[fraudsters].mean()) if fraudsters.any() else 1.0,
+        "genuine turned down": float((weights[~fraudsters] < 1).mean()),
+    }
+
+
+__all__ = [
+    "Scorecard",
+    "detection",
+    "evaluate",
+    "exposure",
+    "mean_weights",
+    "quality",
+    "ranks_of",
+    "success_removed",
+]

@@ -1,0 +1,563 @@
+"""The main job: a real log in; a poisoned copy; a recommender trained clean, undefended and defended; all judged.
+
+`run` leaves a folder that is the record:
+
+    run.json           resolved configuration, versions, seed, digests of data and files, what to keep in mind
+    scorecard.json     every arm's metrics, the popularity floor
+    catalog.parquet    the items by number
+    poison/            profiles.parquet, poison.json
+    <arm>/             model.safetensors, history.jsonl, ranks.parquet, weights.parquet, scorecard.json
+
+An arm that is finished is not trained again; one that was interrupted goes on from its checkpoint.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from lorec.attacks import ATTACKS, Attack, Bandwagon, Rule, forge, known_fakes
+from lorec.data import Catalog, Poison, Protocol, Sequences, Split, inject, leave_two_out
+from lorec.defenses import DEFENSES, Defense, LoRec, Oracle, Undefended
+from lorec.errors import ConfigError, RunError
+from lorec.evaluation import detection, evaluate, mean_weights, success_removed
+from lorec.files import inside, read_json, replacing, sha256, write_json
+from lorec.models import BACKBONES, Backbone, ItemKind, Popularity, Recommender, SASRec, load_recommender
+from lorec.registry import build, member, name_of, unknown
+from lorec.sources import SOURCES, CompleteJourney, Source
+from lorec.text import ENCODERS, Encoder, MiniLM, TextVectors
+from lorec.training import Fit, Progress, Training, fit
+
+__all__ = ["Event", "Known", "Run", "RunFile", "Targets", "open_run", "read_run_file", "reevaluate", "run"]
+
+
+# ------------------------------------------------------------------------------------------------------ run files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Which items the attack pushes."""
+
+    count: int = 5
+    """How many are drawn."""
+    rule: Rule = "unpopular"
+    """From the less popular half of the catalogue, the most popular tenth, or all of it (random)."""
+    items: tuple[str, ...] = ()
+    """Raw ids; where given, nothing is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """The fakes that the defender synthesises to learn from."""
+
+    kinds: tuple[str, ...] | None = None
+    """Kinds of attack; every kind but the judged one where not given. A run that knows the judged kind says so."""
+    share: float = 0.01
+    """Known fakes as a share of users."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFile:
+    """One run: a log, an attack, a recommender, defenses."""
+
+    name: str = "run"
+    """What it is called, and its folder's name."""
+    seed: int = 0
+    """Of everything that is drawn: ties, targets, attack, weights, batches."""
+    items: ItemKind = "ids"
+    """What an item is to the recommender: its id, its text through a projection, or both."""
+    scenario: str = "a shop"
+    """What is recommended, for prompts: "video games", "groceries", "news"."""
+    data: Source = field(default_factory=CompleteJourney)
+    """The log: a source by name, or path and items of one's own."""
+    split: Protocol = field(default_factory=Protocol)
+    """How the log becomes sequences."""
+    encoder: Encoder = field(default_factory=MiniLM)
+    """Where text vectors come from."""
+    backbone: Backbone = field(default_factory=SASRec)
+    """The encoder of histories."""
+    attack: Attack = field(default_factory=Bandwagon)
+    """What the fraudsters do."""
+    targets: Targets = field(default_factory=Targets)
+    """Which items they push."""
+    known: Known = field(default_factory=Known)
+    """What the defender learns from."""
+    defenses: tuple[Defense, ...] = field(default_factory=lambda: (LoRec(), Oracle()))
+    """Who defends, one arm each; the undefended arm is always there."""
+    training: Training = field(default_factory=Training)
+    """How long, how fast, on what."""
+
+
+FAMILIES: dict[str, dict[str, type]] = {
+    "data": SOURCES,
+    "encoder": ENCODERS,
+    "backbone": BACKBONES,
+    "attack": ATTACKS,
+}
+LISTS: dict[str, dict[str, type]] = {
+    "attacks": ATTACKS,
+    "backbones": BACKBONES,
+    "defenses": DEFENSES,
+    "encoders": ENCODERS,
+    "sources": SOURCES,
+}
+"""Every family of which a run file may name a member."""
+TABLES: dict[str, type] = {"split": Protocol, "targets": Targets, "known": Known, "training": Training}
+PLAIN = ("name", "seed", "items", "scenario")
+
+
+def read_run_file(path: str | Path, settings: Mapping[str, str] | None = None) -> RunFile:
+    """Read a run from TOML; `settings` ("training.epochs": "3") overrule it. Raises ConfigError."""
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no run file {path}; see recipes/ for some, or lorec run --help") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    for key, value in (settings or {}).items():
+        _set(document, key, value)
+    return resolve(document)
+
+
+def resolve(document: Mapping[str, Any]) -> RunFile:
+    """Make a RunFile from plain values: unknown keys and names are refused, the nearest is suggested."""
+    known = [spec_field.name for spec_field in dataclasses.fields(RunFile)]
+    for key in document:
+        if key not in known:
+            raise unknown("key", key, known)
+    values = {key: document[key] for key in PLAIN if key in document}
+    parts: dict[str, Any] = {}
+    for key, table in FAMILIES.items():
+        if key in document:
+            parts[key] = _member(key, table, document[key])
+    for key, spec in TABLES.items():
+        if key in document:
+            parts[key] = build(spec, _table(key, document[key]), key)
+    if "defenses" in document:
+        given = document["defenses"]
+        if not isinstance(given, list):
+            raise ConfigError("defenses is a list, as in defenses = ['lorec', 'oracle'] or [[defenses]] tables")
+        parts["defenses"] = tuple(_member("defenses", DEFENSES, one) for one in given)
+    plain: RunFile = build(RunFile, values, "run")
+    made = dataclasses.replace(plain, **parts)
+    if not made.name or any(letter in made.name for letter in "/\\\0") or made.name.startswith("."):
+        raise ConfigError(f"name is {made.name!r}; it names a folder: letters, digits, - and _")
+    if "split" not in document or "seed" not in document["split"]:
+        made = dataclasses.replace(made, split=dataclasses.replace(made.split, seed=made.seed))
+    return made
+
+
+def plain(run_file: RunFile) -> dict[str, Any]:
+    """The configuration as plain values that `resolve` turns into an equal RunFile."""
+    values: dict[str, Any] = {key: getattr(run_file, key) for key in PLAIN}
+    for key, table in FAMILIES.items():
+        values[key] = _plain_member(table, getattr(run_file, key))
+    for key in TABLES:
+        values[key] = dataclasses.asdict(getattr(run_file, key))
+    values["defenses"] = [_plain_member(DEFENSES, one) for one in run_file.defenses]
+    return {key: _without_none(value) for key, value in values.items()}
+
+
+def _plain_member(table: Mapping[str, type], spec: Any) -> dict[str, Any]:
+    return {"name": name_of(table, spec), **dataclasses.asdict(spec)}
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: a field that is None is left out, and its default puts it back."""
+    if isinstance(value, dict):
+        return {key: _without_none(one) for key, one in value.items() if one is not None}
+    return [_without_none(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _member(key: str, table: Mapping[str, type], value: Any) -> Any:
+    values = {"name": value} if isinstance(value, str) else dict(_table(key, value))
+    if key == "data":
+        values = _data(values)
+    return member(key, table, values, key)
+
+
+def _data(values: dict[str, Any]) -> dict[str, Any]:
+    """[data] with a path is a file; a name that no source has is a folder."""
+    if "name" not in values and "path" in values:
+        return {"name": "file", **values}
+    if "name" in values and values["name"] not in SOURCES:
+        rest = {key: value for key, value in values.items() if key != "name"}
+        return {"name": "folder", "path": values["name"], **rest}
+    return values
+
+
+def _table(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key} is {value!r}; it is a table, as in [{key}]")
+    return value
+
+
+def _set(document: dict[str, Any], key: str, text: str) -> None:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    place: Any = document
+    for parent in parents:
+        if isinstance(place, list):
+            place = place[_index(parent, place, key)]
+            continue
+        if isinstance(place.get(parent), str):  # attack = "random" and --set attack.share=.03
+            place[parent] = {"name": place[parent]}
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict | list):
+            raise ConfigError(f"--set {key}: {parent} is {place!r} and has no keys")
+    if isinstance(place, list):
+        place[_index(last, place, key)] = value
+    else:
+        place[last] = value
+
+
+def _index(text: str, place: list[Any], key: str) -> int:
+    if not text.isdigit() or int(text) >= len(place):
+        raise ConfigError(f"--set {key}: {text!r} is none of the {len(place)} places; count from 0")
+    index = int(text)
+    if isinstance(place[index], str):
+        place[index] = {"name": place[index]}
+    return index
+
+
+# ------------------------------------------------------------------------------------------------------- the job
+
+
+@dataclass(frozen=True)
+class Event:
+    """Where a run is, for whoever shows it."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+Watch = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    folder: Path
+    config: RunFile
+    record: dict[str, Any]
+    scorecard: dict[str, Any]
+
+    @property
+    def arms(self) -> dict[str, dict[str, float]]:
+        """Metrics of each arm: clean, poisoned, then one for each defense."""
+        arms: dict[str, dict[str, float]] = self.scorecard["arms"]
+        return arms
+
+    def recommender(self, arm: str) -> Recommender:
+        """The trained model of an arm, its file checked against the record."""
+        if arm not in self.arms:
+            raise unknown("arm", arm, self.arms)
+        return load_recommender(_checked(self.folder, f"{arm}/model.safetensors", self.record))
+
+    def catalog(self) -> Catalog:
+        """The items by number."""
+        return Catalog.load(_checked(self.folder, "catalog.parquet", self.record))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every arm of a run shares."""
+
+    config: RunFile
+    folder: Path
+    clean: Split
+    bad: Split
+    poison: Poison
+    known: Sequences
+    text: TextVectors
+    watch: Watch
+
+
+def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watch | None = None) -> Run:
+    """Do the whole job and leave its record in `folder`; a folder of the same run is continued.
+
+    Raises ConfigError, DataError or RunError before hours are spent wherever that can be known.
+    """
+    watch = watch or (lambda _: None)
+    names = _arm_names(config)
+    record = _begin(config, folder)
+    watch(Event("read the log", 0, 1))
+    clean = leave_two_out(config.data.load(), config.split)
+    watch(Event("read the log", 1, 1, _size(clean)))
+    job = _prepared(config, folder, clean, cache, watch)
+    _hold(record, "data", {"log": clean.train.digest(), "poison": job.poison.profiles.digest(), **clean.record}, folder)
+    clean.catalog.save(folder / "catalog.parquet")
+    _save_poison(folder / "poison", job)
+
+    arms = {"clean": _arm(job, "clean", Undefended()), "poisoned": _arm(job, "poisoned", Undefended())}
+    arms |= {name: _arm(job, name, defense) for name, defense in names.items()}
+    for name in names:
+        removed = success_removed(arms["clean"], arms["poisoned"], arms[name], 50, len(clean.catalog))
+        if removed is not None:
+            arms[name]["success removed"] = removed
+    floor = Popularity(clean.train.counts(len(clean.catalog)))
+    scorecard = {
+        "arms": arms,
+        "popularity": evaluate(floor, clean, targets=job.poison.targets).metrics,
+        "chance T-HR@50": min(1.0, 50 / len(clean.catalog)),
+        "attack works": success_removed(arms["clean"], arms["poisoned"], arms["poisoned"], 50, len(clean.catalog))
+        is not None,
+        "notes": _notes(job, arms),
+    }
+    write_json(folder / "scorecard.json", scorecard)
+    record["files"] = {
+        str(path.relative_to(folder)): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "run.json" and not path.name.startswith(".")
+    }
+    record["finished"] = True
+    write_json(folder / "run.json", record)
+    return Run(folder, config, record, scorecard)
+
+
+def _arm_names(config: RunFile) -> dict[str, Defense]:
+    named: dict[str, Defense] = {}
+    for defense in config.defenses:
+        name = name_of(DEFENSES, defense)
+        if name == "none":
+            raise ConfigError("the undefended arm is always there, as 'poisoned'; take 'none' out of defenses")
+        if name in named:
+            raise ConfigError(f"defense {name!r} stands twice; one run compares different ones")
+        named[name] = defense
+    return named
+
+
+def _begin(config: RunFile, folder: Path) -> dict[str, Any]:
+    """Take the folder: new, or one that the same configuration began."""
+    record: dict[str, Any] = {
+        "lorec": version("lorec"),
+        "config": plain(config),
+        "versions": {name: version(name) for name in ("torch", "numpy", "polars")}
+        | {"python": platform.python_version()},
+        "machine": {"system": platform.system(), "processors": os.cpu_count(), "threads": torch.get_num_threads()},
+        "seed": config.seed,
+        "finished": False,
+    }
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose another --out")
+    if (folder / "run.json").exists():
+        old = read_json(folder / "run.json")
+        if not isinstance(old, dict) or "config" not in old:
+            raise RunError(f"{folder}/run.json is damaged; choose another --out, or delete the folder")
+        for key, value in record["config"].items():
+            if old["config"].get(key) != value:
+                raise RunError(
+                    f"{folder} holds a run with another {key} ({_short(old['config'].get(key))}, now {_short(value)}); "
+                    "choose another --out, or delete the folder"
+                )
+        record["data"] = old.get("data")
+        if old.get("finished"):
+            _check_all(folder, old)
+        if old["lorec"] != record["lorec"] or old["versions"] != record["versions"]:
+            raise RunError(f"{folder} was begun with other versions ({old['versions']}); choose another --out")
+    elif folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} holds something else; choose another --out")
+    write_json(folder / "run.json", record)
+    return record
+
+
+def _hold(record: dict[str, Any], key: str, value: Any, folder: Path) -> None:
+    """Put down what must be the same when the run is continued."""
+    value = json.loads(json.dumps(value))
+    if record.get(key) is not None and record[key] != value:
+        raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
+    record[key] = value
+    write_json(folder / "run.json", record)
+
+
+def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, watch: Watch) -> _Job:
+    targets = list(config.targets.items) or config.targets.count
+    poison = forge(config.attack, clean, targets, config.seed, config.targets.rule)
+    bad = inject(clean, poison, config.seed)
+    judged = name_of(ATTACKS, config.attack)
+    kinds = config.known.kinds
+    known = known_fakes(bad, without=judged, kinds=kinds, share=config.known.share, seed=config.seed)
+
+    def encoding(done: int, total: int) -> None:
+        watch(Event("encode texts", done, total, f"{done:,} of {total:,} texts"))
+
+    text = TextVectors(clean.catalog, config.encoder, cache, config.scenario, encoding)
+    return _Job(config, folder, clean, bad, poison, known, text, watch)
+
+
+def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
+    """Train and judge one arm, unless that is done; its folder is complete once scorecard.json is there."""
+    folder, config = job.folder / name, job.config
+    if (folder / "scorecard.json").exists():
+        job.watch(Event(name, 1, 1, "done before"))
+        kept: dict[str, float] = read_json(folder / "scorecard.json")
+        return kept
+    split = job.clean if name == "clean" else job.bad
+    started = time.perf_counter()
+    trained = fit(
+        split,
+        config.backbone,
+        items=config.items,
+        text=job.text,
+        defense=defense.reveal(split.fraudsters) if isinstance(defense, Oracle) else defense,
+        known=job.known,
+        training=config.training,
+        seed=config.seed,
+        checkpoint=folder / "checkpoint.safetensors",
+        watch=lambda progress: job.watch(_event(name, progress)),
+    )
+    card = evaluate(trained.recommender, split, targets=job.poison.targets)
+    metrics = card.metrics | _judged(trained, split)
+    metrics |= {"best epoch": trained.best_epoch, "epochs": len(trained.history)}
+    metrics["seconds an epoch"] = float(np.median([row["seconds"] for row in trained.history]))
+    trained.recommender.save(folder / "model.safetensors")
+    _save_history(folder / "history.jsonl", trained.history)
+    with replacing(folder / "ranks.parquet") as temporary:
+        card.users.write_parquet(temporary)
+    if trained.weights.users is not None:
+        _save_weights(folder / "weights.parquet", split, trained)
+    write_json(folder / "scorecard.json", metrics)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    job.watch(Event(name, 1, 1, f"HR@10 {metrics['HR@10']:.4f} in {time.perf_counter() - started:.0f} s"))
+    return metrics
+
+
+def _judged(trained: Fit, split: Split) -> dict[str, float]:
+    """Detection and mean weights, where the defense has an opinion on users and there is something to find."""
+    suspicion, flagged, weights = trained.guard.suspicion, trained.guard.flagged, trained.weights.users
+    if suspicion is None or flagged is None or weights is None or not split.fraudsters.any():
+        return {}
+    return detection(suspicion, flagged, split.fraudsters) | mean_weights(weights, split.fraudsters)
+
+
+def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What a reader of the figures must know."""
+    judged, kinds = name_of(ATTACKS, job.config.attack), job.config.known.kinds
+    notes = [
+        "Epochs were selected on genuine users' validation items; knowing who is genuine is a concession.",
+        f"One seed ({job.config.seed}): differences between arms may be chance.",
+    ]
+    if kinds is not None and judged in kinds:
+        notes.append(f"The judged kind, {judged}, was among the known fakes: detection is easier than in life.")
+    untold = job.clean.record["items without text"]
+    if untold:
+        notes.append(f"{untold} of {len(job.clean.catalog)} items have no text; their text vectors are zero.")
+    if success_removed(arms["clean"], arms["poisoned"], arms["poisoned"], 50, len(job.clean.catalog)) is None:
+        notes.append(
+            f"The attack did not work on the undefended model (T-HR@50 {arms['poisoned']['T-HR@50']:.4f}; it should be "
+            "at least five times the clean model's and above chance): attack success removed has no meaning here."
+        )
+    for name, metrics in arms.items():
+        if name not in ("clean", "poisoned") and metrics.get("genuine turned down") == 0 == metrics.get("recall"):
+            notes.append(f"{name} never turned anybody down: every weight stayed 1.")
+    return notes
+
+
+def _event(name: str, progress: Progress) -> Event:
+    note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.4f}"
+    if "valid NDCG@10" in progress.figures:
+        note += f" valid NDCG@10 {progress.figures['valid NDCG@10']:.4f}"
+    done = (progress.epoch - 1) * progress.steps + progress.step
+    return Event(name, done, progress.epochs * progress.steps, note)
+
+
+def _size(split: Split) -> str:
+    return f"{len(split):,} users, {len(split.catalog):,} items, {len(split.train.items):,} training interactions"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# -------------------------------------------------------------------------------------------------------- folders
+
+
+def _save_poison(folder: Path, job: _Job) -> None:
+    profiles = job.poison.profiles
+    users = profiles.users()
+    frame = pl.DataFrame(
+        {
+            "fraudster": users,
+            "position": np.arange(len(users)) - profiles.starts[:-1][users],
+            "item": job.clean.catalog.ids(profiles.items),
+        }
+    )
+    if profiles.times is not None:
+        frame = frame.with_columns(time=pl.Series(profiles.times))
+    with replacing(folder / "profiles.parquet") as temporary:
+        frame.write_parquet(temporary)
+    write_json(folder / "poison.json", job.poison.provenance)
+
+
+def _save_history(path: Path, history: list[dict[str, float]]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+
+
+def _save_weights(path: Path, split: Split, trained: Fit) -> None:
+    """Every user's weight, worst first; `injected` is what only the experiment knows."""
+    weights, suspicion = trained.weights.users, trained.guard.suspicion
+    assert weights is not None
+    assert suspicion is not None
+    frame = pl.DataFrame(
+        {"user": split.users, "weight": weights, "suspicion": suspicion, "injected": split.fraudsters}
+    ).sort("suspicion", "user", descending=[True, False])
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary)
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a finished run folder. Runs no code that it names. Raises RunError where it is damaged or was edited."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"no run folder {folder}; lorec run makes one")
+    record = read_json(folder / "run.json")
+    if not isinstance(record, dict) or not isinstance(record.get("files"), dict) or not record.get("finished"):
+        raise RunError(f"{folder} is not a finished run; continue it with lorec run, or choose another folder")
+    path = _checked(folder, "scorecard.json", record)
+    return Run(folder, resolve(record["config"]), record, read_json(path))
+
+
+def _checked(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
+    path = inside(folder, name)
+    if sha256(path) != record["files"].get(name):
+        raise RunError(
+            f"{path} is not what the run wrote: edited or damaged; restore it, or delete the folder and run again"
+        )
+    return path
+
+
+def _check_all(folder: Path, record: Mapping[str, Any]) -> None:
+    for name in record.get("files", {}):
+        _checked(folder, name, record)
+
+
+def reevaluate(opened: Run, arms: list[str] | None = None) -> dict[str, dict[str, float]]:
+    """Judge saved models again on the log as the configuration reads it. Raises RunError where the log has changed."""
+    split = leave_two_out(opened.config.data.load(), opened.config.split)
+    if split.train.digest() != opened.record["data"]["log"]:
+        raise RunError(f"the log is not the one that {opened.folder} was trained on; put it back, or run again")
+    provenance = read_json(_checked(opened.folder, "poison/poison.json", opened.record))
+    targets = split.catalog.numbers(provenance["targets"])
+    return {
+        arm: evaluate(opened.recommender(arm), split, targets=targets).metrics for arm in (arms or list(opened.arms))
+    }

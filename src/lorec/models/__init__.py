@@ -1,0 +1,211 @@
+"""A recommender = items x backbone x scores: an item table, an encoder of histories, and their inner product.
+
+    table()   [V + 1, H]   one vector an item: learned by id, projected from text, or the sum of both; row 0 is padding
+    states()  [B, T, H]    the backbone over a left-padded history
+    scores()  [B, V + 1]   <state, table>
+
+A Backbone is a spec with one verb, `build() -> nn.Module`, whose module maps ([B, T, H], padding [B, T]) to [B, T, H].
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorec.data import Catalog, Floats, Ints, Sequences
+from lorec.data import histories as padded_histories
+from lorec.errors import ConfigError, DataError, RunError
+from lorec.files import replacing
+from lorec.models.sasrec import SASRec
+from lorec.registry import build, find, name_of
+
+__all__ = ["BACKBONES", "Backbone", "ItemKind", "Popularity", "Recommender", "SASRec", "Scorer", "load_recommender"]
+
+ItemKind = Literal["ids", "text", "both"]
+BACKBONES: dict[str, type] = {"sasrec": SASRec}
+
+
+class Backbone(Protocol):
+    """The spec of an encoder of histories."""
+
+    @property
+    def width(self) -> int:
+        """H, of items and states."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """The longest history it sees; older items are cut."""
+        ...
+
+    def build(self) -> nn.Module:
+        """A module ([B, T, H], padding [B, T]) -> [B, T, H] with fresh weights."""
+        ...
+
+
+class Scorer(Protocol):
+    """What can be ranked: it scores every item for some histories."""
+
+    def score(self, log: Sequences, tokens: int = 16384) -> Iterator[tuple[Ints, Tensor]]:
+        """Yield (rows [B], scores [B, V + 1]) until every row of the log was scored once; chunks stay small."""
+        ...
+
+
+class Recommender(nn.Module):
+    """A trainable next-item model."""
+
+    def __init__(
+        self, backbone: Backbone, items: ItemKind, n_items: int, text: Floats | Tensor | None = None, seed: int = 0
+    ) -> None:
+        """Fresh weights from a seed. `text` [V + 1, dim]: vectors of the items, row 0 zero, for kinds text and both."""
+        super().__init__()
+        if items != "ids" and text is None:
+            raise ConfigError(f"items = {items!r} needs text vectors; choose an encoder under [text], or items = 'ids'")
+        self.spec, self.kind, self.n_items = backbone, items, n_items
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.backbone = backbone.build()
+            if items != "text":
+                self.embedding = nn.Parameter(torch.randn(n_items + 1, backbone.width) * 0.02)
+            if items != "ids":
+                vectors = torch.as_tensor(text, dtype=torch.float32)
+                self.register_buffer("text", vectors)
+                self.projection = nn.Linear(vectors.shape[1], backbone.width)
+                # Centred vectors of unit variance would give entries near 1, fifty times an embedding's.
+                nn.init.normal_(self.projection.weight, std=0.02)
+                nn.init.zeros_(self.projection.bias)
+
+    def table(self) -> Tensor:
+        """[V + 1, H]: every item's vector. Project once per batch, never once per position."""
+        if self.kind == "ids":
+            return self.embedding
+        projected: Tensor = F.gelu(self.projection(self.text))
+        return projected if self.kind == "text" else projected + self.embedding
+
+    def forward(self, history: Tensor, table: Tensor) -> Tensor:
+        """States [B, T, H] of a left-padded history [B, T]; what stands at padding is without meaning."""
+        return self.encode(F.embedding(history, table, padding_idx=0), history == 0)
+
+    def encode(self, vectors: Tensor, padding: Tensor) -> Tensor:
+        """States [B, T, H] of item vectors [B, T, H] looked up before."""
+        states: Tensor = self.backbone(vectors, padding)
+        return states
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @torch.no_grad()
+    def score(self, log: Sequences, tokens: int = 16384) -> Iterator[tuple[Ints, Tensor]]:
+        """Yield (rows [B], scores [B, V + 1]) of the newest state; chunks of about a million scores stay in cache."""
+        training = self.training
+        self.eval()
+        table = self.table()
+        chunk = max(1, 1_000_000 // (self.n_items + 1))
+        for rows, history in padded_histories(log, self.spec.max_length, tokens):
+            last = self(torch.from_numpy(history).to(self.device), table)[:, -1]
+            for start in range(0, len(rows), chunk):
+                yield rows[start : start + chunk], last[start : start + chunk] @ table.T
+        self.train(training)
+
+    def fresh(self, seed: int) -> "Recommender":
+        """The same spec with new weights."""
+        text = None if self.kind == "ids" else self.get_buffer("text")
+        return Recommender(self.spec, self.kind, self.n_items, text, seed).to(self.device)
+
+    def recommend(
+        self, log: Sequences, catalog: Catalog, k: int = 10, *, users: pl.Series | None = None, seen: bool = False
+    ) -> pl.DataFrame:
+        """The top k of each history: user, rank, item, title, score. `seen`: also what the history holds.
+
+        Raises DataError for an empty history, which has no state.
+        """
+        if len(log) and int(log.lengths.min()) == 0:
+            raise DataError("a history is empty; give at least one item of the catalogue")
+        names = users if users is not None else pl.Series([str(row) for row in range(len(log))], dtype=pl.String)
+        parts = []
+        for rows, scores in self.score(log):
+            scores[:, 0] = -torch.inf
+            if not seen:
+                hide(scores, log.take(rows))
+            best = scores.topk(min(k, self.n_items), dim=1)
+            n = best.values.shape[1]
+            parts.append(
+                pl.DataFrame(
+                    {
+                        "row": np.repeat(rows, n),
+                        "rank": np.tile(np.arange(1, n + 1), len(rows)),
+                        "number": best.indices.flatten().cpu().numpy(),
+                        "score": best.values.flatten().cpu().numpy(),
+                    }
+                )
+            )
+        found = pl.concat(parts).filter(pl.col("score").is_finite()).sort("row", "rank")
+        titles = pl.Series(catalog.titles())
+        return found.select(
+            names.gather(found["row"]).alias("user"),
+            "rank",
+            pl.Series("item", catalog.ids(found["number"].to_numpy())),
+            titles.gather(found["number"] - 1).alias("title"),
+            "score",
+        )
+
+    def save(self, path: Path) -> None:
+        """Write weights and spec as one safetensors file; it holds no histories."""
+        spec = {"backbone": name_of(BACKBONES, self.spec), **dataclasses.asdict(self.spec)}  # type: ignore[call-overload]
+        header = {"spec": json.dumps(spec), "items": self.kind, "n_items": str(self.n_items)}
+        with replacing(path) as temporary:
+            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary, header)
+
+
+def load_recommender(path: Path) -> Recommender:
+    """Read a saved model. Raises RunError where it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        spec = json.loads(header["spec"])
+        kind, n_items = header["items"], int(header["n_items"])
+        backbone = build(find("backbones", BACKBONES, spec.pop("backbone")), spec, path.name)
+        model = Recommender(backbone, kind, n_items, tensors.get("text"))
+        model.load_state_dict(tensors)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, ConfigError) as error:
+        first = str(error).splitlines()[0][:200]
+        raise RunError(f"{path} is not a saved model or is damaged ({first}); restore it, or train again") from None
+    return model.eval()
+
+
+def hide(scores: Tensor, log: Sequences, but: Ints | None = None) -> None:
+    """Set seen items' scores to -inf, except one item per row where `but` [B] is given."""
+    rows = torch.from_numpy(log.users()).to(scores.device)
+    items = torch.from_numpy(log.items.astype(np.int64)).to(scores.device)
+    if but is not None:
+        keep = items != torch.from_numpy(np.asarray(but, dtype=np.int64)).to(scores.device)[rows]
+        rows, items = rows[keep], items[keep]
+    scores[rows, items] = -torch.inf
+
+
+class Popularity:
+    """The floor: every user gets the most popular items that they have not seen."""
+
+    def __init__(self, counts: NDArray[np.int64]) -> None:
+        """`counts` [V + 1]: how often each item occurs in the training log."""
+        self.counts = torch.from_numpy(counts.astype(np.float32))
+
+    def score(self, log: Sequences, tokens: int = 16384) -> Iterator[tuple[Ints, Tensor]]:
+        """Yield (rows [B], scores [B, V + 1])."""
+        chunk = max(1, 1_000_000 // len(self.counts))
+        for start in range(0, len(log), chunk):
+            rows = np.arange(start, min(start + chunk, len(log)))
+            yield rows, self.counts.repeat(len(rows), 1)

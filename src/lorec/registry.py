@@ -1,0 +1,78 @@
+"""From names and tables of plain values to specs: `find` a family's member, `build` a dataclass, and suggest.
+
+A spec is a frozen dataclass, and its fields are its configuration. Keys are compared here, before pydantic checks the
+types, because pydantic drops the unknown keys of a plain dataclass without a word.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, get_type_hints
+
+import pydantic
+
+from lorec.errors import ConfigError, UnknownName
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UnknownName:
+    """Word the error for a name that nobody knows, with the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return UnknownName(f"no {what} called {name!r}{hint} (known: {', '.join(names) or 'none'})")
+
+
+def find(family: str, table: Mapping[str, type], name: str) -> type:
+    """The member of a family by its name: a built-in, or one that a package registers as `lorec.<family>`.
+
+    A strange package is imported only when it is named here. Raises UnknownName.
+    """
+    if name in table:
+        return table[name]
+    strangers = {point.name: point for point in entry_points(group=f"lorec.{family}")}
+    if name in strangers:  # entry point names can't smuggle in a module: the package itself declared them
+        found: type = strangers[name].load()
+        return found
+    raise unknown(family.removesuffix("s"), name, [*table, *strangers])
+
+
+def build(spec: type, values: Mapping[str, Any], where: str) -> Any:
+    """Make a spec from plain values, strictly typed. Raises UnknownName for a key and ConfigError for a value."""
+    fields = {field.name: field for field in dataclasses.fields(spec) if field.init}
+    types = get_type_hints(spec)
+    for key in values:
+        if key not in fields:
+            raise unknown(f"key in [{where}]", key, fields)
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"[{where}] lacks {name}, which has no default")
+    return spec(**{key: _checked(types[key], value, f"[{where}] {key}") for key, value in values.items()})
+
+
+def member(family: str, table: Mapping[str, type], values: Mapping[str, Any], where: str) -> Any:
+    """Make the family's member that `name` names from the other values."""
+    if "name" not in values:
+        raise ConfigError(f"[{where}] has no name; give one of: {', '.join(sorted(table))}")
+    chosen = find(family, table, str(values["name"]))
+    return build(chosen, {key: value for key, value in values.items() if key != "name"}, where)
+
+
+def describe(table: Mapping[str, type]) -> list[tuple[str, str]]:
+    """Each name with the first line of its docstring, sorted."""
+    return sorted((name, (spec.__doc__ or "").strip().splitlines()[0]) for name, spec in table.items())
+
+
+def name_of(table: Mapping[str, type], spec: object) -> str:
+    """The name under which a spec's class stands in a table (its class name where it is a stranger's)."""
+    return next((name for name, kind in table.items() if type(spec) is kind), type(spec).__name__)
+
+
+def _checked(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, list):  # TOML has lists only, a frozen dataclass wants tuples
+        value = tuple(value)
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(value, strict=True)
+    except pydantic.ValidationError as error:
+        wanted = error.errors()[0]["msg"]
+        raise ConfigError(f"{where} is {value!r}: {wanted[0].lower()}{wanted[1:]}") from None

@@ -1,0 +1,41 @@
+"""Where logs come from: files of one's own, prepared folders, and named public logs.
+
+A Source is a spec with one verb, `load() -> Dataset`. `read` and `load` are the two that people type.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from lorec.data import Dataset
+from lorec.registry import build, find
+from lorec.sources.complete_journey import CompleteJourney
+from lorec.sources.inspection import statistics, warnings_of
+from lorec.sources.tables import File, Folder, read
+
+__all__ = ["SOURCES", "CompleteJourney", "File", "Folder", "Source", "load", "read", "statistics", "warnings_of"]
+
+
+class Source(Protocol):
+    """A place that a log comes from."""
+
+    def load(self) -> Dataset:
+        """Read the log. Raises DataError, with file and row, where it can't be used."""
+        ...
+
+
+SOURCES: dict[str, type] = {
+    "complete-journey": CompleteJourney,
+    "file": File,
+    "folder": Folder,
+}
+
+
+def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
+    """A named source, or else the folder of that name under `root` or the variable LOREC_DATA.
+
+    `load("amazon-games", root="data")` reads data/amazon-games or data/amazon_games.
+    """
+    if name in SOURCES or (root is None and not Folder(path=name).exists()):
+        source: Source = build(find("sources", SOURCES, name), options, f"source {name}")
+        return source.load()
+    return Folder(path=name, root=None if root is None else str(root)).load()

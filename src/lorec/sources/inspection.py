@@ -1,0 +1,83 @@
+"""Look at a log before training on it: what it holds, and what may surprise."""
+
+import unicodedata
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lorec.data import Dataset, Protocol, leave_two_out
+from lorec.errors import DataError
+
+
+def statistics(dataset: Dataset) -> dict[str, Any]:
+    """Counts, lengths, ties, repeats, missing texts and the span of time of a log as it is read.
+
+    Raises DataError for an empty log.
+    """
+    log = dataset.interactions
+    if log.is_empty():
+        raise DataError(f"{dataset.name}: the log is empty; nothing to look at")
+    lengths = log.group_by("user").len()["len"]
+    popularity = log.group_by("item").len()["len"]
+    titles = _titles_of_the_log(dataset)
+    found: dict[str, Any] = {
+        "interactions": log.height,
+        "users": len(lengths),
+        "items": len(popularity),
+        "density": log.height / (len(lengths) * len(popularity)),
+        "events a user: mean": float(lengths.mean()),  # type: ignore[arg-type]
+        "events a user: least, median, most": _spread(lengths),
+        "events an item: least, median, most": _spread(popularity),
+        "users shorter than 3": int((lengths < 3).sum()),
+        "repeated user-item pairs": log.height - log.select("user", "item").n_unique(),
+        "items without text": int(titles["title"].is_null().sum()),
+        "texts that several items share": int(titles["title"].drop_nulls().is_duplicated().sum()),
+    }
+    if "time" in log.columns:
+        ordered = log.sort("user", "time")
+        neighbours = (ordered["user"] == ordered["user"].shift()).fill_null(False)
+        tied = neighbours & (ordered["time"] == ordered["time"].shift()).fill_null(False)
+        found["share of neighbouring events at one time"] = float(tied.sum() / max(int(neighbours.sum()), 1))
+        found["time: first, last"] = f"{log['time'].min()!s}, {log['time'].max()!s}"
+    return found
+
+
+def warnings_of(dataset: Dataset) -> list[str]:
+    """What may surprise in training, each as one sentence. Raises DataError where no user would be left."""
+    found = statistics(dataset)
+    leave_two_out(dataset, Protocol())
+    remarks = []
+    if "time" not in dataset.interactions.columns:
+        remarks.append("There is no time: the order of the file is taken for the order of events.")
+    tied = found.get("share of neighbouring events at one time", 0.0)
+    if tied > 0.05:
+        remarks.append(
+            f"{tied:.0%} of neighbouring events of a user share a time; a seeded key orders them (split.ties)."
+        )
+    if short := found["users shorter than 3"]:
+        remarks.append(f"{short:,} users have fewer than 3 events and are dropped: leaving two out needs 3.")
+    if repeats := found["repeated user-item pairs"]:
+        remarks.append(f"{repeats:,} events repeat an item of the same user; the first is kept (split.repeats).")
+    if untold := found["items without text"]:
+        remarks.append(f"{untold:,} of {found['items']:,} items have no text; an encoder gives them zero vectors.")
+    if shared := found["texts that several items share"]:
+        remarks.append(f"{shared:,} items share their text with another; an encoder can't tell them apart.")
+    if odd := _unprintable(_titles_of_the_log(dataset)["title"]):
+        remarks.append(f"{odd:,} titles hold control or formatting characters, which are shown as codes.")
+    return remarks
+
+
+def _titles_of_the_log(dataset: Dataset) -> pl.DataFrame:
+    ids = dataset.interactions.select(pl.col("item").unique().cast(pl.String))
+    known = dataset.items.select(pl.col("item").cast(pl.String), pl.col("title").replace("", None))
+    return ids.join(known, on="item", how="left")
+
+
+def _spread(values: pl.Series) -> str:
+    least, median, most = np.quantile(values.to_numpy(), [0, 0.5, 1])
+    return f"{least:.0f}, {median:.0f}, {most:.0f}"
+
+
+def _unprintable(titles: pl.Series) -> int:
+    return sum(any(unicodedata.category(letter) in ("Cc", "Cf") for letter in title) for title in titles.drop_nulls())

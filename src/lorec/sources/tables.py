@@ -1,0 +1,249 @@
+"""Tables from files: CSV, TSV, Parquet, JSON lines, also as .gz or .zst, streamed by polars."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from lorec.data import Dataset
+from lorec.errors import DataError
+from lorec.registry import unknown
+
+# What people call them, first the names that we write ourselves. Compared in lower case.
+GUESSES = {
+    "user": ("user", "user_id", "userid", "customer", "customer_id", "household_id", "reviewerid", "uid", "account"),
+    "item": ("item", "item_id", "itemid", "product", "product_id", "asin", "parent_asin", "news_id", "sku", "iid"),
+    "time": ("time", "timestamp", "unixreviewtime", "date", "datetime", "created_at", "event_time", "ts"),
+    "title": ("title", "name", "text", "description", "product_name"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A log of one's own: CSV, TSV, Parquet or JSON lines, plain or as .gz or .zst."""
+
+    path: str
+    """The interactions, one a row."""
+    items: str | None = None
+    """The catalogue, one item a row, with a title; without it items have no text."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Which column is what: user, item, time, title; guessed from common names where not given."""
+
+    def load(self) -> Dataset:
+        """Read both files."""
+        return read(self.path, items=self.items, columns=self.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder with interactions.parquet and items.parquet, found under `root` or the variable LOREC_DATA."""
+
+    path: str
+    """The folder, or its name under the root; - and _ are the same."""
+    root: str | None = None
+    """Where folders of logs lie; else what LOREC_DATA says, else the current folder."""
+
+    def exists(self) -> bool:
+        """Whether there is such a folder."""
+        return self._place() is not None
+
+    def load(self) -> Dataset:
+        """Read the folder's two files."""
+        place = self._place()
+        if place is None:
+            raise DataError(
+                f"no folder {self.path!r} with interactions.parquet in {self._root()}; set LOREC_DATA or root= to the "
+                "folder that holds it"
+            )
+        return read(place / "interactions.parquet", items=place / "items.parquet", name=place.name.replace("_", "-"))
+
+    def _root(self) -> Path:
+        return Path(self.root or os.environ.get("LOREC_DATA") or ".")
+
+    def _place(self) -> Path | None:
+        names = (self.path, self.path.replace("-", "_"), self.path.replace("_", "-"))
+        return next(
+            (self._root() / one for one in names if (self._root() / one / "interactions.parquet").is_file()), None
+        )
+
+
+def read(
+    path: str | Path,
+    *,
+    items: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    name: str | None = None,
+) -> Dataset:
+    """Read a log and, where there is one, its catalogue.
+
+    `columns` maps user, item, time and title to the files' own names; what it leaves out is guessed from common ones.
+    Time may be a number (any one unit), a date, or text in ISO form. Without time the order of the file is the order.
+    Raises DataError, with file and row, for a missing file or column, null ids and unreadable times.
+    """
+    path = Path(path)
+    mapping = _mapping(columns)
+    log, chosen = _log(path, mapping)
+    catalogue, titles = _catalogue(Path(items), mapping) if items is not None else (_untitled(log), {})
+    record = {"source": str(path.name), "items": Path(items).name if items else None, "columns": chosen | titles}
+    return Dataset(name or path.name.split(".")[0], log, catalogue, record)
+
+
+def _mapping(columns: Mapping[str, str] | None) -> dict[str, str]:
+    for role in columns or {}:
+        if role not in GUESSES:
+            raise unknown("column role", role, GUESSES)
+    return dict(columns or {})
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    """Open any table lazily, its ids as text."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; give a CSV, TSV, Parquet or JSON lines file")
+    kind = path.name.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty: not even a header; nothing to read")
+    if kind in ("csv", "tsv", "txt"):
+        separator = "," if kind == "csv" else "\t"
+        # As text all through: ids like 007 must survive, and a bad number must be told with its row.
+        return pl.scan_csv(path, separator=separator, infer_schema=False)
+    if kind in ("parquet", "pq"):
+        return pl.scan_parquet(path)
+    if kind in ("jsonl", "ndjson", "json"):
+        return pl.scan_ndjson(path, infer_schema_length=1000)
+    raise DataError(f"{path} ends in .{kind}; a log is .csv, .tsv, .parquet or .jsonl, also with .gz or .zst")
+
+
+def _collect(path: Path, frame: pl.LazyFrame) -> pl.DataFrame:
+    try:
+        return frame.collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} can't be read: {_first_line(error)}; check that it is what its name says") from None
+
+
+def _names(path: Path, frame: pl.LazyFrame) -> list[str]:
+    try:
+        return frame.collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} can't be read: {_first_line(error)}; check that it is what its name says") from None
+
+
+def _column(path: Path, names: list[str], mapping: dict[str, str], role: str) -> str | None:
+    if role in mapping:
+        if mapping[role] not in names:
+            found = unknown("column", mapping[role], names)
+            raise DataError(f"{path}: {found}; name the column of each {role}")
+        return mapping[role]
+    lower = {one.lower(): one for one in reversed(names)}
+    return next((lower[guess] for guess in GUESSES[role] if guess in lower), None)
+
+
+def _needed(path: Path, names: list[str], mapping: dict[str, str], role: str) -> str:
+    found = _column(path, names, mapping, role)
+    if found is None:
+        raise DataError(
+            f"{path} has no column that looks like the {role} (it has: {', '.join(names)}); say which one it is, "
+            f"as in columns = {{{role} = {names[0]!r}}}"
+        )
+    return found
+
+
+def _log(path: Path, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    frame = _scan(path)
+    names = _names(path, frame)
+    chosen = {role: _needed(path, names, mapping, role) for role in ("user", "item")}
+    time = _column(path, names, mapping, "time")
+    if time is not None:
+        chosen["time"] = time
+    log = _collect(path, frame.select(pl.col(theirs).alias(role) for role, theirs in chosen.items()))
+    if log.is_empty():
+        raise DataError(f"{path} has a header but no rows; nothing to read")
+    for role in ("user", "item"):
+        _refuse_nulls(path, log[role], chosen[role])
+        if log[role].dtype.is_float():
+            raise DataError(f"{path}: column {chosen[role]!r} holds fractions; an id is text or a whole number")
+    if time is not None:
+        log = log.with_columns(_times(path, log["time"], time))
+    return log, chosen
+
+
+def _refuse_nulls(path: Path, values: pl.Series, column: str) -> None:
+    blank = values.is_null()
+    if values.dtype == pl.String:
+        blank = blank | (values == "")
+    if blank.any():
+        row = blank.arg_max()
+        assert row is not None
+        raise DataError(
+            f"{_where(path, row)}: {column!r} is empty ({blank.sum()} such rows); drop them or fill them in"
+        )
+
+
+def _times(path: Path, values: pl.Series, column: str) -> pl.Series:
+    """Whole numbers that grow with time: as they are, or microseconds for dates."""
+    _refuse_nulls(path, values, column)
+    if values.dtype.is_integer():
+        return values.cast(pl.Int64)
+    if values.dtype.is_float():
+        fine = bool((values != values.floor()).any())  # seconds with fractions become milliseconds
+        parsed = (values.cast(pl.Float64) * (1000 if fine else 1)).round(0).cast(pl.Int64, strict=False)
+    elif values.dtype.is_temporal():
+        return values.cast(pl.Datetime("us")).to_physical()
+    else:
+        text = values.cast(pl.String)
+        parsed = text.cast(pl.Int64, strict=False)
+        if parsed.is_null().all():  # a mixture of numbers and dates has no order
+            parsed = _dates(text)
+    bad = parsed.is_null()
+    if bad.any():
+        row = bad.arg_max()
+        assert row is not None
+        raise DataError(
+            f"{_where(path, row)}: can't read {column!r} = {str(values[row])[:40]!r} as a time ({bad.sum()} such); "
+            "give whole numbers or ISO dates like 2024-05-17T12:30:00"
+        )
+    return parsed
+
+
+def _dates(text: pl.Series) -> pl.Series:
+    """Microseconds, null where a text is no date; polars raises where it can't make out a format at all."""
+    try:
+        return text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False).to_physical()
+    except pl.exceptions.PolarsError:
+        return pl.Series(text.name, [None] * len(text), dtype=pl.Int64)
+
+
+def _catalogue(path: Path, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    frame = _scan(path)
+    names = _names(path, frame)
+    item = _needed(path, names, {"item": mapping["item"]} if mapping.get("item") in names else {}, "item")
+    title = _column(path, names, mapping, "title")
+    others = [name for name in names if name not in (item, title, "item", "title")]
+    text = pl.lit(None, pl.String) if title is None else pl.col(title).cast(pl.String)
+    items = _collect(path, frame.select(pl.col(item).alias("item"), text.alias("title"), *others))
+    _refuse_nulls(path, items["item"], item)
+    twice = items["item"].is_duplicated()
+    if twice.any():
+        row = twice.arg_max()
+        assert row is not None
+        raise DataError(
+            f"{_where(path, row)}: item {str(items['item'][row])[:40]!r} stands there twice; keep one row an item"
+        )
+    return items, {} if title is None else {"title": title}
+
+
+def _untitled(log: pl.DataFrame) -> pl.DataFrame:
+    return log.select(pl.col("item").unique()).with_columns(title=pl.lit(None, pl.String))
+
+
+def _where(path: Path, row: int) -> str:
+    """The row as an editor counts it, where the file has lines."""
+    text = not any(suffix in (".parquet", ".pq") for suffix in path.suffixes)
+    head = 2 if {".csv", ".tsv", ".txt"} & set(path.suffixes) else 1
+    return f"{path}, line {row + head}" if text else f"{path}, row {row + 1}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,88 @@
+"""What a language model knows about items and users, as vectors that are never made twice.
+
+An Encoder is a spec with `load() -> Model`; TextVectors asks it for items and users through the store.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorec.data import Catalog, Sequences
+from lorec.errors import DataError
+from lorec.text.encoders import Hash, MiniLM, Random
+from lorec.text.prompts import user_prompts
+from lorec.text.store import Store
+
+__all__ = ["ENCODERS", "Encoder", "Hash", "MiniLM", "Random", "TextVectors"]
+
+ENCODERS: dict[str, type] = {"hash": Hash, "minilm": MiniLM, "random": Random}
+
+Vectors = NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """The spec of something that turns texts into vectors."""
+
+    @property
+    def budget(self) -> int:
+        """How many words of a text it reads, about; prompts are cut to it."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that a vector depends on besides the text: the store's address."""
+        ...
+
+    def encode(self, texts: list[str], on_done: Callable[[int], None] | None = None) -> Vectors:
+        """float32 [n, dim]; `on_done` hears how many more texts are done."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """Vectors of a catalogue's items and of users' histories, centred and scaled.
+
+    Raw vectors of language models are nearly parallel, so items lose their mean and are scaled to unit variance.
+    Titles are written by strangers: they reach an encoder as data only.
+    """
+
+    catalog: Catalog
+    encoder: Encoder
+    cache: Path | None = None
+    """Where vectors are kept on disk by content; None: this process only."""
+    scenario: str = "a shop"
+    """What is recommended, for prompts: "video games", "groceries", "news"."""
+    on_progress: Callable[[int, int], None] | None = None
+    """Hears (texts done, texts to do) while it encodes."""
+
+    def items(self) -> Vectors:
+        """[V + 1, dim], row 0 zero; so are the rows of items without text. Raises DataError where none has any."""
+        titles = self.catalog.titles()
+        told = np.array([bool(title.strip()) for title in titles])
+        if not told.any():
+            raise DataError("no item has a text; give a catalogue with titles (items=...), or do without text vectors")
+        raw = self._encode([title for title in titles if title.strip()])
+        vectors = np.zeros((len(titles) + 1, raw.shape[1]), dtype=np.float32)
+        vectors[1:][told] = _centred(raw)
+        return vectors
+
+    def users(self, log: Sequences, view: Literal["prompt", "pooled"] = "prompt") -> Vectors:
+        """[users, dim]: the vector of a question about the user's titles, or the mean of their items' vectors."""
+        if view == "prompt":
+            return _centred(self._encode(user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget)))
+        items = self.items()
+        sums = np.zeros((len(log), items.shape[1]), dtype=np.float32)
+        np.add.at(sums, log.users(), items[log.items])
+        return _centred(sums / np.maximum(log.lengths, 1)[:, None].astype(np.float32))
+
+    def _encode(self, texts: list[str]) -> Vectors:
+        return Store(self.cache, self.encoder).vectors(texts, self.on_progress)
+
+
+def _centred(vectors: NDArray[Any]) -> Vectors:
+    centred = vectors - vectors.mean(axis=0)
+    scaled: Vectors = (centred / max(float(centred.std()), 1e-12)).astype(np.float32)
+    return scaled

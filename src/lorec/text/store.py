@@ -1,0 +1,84 @@
+"""Vectors on disk by content: the encoder's identity and the text are the address, so nothing is encoded twice.
+
+One folder for each encoder; inside, shards of safetensors that are only ever added: `keys` uint8 [n, 16], `vectors`
+float32 [n, dim]. A shard is named by its content and renamed into place, so two processes can't harm each other and a
+killed one keeps what it had finished.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from lorec.files import replacing
+
+if TYPE_CHECKING:
+    from lorec.text import Encoder
+
+SHARD = 2048
+"""Texts in a shard, and so what an interruption can lose."""
+
+
+class Store:
+    """The vectors of one encoder."""
+
+    def __init__(self, root: Path | None, encoder: "Encoder") -> None:
+        """`root` None keeps vectors for this call only."""
+        self.encoder = encoder
+        identity = json.dumps(encoder.identity(), sort_keys=True)
+        name = f"{encoder.identity()['encoder']}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+        self.folder = None if root is None else root / name
+
+    def vectors(self, texts: list[str], on_progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
+        """float32 [n, dim] in the texts' order; each distinct text that is not kept yet is encoded once."""
+        keys = [_key(text) for text in texts]
+        known = self._read(set(keys))
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        # Of like length together, longest first: less padding, and the time left is not underestimated.
+        todo = sorted(missing.items(), key=lambda pair: -len(pair[1]))
+        for start in range(0, len(todo), SHARD):
+            part = todo[start : start + SHARD]
+            done = [start]
+
+            def tell(more: int, done: list[int] = done) -> None:
+                done[0] += more
+                if on_progress:
+                    on_progress(done[0], len(todo))
+
+            vectors = self.encoder.encode([text for _, text in part], tell)
+            self._write([key for key, _ in part], vectors)
+            known.update(zip((key for key, _ in part), vectors, strict=True))
+        return np.stack([known[key] for key in keys])
+
+    def _read(self, wanted: set[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        found: dict[bytes, NDArray[np.float32]] = {}
+        if self.folder is None or not self.folder.is_dir():
+            return found
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                shard = load_file(path)
+                keys, vectors = shard["keys"], shard["vectors"]
+            except (SafetensorError, KeyError, OSError):
+                continue  # a damaged shard is worth nothing, and its texts are simply encoded again
+            for row, key in enumerate(keys):
+                if (name := key.tobytes()) in wanted:
+                    found[name] = vectors[row]
+        return found
+
+    def _write(self, keys: list[bytes], vectors: NDArray[np.float32]) -> None:
+        if self.folder is None:
+            return
+        packed = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), 16)
+        name = hashlib.sha256(packed.tobytes()).hexdigest()[:32]
+        with replacing(self.folder / f"{name}.safetensors") as temporary:
+            save_file({"keys": packed, "vectors": np.ascontiguousarray(vectors)}, temporary)
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]

@@ -1,0 +1,293 @@
+"""The one training loop: seeded, early-stopped on validation, resumable to the same bits.
+
+A checkpoint is one safetensors file, written whole after each epoch: weights, optimizer, guard, best weights so far,
+and in its header every generator's state. A run that was killed loses at most one epoch.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lorec.data import Feed, Sequences, Split, Weights, stream
+from lorec.defenses import Defense, Guard, Undefended
+from lorec.errors import ConfigError, RunError
+from lorec.evaluation import evaluate
+from lorec.files import replacing
+from lorec.models import Backbone, ItemKind, Recommender
+from lorec.text import TextVectors
+
+__all__ = ["Fit", "Progress", "Training", "choose_device", "fit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long, how fast, on what."""
+
+    epochs: int = 200
+    """At most."""
+    patience: int = 10
+    """Epochs without a better validation NDCG@10 before it stops; counted only while the defense is in force."""
+    learning_rate: float = 1e-3
+    """Of AdamW."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    tokens: int = 4096
+    """Positions in a batch."""
+    negatives: int = 1
+    """Uniform negatives for each positive."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ...; chosen once."""
+    threads: int | None = None
+    """CPU threads; as torch chooses where not given."""
+
+    def __post_init__(self) -> None:
+        counts = {"epochs": self.epochs, "patience": self.patience, "tokens": self.tokens, "negatives": self.negatives}
+        for name, value in counts.items():
+            if value < 1:
+                raise ConfigError(f"[training] {name} is {value}; it must be at least 1")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"[training] learning_rate is {self.learning_rate}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit is: after a step, or after an epoch where `figures` is filled."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained recommender and how it came about."""
+
+    recommender: Recommender
+    """With the weights of its best epoch."""
+    guard: Guard
+    """As the last epoch left it; its weights are those of the log's rows."""
+    history: list[dict[str, float]]
+    """One row an epoch: epoch, loss, seconds, validation, the guard's figures."""
+    best_epoch: int
+
+    @property
+    def weights(self) -> Weights:
+        """The weights that the defense ended with."""
+        return self.guard.weights
+
+
+def choose_device(name: str) -> torch.device:
+    """The device by its name; auto takes a GPU where there is one. Raises ConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(f"no device {name!r} on this machine; choose auto, cpu, or one that torch sees") from None
+    return device
+
+
+def fit(
+    split: Split,
+    backbone: Backbone,
+    *,
+    items: ItemKind = "ids",
+    text: TextVectors | None = None,
+    defense: Defense | None = None,
+    known: Sequences | None = None,
+    training: Training | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    watch: Callable[[Progress], None] | None = None,
+) -> Fit:
+    """Train a recommender on a split's training log under a defense.
+
+    The best epoch is chosen by NDCG@10 of genuine users' validation items (which rows are genuine is known to the
+    experiment alone: a concession). Given `checkpoint`, an interrupted fit goes on from there to the bit-same result
+    on the same machine and thread count. Raises RunError for a damaged or foreign checkpoint.
+    """
+    training = training or Training()
+    device = choose_device(training.device)
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    vectors = text.items() if items != "ids" and text is not None else None
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        recommender = Recommender(backbone, items, len(split.catalog), vectors, seed).to(device)
+        rng = stream(seed, "guard")
+        guard = (defense or Undefended()).start(recommender, split.train, text=text, known=known, rng=rng)
+        return _Loop(split, recommender, guard, training, seed, watch).run(
+            checkpoint, _described(backbone, items, defense)
+        )
+
+
+def _described(backbone: Backbone, items: str, defense: Defense | None) -> dict[str, Any]:
+    return {"backbone": repr(backbone), "items": items, "defense": type(defense).__name__}
+
+
+class _Loop:
+    def __init__(
+        self,
+        split: Split,
+        recommender: Recommender,
+        guard: Guard,
+        training: Training,
+        seed: int,
+        watch: Callable[[Progress], None] | None,
+    ) -> None:
+        self.split, self.recommender, self.guard, self.training = split, recommender, guard, training
+        self.watch = watch or (lambda _: None)
+        self.seed, self.rng = seed, stream(seed, "batches")
+        self.optimizer = torch.optim.AdamW(
+            recommender.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        self.feed = Feed(
+            split.train, len(split.catalog), recommender.spec.max_length, training.tokens, training.negatives
+        )
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch, self.best_value = 0, -1.0
+
+    def run(self, checkpoint: Path | None, described: dict[str, Any]) -> Fit:
+        identity = self._identity(described)
+        if checkpoint is not None and checkpoint.exists():
+            self._restore(load_state(checkpoint), checkpoint, identity)
+        steps = self.feed.steps()
+        for epoch in range(len(self.history) + 1, self.training.epochs + 1):
+            if self._is_over():
+                break
+            self._epoch(epoch, steps)
+            if checkpoint is not None:
+                save_state(checkpoint, self._state() | {"identity": identity})
+        self.recommender.load_state_dict(self.best or self.recommender.state_dict())
+        return Fit(self.recommender.eval(), self.guard, self.history, self.best_epoch or len(self.history))
+
+    def _epoch(self, epoch: int, steps: int) -> None:
+        started = time.perf_counter()
+        self.recommender.train()
+        total, done = 0.0, 0
+        for done, batch in enumerate(self.feed.epoch(self.rng), start=1):
+            loss = self.guard.loss(self.recommender, batch)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            total += float(loss.detach())
+            self.watch(Progress(epoch, self.training.epochs, done, steps, total / done))
+        figures = {"loss": total / max(done, 1)} | self.guard.end_epoch(self.recommender, epoch)
+        trained = time.perf_counter() - started
+        if self.guard.ready:
+            figures |= self._validate(epoch)
+        figures |= {"seconds": trained, "seconds with validation": time.perf_counter() - started}
+        self.history.append({"epoch": float(epoch)} | figures)
+        self.watch(Progress(epoch, self.training.epochs, done, steps, figures["loss"], figures))
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Judge the epoch. The first one under a defense in force starts the count afresh."""
+        metrics = evaluate(self.recommender, self.split, on="valid").metrics
+        if metrics["NDCG@10"] > self.best_value:
+            self.best_epoch, self.best_value = epoch, metrics["NDCG@10"]
+            self.best = {name: value.detach().clone() for name, value in self.recommender.state_dict().items()}
+        return {f"valid {name}": value for name, value in metrics.items()}
+
+    def _is_over(self) -> bool:
+        return bool(self.best_epoch) and len(self.history) - self.best_epoch >= self.training.patience
+
+    def _identity(self, described: dict[str, Any]) -> str:
+        """What must be the same for a checkpoint to be ours."""
+        same = described | asdict(self.training) | {"seed": self.seed, "log": self.split.train.digest()}
+        del same["epochs"], same["device"], same["threads"]
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+
+    def _state(self) -> dict[str, Any]:
+        generators = {"cpu": torch.get_rng_state()}
+        if self.recommender.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.recommender.device)
+        return {
+            "recommender": self.recommender.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "guard": self.guard.state(),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_value": self.best_value,
+            "history": self.history,
+            "rng": self.rng.bit_generator.state,
+            "torch": generators,
+        }
+
+    def _restore(self, state: dict[str, Any], path: Path, identity: str) -> None:
+        if state.get("identity") != identity:
+            raise RunError(
+                f"{path} is of another training (other data, model, defense or options); delete it to start anew"
+            )
+        self.recommender.load_state_dict(state["recommender"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.guard.restore(state["guard"])
+        self.best, self.best_epoch, self.best_value = state["best"], state["best_epoch"], state["best_value"]
+        self.history = state["history"]
+        self.rng.bit_generator.state = state["rng"]
+        torch.set_rng_state(state["torch"]["cpu"].cpu())
+        if "cuda" in state["torch"]:
+            torch.cuda.set_rng_state(state["torch"]["cuda"].cpu(), self.recommender.device)
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write nested dicts and lists of tensors and JSON values as one safetensors file, whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    plain = _without_tensors(state, "", tensors)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"state": json.dumps(plain)})
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what save_state wrote. Raises RunError where the file is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads((file.metadata() or {})["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state: dict[str, Any] = _with_tensors(plain, tensors)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        first = str(error).splitlines()[0][:200]
+        raise RunError(f"{path} is a damaged checkpoint ({first}); delete it to start this model anew") from None
+    return state
+
+
+TENSOR = "\0tensor"
+PAIRS = "\0pairs"
+
+
+def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().clone().contiguous()  # clones, because safetensors refuses shared memory
+        return {TENSOR: path}
+    if isinstance(value, dict):
+        pairs = [[key, _without_tensors(one, f"{path}/{key}", tensors)] for key, one in value.items()]
+        return {PAIRS: pairs}  # pairs, because an optimizer's keys are integers and JSON's are not
+    if isinstance(value, list | tuple):
+        return [_without_tensors(one, f"{path}/{place}", tensors) for place, one in enumerate(value)]
+    return value
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict) and TENSOR in value:
+        return tensors[value[TENSOR]]
+    if isinstance(value, dict):
+        return {key: _with_tensors(one, tensors) for key, one in value[PAIRS]}
+    if isinstance(value, list):
+        return [_with_tensors(one, tensors) for one in value]
+    return value
