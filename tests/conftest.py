@@ -1,0 +1,51 @@
+"""Small worlds to test in, made from a seed; no real data is needed."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lorec.data import Dataset, Sequences, Split, leave_two_out
+
+
+def world(users: int = 80, items: int = 60, length: int = 14, seed: int = 0, groups: int = 4) -> Dataset:
+    """People walk through their group's items in order, with slips, so that the next item can be learned."""
+    rng = np.random.default_rng(seed)
+    per_group = items // groups
+    rows = []
+    for user in range(users):
+        group = user % groups
+        place = int(rng.integers(per_group))
+        n = int(rng.integers(max(length // 2, 3), length + 1))
+        for step in range(n):
+            slip = rng.random() < 0.15
+            item = int(rng.integers(items)) if slip else group * per_group + place % per_group
+            rows.append((f"u{user:03d}", f"i{item:03d}", step // 2))
+            place += 1
+    log = pl.DataFrame(rows, schema={"user": pl.String, "item": pl.String, "time": pl.Int64}, orient="row")
+    catalogue = pl.DataFrame(
+        {
+            "item": [f"i{n:03d}" for n in range(items)],
+            "title": [f"thing {n} of group {n // per_group}" for n in range(items)],
+        }
+    )
+    return Dataset("tiny", log, catalogue)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Dataset:
+    return world()
+
+
+@pytest.fixture(scope="session")
+def split(tiny: Dataset) -> Split:
+    return leave_two_out(tiny)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@pytest.fixture(scope="session")
+def log(split: Split) -> Sequences:
+    return split.train

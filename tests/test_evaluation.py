@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, f1_score, ndcg_score, precision_score, recall_score, roc_auc_score
+
+from lorec.data import Sequences
+from lorec.errors import DataError
+from lorec.evaluation import detection, evaluate, exposure, mean_weights, quality, ranks_of, success_removed
+from lorec.models import Popularity
+
+
+class Fixed:
+    """Scores that a test writes down, handed out in chunks."""
+
+    def __init__(self, scores, chunk=2):
+        self.scores, self.chunk = torch.tensor(scores, dtype=torch.float32), chunk
+
+    def score(self, log, tokens=0):
+        for start in range(0, len(log), self.chunk):
+            rows = np.arange(start, min(start + self.chunk, len(log)))
+            yield rows, self.scores[rows].clone()
+
+
+def rank_by_hand(scores, history, goal, seen):
+    others = [n for n in range(1, len(scores)) if n != goal and (seen or n not in history)]
+    return 1 + sum(scores[n] >= scores[goal] for n in others)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.booleans(), st.integers(1, 4))
+def test_ranks_equal_brute_force_with_ties(seed, seen, chunk):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 4, size=(5, 9)).astype(float)  # few values: many ties
+    histories = [rng.choice(np.arange(1, 9), rng.integers(0, 5), replace=False).tolist() for _ in range(5)]
+    goals = rng.integers(1, 9, size=(5, 3))
+    ranks = ranks_of(Fixed(scores, chunk), Sequences.of(histories), goals, seen=seen)
+    wanted = [[rank_by_hand(scores[u], histories[u], goal, seen) for goal in goals[u]] for u in range(5)]
+    assert ranks.tolist() == wanted
+
+
+def test_ranks_without_ties_are_places_in_a_full_sort():
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((40, 101))
+    goals = rng.integers(1, 101, size=(40, 1))
+    order = np.argsort(-scores[:, 1:], axis=1) + 1
+    wanted = [int(np.flatnonzero(order[u] == goals[u])[0]) + 1 for u in range(40)]
+    assert ranks_of(Fixed(scores), Sequences.of([[]] * 40), goals)[:, 0].tolist() == wanted
+
+
+def test_a_constant_scorer_gets_nothing():
+    ranks = ranks_of(Fixed(np.ones((3, 50))), Sequences.of([[1]] * 3), np.full((3, 1), 7))
+    assert (ranks == 48 + 0 + 0).all() or (ranks == 49).all()
+    assert ranks[0, 0] == 48  # 49 items, one of them seen
+
+
+def test_a_score_that_is_no_number_is_an_error():
+    scores = np.ones((2, 5))
+    scores[1, 3] = np.nan
+    with pytest.raises(DataError, match="diverged"):
+        ranks_of(Fixed(scores), Sequences.of([[], []]), np.array([[1], [1]]))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20))
+def test_quality_against_sklearn(ranks):
+    truth, scores = np.zeros((len(ranks), 30)), np.tile(np.arange(30, 0, -1.0), (len(ranks), 1))
+    truth[np.arange(len(ranks)), np.array(ranks) - 1] = 1
+    metrics = quality(np.array(ranks), (10,))
+    assert metrics["NDCG@10"] == pytest.approx(ndcg_score(truth, scores, k=10))
+    assert metrics["HR@10"] == pytest.approx(np.mean([rank <= 10 for rank in ranks]))
+    assert metrics["MRR"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+
+
+def test_exposure_counts_only_those_who_lack_the_target():
+    ranks = np.array([[1, 60], [3, 40], [70, 2]])
+    absent = np.array([[True, True], [False, True], [True, False]])
+    metrics = exposure(ranks, absent, (50,))
+    assert metrics["T-HR@50"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert metrics["T-NDCG@50"] == pytest.approx(((1 / np.log2(2)) / 2 + (1 / np.log2(41)) / 2) / 2)
+    assert metrics["target rank"] == pytest.approx(((1 + 70) / 2 + (60 + 40) / 2) / 2)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6))
+def test_detection_against_sklearn_with_ties(seed):
+    rng = np.random.default_rng(seed)
+    bad = rng.random(60) < 0.3
+    bad[:2] = True, False
+    suspicion = rng.integers(0, 8, 60).astype(float)
+    flagged = suspicion > 4
+    found = detection(suspicion, flagged, bad)
+    assert found["ROC-AUC"] == pytest.approx(roc_auc_score(bad, suspicion))
+    assert found["PR-AUC"] == pytest.approx(average_precision_score(bad, suspicion))
+    assert found["precision"] == pytest.approx(precision_score(bad, flagged, zero_division=0))
+    assert found["recall"] == pytest.approx(recall_score(bad, flagged))
+    assert found["F1"] == pytest.approx(f1_score(bad, flagged, zero_division=0))
+
+
+def test_recall_in_the_worst_percent():
+    bad = np.arange(1000) < 20
+    perfect, constant = -np.arange(1000.0), np.zeros(1000)
+    assert detection(perfect, bad, bad)["recall@1%"] == pytest.approx(0.5)  # 10 of 20 fit into 1 %
+    assert detection(constant, bad, bad)["recall@1%"] == pytest.approx(0.01)  # chance
+
+
+def test_detection_needs_both_kinds():
+    with pytest.raises(DataError, match="0 fraudsters among 3 users"):
+        detection(np.zeros(3), np.zeros(3, bool), np.zeros(3, bool))
+
+
+def test_mean_weights():
+    found = mean_weights(np.array([1, 0.5, 0.1, 0.3], dtype=np.float32), np.array([False, False, True, True]))
+    assert found == pytest.approx({"weight genuine": 0.75, "weight fraudsters": 0.2, "genuine turned down": 0.5})
+
+
+def test_success_removed_has_a_meaning_only_where_the_attack_works():
+    clean, undefended, defended = {"T-HR@50": 0.01}, {"T-HR@50": 0.21}, {"T-HR@50": 0.06}
+    assert success_removed(clean, undefended, defended, 50, 1000) == pytest.approx(0.75)
+    assert success_removed(clean, {"T-HR@50": 0.04}, defended, 50, 1000) is None  # below five times clean
+    assert success_removed({"T-HR@50": 0.0}, {"T-HR@50": 0.04}, defended, 50, 1000) is None  # below chance
+
+
+def test_popularity_is_evaluated_on_genuine_users_only(split):
+    counts = split.train.counts(len(split.catalog))
+    card = evaluate(Popularity(counts), split, targets=np.array([1, 2], dtype=np.int32))
+    assert card.users.height == len(split)
+    assert {"HR@10", "NDCG@10", "MRR", "T-HR@50", "T-NDCG@50", "target rank"} == set(card.metrics)
+    assert all(0 <= card.metrics[name] <= 1 for name in ("HR@10", "NDCG@10", "MRR", "T-HR@50"))
+    by_hand = []
+    for row in range(len(split)):
+        history = [*split.train[row].tolist(), int(split.valid[row])]
+        by_hand.append(rank_by_hand(counts, history, int(split.test[row]), False))
+    assert card.users["rank"].to_list() == by_hand
