@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,7 +51,7 @@ class TestContract:
     def test_times_are_the_logs_own_and_in_order(self, kind, split):
         profiles = forge(ATTACKS[kind](share=0.1), split, 2, 0).profiles
         assert set(profiles.times.tolist()) <= set(split.train.times.tolist())
-        assert all((np.diff(profiles.times[a:b]) >= 0).all() for a, b in zip(profiles.starts, profiles.starts[1:]))
+        assert all((np.diff(profiles.times[a:b]) >= 0).all() for a, b in pairwise(profiles.starts))
 
     def test_provenance_repeats_the_poison(self, kind, split):
         poison = forge(ATTACKS[kind](share=0.1), split, 3, 5)

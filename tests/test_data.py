@@ -1,4 +1,5 @@
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -102,9 +103,7 @@ class TestSplit:
 
     def test_ties_only_move_within_a_time(self, tiny):
         split = leave_two_out(tiny, repeats="keep", last=0, seed=9)
-        assert all(
-            (np.diff(split.train.times[a:b]) >= 0).all() for a, b in zip(split.train.starts, split.train.starts[1:])
-        )
+        assert all((np.diff(split.train.times[a:b]) >= 0).all() for a, b in pairwise(split.train.starts))
 
     def test_first_occurrences_or_all(self):
         rows = [("a", item, time) for time, item in enumerate("pqpprst")]
@@ -266,7 +265,8 @@ class TestFeed:
         feed = Feed(log, 60, 50, 64)
         parts = [[b.events[b.events > 0] for b in feed.epoch(np.random.default_rng(4), (i, 3))] for i in range(3)]
         whole = [b.events[b.events > 0] for b in feed.epoch(np.random.default_rng(4))]
-        assert sorted(np.concatenate(sum(parts, [])).tolist()) == sorted(np.concatenate(whole).tolist())
+        together = np.concatenate([events for part in parts for events in part])
+        assert sorted(together.tolist()) == sorted(np.concatenate(whole).tolist())
 
     def test_refuses_a_user_who_took_everything(self):
         with pytest.raises(DataError, match="every item"):

@@ -5,12 +5,14 @@ Nothing heavy is imported before a verb runs, so that --help answers at once.
 
 import json
 import os
+import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as version_of
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,17 +48,26 @@ def main() -> None:
     """Run the command line; an error that a user can mend becomes one line and exit code 2."""
     from lorec.errors import LorecError
 
+    signal.signal(signal.SIGINT, _interrupt)  # the framework would swallow a KeyboardInterrupt
     try:
         app()
     except LorecError as error:
         print(f"lorec: {literal(str(error), 2000)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except _Interrupted:
         print("\nlorec: interrupted; run the same command again to go on from the last finished epoch", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise _Interrupted
 
 
 def _version(wanted: bool) -> None:
@@ -335,7 +346,7 @@ def _shown_progress() -> Iterator[Callable[["Event"], None]]:
 
         def watch(event: "Event") -> None:
             if not console.is_terminal:
-                if event.done >= event.total:
+                if event.finished:
                     print(f"{event.stage}: {literal(event.note)}", file=sys.stderr, flush=True)
                 return
             if event.stage not in bars:
@@ -344,3 +355,7 @@ def _shown_progress() -> Iterator[Callable[["Event"], None]]:
             progress.update(bars[event.stage], completed=event.done, total=event.total, note=literal(note))
 
         yield watch
+
+
+if __name__ == "__main__":
+    main()

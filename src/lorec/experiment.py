@@ -246,6 +246,7 @@ class Event:
     done: int
     total: int
     note: str = ""
+    finished: bool = False
 
 
 Watch = Callable[[Event], None]
@@ -301,7 +302,7 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     record = _begin(config, folder)
     watch(Event("read the log", 0, 1))
     clean = leave_two_out(config.data.load(), config.split)
-    watch(Event("read the log", 1, 1, _size(clean)))
+    watch(Event("read the log", 1, 1, _size(clean), finished=True))
     job = _prepared(config, folder, clean, cache, watch)
     _hold(record, "data", {"log": clean.train.digest(), "poison": job.poison.profiles.digest(), **clean.record}, folder)
     clean.catalog.save(folder / "catalog.parquet")
@@ -397,7 +398,7 @@ def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, w
     known = known_fakes(bad, without=judged, kinds=kinds, share=config.known.share, seed=config.seed)
 
     def encoding(done: int, total: int) -> None:
-        watch(Event("encode texts", done, total, f"{done:,} of {total:,} texts"))
+        watch(Event("encode texts", done, total, f"{done:,} of {total:,} texts", finished=done == total))
 
     text = TextVectors(clean.catalog, config.encoder, cache, config.scenario, encoding)
     return _Job(config, folder, clean, bad, poison, known, text, watch)
@@ -407,7 +408,7 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     """Train and judge one arm, unless that is done; its folder is complete once scorecard.json is there."""
     folder, config = job.folder / name, job.config
     if (folder / "scorecard.json").exists():
-        job.watch(Event(name, 1, 1, "done before"))
+        job.watch(Event(name, 1, 1, "done before", finished=True))
         kept: dict[str, float] = read_json(folder / "scorecard.json")
         return kept
     split = job.clean if name == "clean" else job.bad
@@ -436,7 +437,8 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
         _save_weights(folder / "weights.parquet", split, trained)
     write_json(folder / "scorecard.json", metrics)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    job.watch(Event(name, 1, 1, f"HR@10 {metrics['HR@10']:.4f} in {time.perf_counter() - started:.0f} s"))
+    summary = f"HR@10 {metrics['HR@10']:.4f} in {time.perf_counter() - started:.0f} s"
+    job.watch(Event(name, 1, 1, summary, finished=True))
     return metrics
 
 

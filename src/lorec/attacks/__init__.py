@@ -108,14 +108,11 @@ def known_fakes(
     names = list(kinds) if kinds is not None else [name for name in sorted(ATTACKS) if name != without]
     if not names:
         raise ConfigError("no kind is left for known fakes; name one under [known] kinds")
-    made: list[Sequences] = []
+    made = Sequences.of([])
     for name in names:
         attack = find("attacks", ATTACKS, name)(share=share / len(names), targets_each=1)
-        rng = stream(seed, f"known {name}")
-        view = View(split.train, len(split.catalog))
-        targets = rng.choice(np.arange(1, len(split.catalog) + 1), min(5, len(split.catalog)), replace=False)
-        made.append(attack.forge(view, np.sort(targets), budget(attack, len(split)), rng))
-    together = made[0]
-    for more in made[1:]:
-        together = together.extended(more)
-    return together
+        rng, m = stream(seed, f"known {name}"), budget(attack, len(split))
+        everything = np.arange(1, len(split.catalog) + 1)
+        targets = np.sort(rng.choice(everything, min(5, m, len(everything)), replace=False))
+        made = made.extended(attack.forge(View(split.train, len(everything)), targets, m, rng))
+    return made

