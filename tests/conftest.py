@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from lorec.data import Dataset, Sequences, Split, leave_two_out
 
@@ -29,6 +30,12 @@ def world(users: int = 80, items: int = 60, length: int = 14, seed: int = 0, gro
         }
     )
     return Dataset("tiny", log, catalogue)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """The worlds are so small that threads would only wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

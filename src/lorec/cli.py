@@ -25,7 +25,10 @@ app = typer.Typer(
     help="""Keep sequential recommenders honest: measure poisoning attacks, defend with LoRec, judge what it is worth.
 
     Start here: lorec run recipes/demo.toml
-    Then yours: lorec run my.toml, where [data] has path = "purchases.csv" and items = "catalogue.csv".
+
+    Then look at a log of yours: lorec data check purchases.csv --items catalogue.csv
+
+    And run it: lorec run mine.toml, where [data] has path = "purchases.csv" and items = "catalogue.csv".
     """,
     no_args_is_help=True,
     add_completion=False,

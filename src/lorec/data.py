@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -115,9 +116,12 @@ class Sequences:
 
     def take(self, rows: Ints) -> "Sequences":
         """These users only, in this order."""
-        lengths = self.lengths[rows]
+        return self.slices(self.starts[:-1][rows], self.lengths[rows])
+
+    def slices(self, begins: Ints, lengths: Ints) -> "Sequences":
+        """One history for each run of events from `begins` on, `lengths` long."""
         starts = offsets(lengths)
-        events = np.repeat(self.starts[:-1][rows] - starts[:-1], lengths) + np.arange(starts[-1])
+        events = np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])
         return Sequences(self.items[events], starts, None if self.times is None else self.times[events])
 
     def extended(self, others: "Sequences") -> "Sequences":
@@ -240,8 +244,8 @@ def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: 
     frame = dataset.interactions
     if frame.is_empty():
         raise DataError(f"{dataset.name}: the log is empty; nothing to split")
-    user_ids, users = _encode(frame["user"])
-    item_ids, items = _encode(frame["item"])
+    with ThreadPoolExecutor(2) as pool:  # hashing ids is most of the work, and polars lets two columns run at once
+        (user_ids, users), (item_ids, items) = pool.map(_encode, (frame["user"], frame["item"]))
     times = frame["time"].to_numpy() if "time" in frame.columns else None
     steps = [_step("read", users, items)]
 
@@ -268,7 +272,7 @@ def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: 
     rows = np.flatnonzero(lengths >= protocol.min_length)
     starts = offsets(lengths[rows])
     sequences = Sequences(number[items], starts, None if times is None else times.astype(np.int64))
-    train = _newest(_without_last(sequences, 2), protocol.last)
+    train = _without_last_two(sequences, protocol.last)
     record = {
         "dataset": dataset.record,
         "protocol": dataclasses.asdict(protocol),
@@ -392,19 +396,11 @@ def _core(users: Ints, items: Ints, k: int) -> Bools:
         keep = narrower
 
 
-def _without_last(sequences: Sequences, n: int) -> Sequences:
-    return _cut(sequences, np.zeros(len(sequences), np.int64), sequences.lengths - n)
-
-
-def _newest(sequences: Sequences, n: int) -> Sequences:
-    return _cut(sequences, np.maximum(sequences.lengths - n, 0), sequences.lengths) if n else sequences
-
-
-def _cut(sequences: Sequences, begin: Ints, end: Ints) -> Sequences:
-    place = np.arange(len(sequences.items)) - np.repeat(sequences.starts[:-1], sequences.lengths)
-    keep = (place >= np.repeat(begin, sequences.lengths)) & (place < np.repeat(end, sequences.lengths))
-    times = None if sequences.times is None else sequences.times[keep]
-    return Sequences(sequences.items[keep], offsets(end - begin), times)
+def _without_last_two(sequences: Sequences, newest: int) -> Sequences:
+    """The newest so many of what is left (0: all)."""
+    lengths = sequences.lengths
+    kept = np.minimum(lengths - 2, newest) if newest else lengths - 2
+    return sequences.slices(sequences.starts[1:] - 2 - kept, kept)
 
 
 def _catalog(dataset: Dataset, ids: pl.Series) -> Catalog:

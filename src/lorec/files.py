@@ -21,7 +21,10 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # as the user's umask has it, whatever a library made of it
         os.replace(temporary, path)
     except Exception as error:
         refusal = _refusal(error)

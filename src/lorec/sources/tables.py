@@ -20,6 +20,10 @@ GUESSES = {
 }
 
 
+NO_TITLES = pl.DataFrame(schema={"item": pl.String, "title": pl.String})
+"""The catalogue of a log that comes without one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class File:
     """A log of one's own: CSV, TSV, Parquet or JSON lines, plain or as .gz or .zst."""
@@ -85,7 +89,7 @@ def read(
     path = Path(path)
     mapping = _mapping(columns)
     log, chosen = _log(path, mapping)
-    catalogue, titles = _catalogue(Path(items), mapping) if items is not None else (_untitled(log), {})
+    catalogue, titles = _catalogue(Path(items), mapping) if items is not None else (NO_TITLES, {})
     record = {"source": str(path.name), "items": Path(items).name if items else None, "columns": chosen | titles}
     return Dataset(name or path.name.split(".")[0], log, catalogue, record)
 
@@ -232,10 +236,6 @@ def _catalogue(path: Path, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[
             f"{_where(path, row)}: item {str(items['item'][row])[:40]!r} stands there twice; keep one row an item"
         )
     return items, {} if title is None else {"title": title}
-
-
-def _untitled(log: pl.DataFrame) -> pl.DataFrame:
-    return log.select(pl.col("item").unique()).with_columns(title=pl.lit(None, pl.String))
 
 
 def _where(path: Path, row: int) -> str:

@@ -1,0 +1,67 @@
+"""What LoRec costs: seconds an epoch over undefended training, and its share by part.
+
+LOREC_DATA=... python benchmarks/lorec_cost.py [amazon-games]
+"""
+
+import sys
+
+import numpy as np
+import torch
+from side_by_side import compare, machine
+
+import lorec
+from lorec.data import Feed
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "amazon-games"
+    split = lorec.leave_two_out(lorec.load(name))
+    bad = lorec.inject(split, lorec.forge(lorec.Bandwagon(), split, 5, seed=1), seed=1)
+    known = lorec.known_fakes(bad, without="bandwagon", seed=1)
+    text = lorec.TextVectors(split.catalog, lorec.Hash(dim=384))
+    print(machine())
+    print(f"{name}: {len(bad):,} users, {len(known):,} known fakes, width 64, language-model vectors of 384")
+
+    recommender = lorec.Recommender(lorec.SASRec(), "ids", len(split.catalog))
+    optimizer = torch.optim.AdamW(recommender.parameters(), lr=1e-3)
+    rng = np.random.default_rng(0)
+    guard = lorec.LoRec(view="pooled").start(recommender, bad.train, text=text, known=known, rng=rng)
+    feed = Feed(bad.train, len(split.catalog), 50)
+
+    def train() -> None:
+        recommender.train()
+        for batch in feed.epoch(rng):
+            loss = guard.loss(recommender, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def look() -> None:
+        table = guard._table(recommender)
+        for _, history in guard._batches(np.arange(len(guard.everyone))):
+            guard._sees(recommender, table, history)
+
+    train()
+    found = compare(
+        3,
+        **{
+            "an epoch, undefended": train,
+            "a calibrator's pass": lambda: guard._learn(recommender),
+            "of that, the states": look,
+            "scoring all users": lambda: guard.likelihoods(recommender),
+        },
+    )
+    epoch, one, states, score = found.values()
+    whole = epoch + 2 * one + score / 5
+    print(f"LoRec (2 passes, scoring every 5th epoch): {whole:.2f} s an epoch, {whole / epoch:.1f}x undefended")
+    parts = {
+        "recommender": epoch,
+        "its states, for LoRec": 2 * states,
+        "calibrator": 2 * (one - states),
+        "scoring": score / 5,
+    }
+    print(", ".join(f"{part} {seconds / whole:.0%}" for part, seconds in parts.items()))
+
+
+if __name__ == "__main__":
+    main()
