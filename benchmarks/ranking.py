@@ -22,8 +22,9 @@ def by_sorting(recommender: Recommender, log: Sequences, goals: np.ndarray) -> n
     for rows, scores in recommender.score(log):
         scores[:, 0] = -torch.inf
         hide(scores, log.take(rows))
-        order = scores.argsort(dim=1, descending=True)
-        ranks[rows] = (order == torch.from_numpy(goals[rows].astype(np.int64))[:, None]).int().argmax(1).numpy() + 1
+        own = scores.gather(1, torch.from_numpy(goals[rows].astype(np.int64))[:, None])
+        ordered = scores.sort(dim=1, descending=True).values
+        ranks[rows] = (ordered >= own).sum(1).numpy()  # the last place among equals
     return ranks
 
 

@@ -472,8 +472,8 @@ def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]]) -> list[str]:
             notes.append(f"{name} never turned anybody down: every weight stayed 1.")
         elif metrics.get("ROC-AUC", 1.0) < 0.6:
             notes.append(
-                f"{name} does not tell fraudsters from genuine users (ROC-AUC {metrics['ROC-AUC']:.2f}); whatever its arm "
-                "does differently has another cause, such as longer training."
+                f"{name} does not tell fraudsters from genuine users (ROC-AUC {metrics['ROC-AUC']:.2f}); whatever its "
+                "arm does differently has another cause, such as longer training."
             )
     return notes
 
