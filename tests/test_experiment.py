@@ -214,6 +214,7 @@ class TestBadInput:
     def test_impossible_runs_fail_with_one_message(self, recipe, tmp_path, settings, error, message):
         with pytest.raises(error, match=message):
             run(read_run_file(recipe, settings), tmp_path / "bad")
+        assert not (tmp_path / "bad").exists()
 
     def test_text_items_without_texts(self, recipe, tmp_path):
         config = read_run_file(recipe, {"items": "text", "data": f'{{path = "{recipe.parent}/log.csv"}}'})

@@ -264,7 +264,9 @@ def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: 
     steps.append(_step(f"users of {protocol.min_length} or more", users, items))
     if not len(users):
         trail = "; ".join(f"{one['step']}: {one['users']} users, {one['interactions']} interactions" for one in steps)
-        raise DataError(f"{dataset.name}: no user is left to train on ({trail}); lower k_core or min_length")
+        raise DataError(
+            f"{dataset.name}: no user is left to train on ({trail}); bring longer histories or a lower k_core"
+        )
 
     present = np.flatnonzero(np.bincount(items, minlength=len(item_ids)))
     number = np.zeros(len(item_ids), dtype=np.int32)

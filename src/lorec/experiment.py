@@ -37,7 +37,7 @@ from lorec.models import BACKBONES, Backbone, ItemKind, Popularity, Recommender,
 from lorec.registry import build, member, name_of, unknown
 from lorec.sources import SOURCES, CompleteJourney, Source
 from lorec.text import ENCODERS, Encoder, MiniLM, TextVectors
-from lorec.training import Fit, Progress, Training, fit
+from lorec.training import Fit, Progress, Training, choose_device, fit
 
 __all__ = ["Event", "Known", "Run", "RunFile", "Targets", "open_run", "read_run_file", "reevaluate", "run"]
 
@@ -298,8 +298,9 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     Raises ConfigError, DataError or RunError before hours are spent wherever that can be known.
     """
     watch = watch or (lambda _: None)
-    names = _arm_names(config)
-    record = _begin(config, folder)
+    arms_of = {"clean": Undefended(), "poisoned": Undefended(), **_defended_arms(config)}
+    choose_device(config.training.device)
+    record = _begun(config, folder)
     watch(Event("read the log", 0, 1))
     clean = leave_two_out(config.data.load(), config.split)
     watch(Event("read the log", 1, 1, _size(clean), finished=True))
@@ -308,33 +309,42 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     clean.catalog.save(folder / "catalog.parquet")
     _save_poison(folder / "poison", job)
 
-    arms = {"clean": _arm(job, "clean", Undefended()), "poisoned": _arm(job, "poisoned", Undefended())}
-    arms |= {name: _arm(job, name, defense) for name, defense in names.items()}
-    for name in names:
-        removed = success_removed(arms["clean"], arms["poisoned"], arms[name], 50, len(clean.catalog))
-        if removed is not None:
-            arms[name]["success removed"] = removed
+    arms: dict[str, dict[str, float]] = {}
+    for name, defense in arms_of.items():
+        arms[name] = _arm(job, name, defense)
+        _seal(folder, record)
+    removed = {
+        name: success_removed(arms["clean"], arms["poisoned"], metrics, 50, len(clean.catalog))
+        for name, metrics in arms.items()
+    }
+    for name in list(arms)[2:]:
+        if (value := removed[name]) is not None:
+            arms[name]["success removed"] = value
     floor = Popularity(clean.train.counts(len(clean.catalog)))
     scorecard = {
         "arms": arms,
         "popularity": evaluate(floor, clean, targets=job.poison.targets).metrics,
         "chance T-HR@50": min(1.0, 50 / len(clean.catalog)),
-        "attack works": success_removed(arms["clean"], arms["poisoned"], arms["poisoned"], 50, len(clean.catalog))
-        is not None,
-        "notes": _notes(job, arms),
+        "attack works": removed["poisoned"] is not None,
+        "notes": _notes(job, arms, removed["poisoned"] is not None),
     }
     write_json(folder / "scorecard.json", scorecard)
+    record["finished"] = True
+    _seal(folder, record)
+    return Run(folder, config, record, scorecard)
+
+
+def _seal(folder: Path, record: dict[str, Any]) -> None:
+    """Put down the digest of every file, so that a later change is noticed."""
     record["files"] = {
         str(path.relative_to(folder)): sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "run.json" and not path.name.startswith(".")
     }
-    record["finished"] = True
     write_json(folder / "run.json", record)
-    return Run(folder, config, record, scorecard)
 
 
-def _arm_names(config: RunFile) -> dict[str, Defense]:
+def _defended_arms(config: RunFile) -> dict[str, Defense]:
     named: dict[str, Defense] = {}
     for defense in config.defenses:
         name = name_of(DEFENSES, defense)
@@ -346,8 +356,8 @@ def _arm_names(config: RunFile) -> dict[str, Defense]:
     return named
 
 
-def _begin(config: RunFile, folder: Path) -> dict[str, Any]:
-    """Take the folder: new, or one that the same configuration began."""
+def _begun(config: RunFile, folder: Path) -> dict[str, Any]:
+    """The record of a folder that is new, or that the same configuration began; nothing is written yet."""
     record: dict[str, Any] = {
         "lorec": version("lorec"),
         "config": plain(config),
@@ -370,13 +380,11 @@ def _begin(config: RunFile, folder: Path) -> dict[str, Any]:
                     "choose another --out, or delete the folder"
                 )
         record["data"] = old.get("data")
-        if old.get("finished"):
-            _check_all(folder, old)
+        _check_all(folder, old)
         if old["lorec"] != record["lorec"] or old["versions"] != record["versions"]:
             raise RunError(f"{folder} was begun with other versions ({old['versions']}); choose another --out")
     elif folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} holds something else; choose another --out")
-    write_json(folder / "run.json", record)
     return record
 
 
@@ -450,7 +458,7 @@ def _judged(trained: Fit, split: Split) -> dict[str, float]:
     return detection(suspicion, flagged, split.fraudsters) | mean_weights(weights, split.fraudsters)
 
 
-def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: bool) -> list[str]:
     """What a reader of the figures must know."""
     judged, kinds = name_of(ATTACKS, job.config.attack), job.config.known.kinds
     notes = [
@@ -462,7 +470,7 @@ def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]]) -> list[str]:
     untold = job.clean.record["items without text"]
     if untold:
         notes.append(f"{untold} of {len(job.clean.catalog)} items have no text; their text vectors are zero.")
-    if success_removed(arms["clean"], arms["poisoned"], arms["poisoned"], 50, len(job.clean.catalog)) is None:
+    if not attack_works:
         notes.append(
             f"The attack did not work on the undefended model (T-HR@50 {arms['poisoned']['T-HR@50']:.4f}; it should be "
             "at least five times the clean model's and above chance): attack success removed has no meaning here."

@@ -19,7 +19,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UnknownName:
     """Word the error for a name that nobody knows, with the nearest known one."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    hint = f"; did you mean {near[0]!r}?" if near else ""
     return UnknownName(f"no {what} called {name!r}{hint} (known: {', '.join(names) or 'none'})")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lorec.data import Dataset
+from lorec.errors import UnknownName
 from lorec.registry import build, find
 from lorec.sources.complete_journey import CompleteJourney
 from lorec.sources.inspection import statistics, warnings_of
@@ -35,7 +36,12 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
 
     `load("amazon-games", root="data")` reads data/amazon-games or data/amazon_games.
     """
-    if name in SOURCES or (root is None and not Folder(path=name).exists()):
-        source: Source = build(find("sources", SOURCES, name), options, f"source {name}")
-        return source.load()
-    return Folder(path=name, root=None if root is None else str(root)).load()
+    folder = Folder(path=name, root=None if root is None else str(root))
+    if name not in SOURCES and (root is not None or folder.exists()):
+        return folder.load()
+    try:
+        spec = find("sources", SOURCES, name)
+    except UnknownName as error:
+        raise UnknownName(f"{error}; nor a folder in {folder.place()}: set LOREC_DATA or root= to where it is") from None
+    source: Source = build(spec, options, f"source {name}")
+    return source.load()

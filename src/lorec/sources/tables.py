@@ -51,25 +51,26 @@ class Folder:
 
     def exists(self) -> bool:
         """Whether there is such a folder."""
-        return self._place() is not None
+        return self._found() is not None
 
     def load(self) -> Dataset:
         """Read the folder's two files."""
-        place = self._place()
+        place = self._found()
         if place is None:
             raise DataError(
-                f"no folder {self.path!r} with interactions.parquet in {self._root()}; set LOREC_DATA or root= to the "
+                f"no folder {self.path!r} with interactions.parquet in {self.place()}; set LOREC_DATA or root= to the "
                 "folder that holds it"
             )
         return read(place / "interactions.parquet", items=place / "items.parquet", name=place.name.replace("_", "-"))
 
-    def _root(self) -> Path:
+    def place(self) -> Path:
+        """Where it is looked for."""
         return Path(self.root or os.environ.get("LOREC_DATA") or ".")
 
-    def _place(self) -> Path | None:
+    def _found(self) -> Path | None:
         names = (self.path, self.path.replace("-", "_"), self.path.replace("_", "-"))
         return next(
-            (self._root() / one for one in names if (self._root() / one / "interactions.parquet").is_file()), None
+            (self.place() / one for one in names if (self.place() / one / "interactions.parquet").is_file()), None
         )
 
 
