@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lorec.defenses import DEFENSES
-from lorec.experiment import FAMILIES, TABLES, RunFile
+from lorec.experiment import FAMILIES, MEMBERS, TABLES, RunFile
 
 HERE = Path(__file__).parent
 
@@ -59,7 +59,7 @@ def configuration() -> str:
     ]
     for key, spec in TABLES.items():
         parts += [f"## [{key}]", spec.__doc__.strip().splitlines()[0], table(spec)]
-    for key, family in {**FAMILIES, "defenses": DEFENSES}.items():
+    for key, family in {**{key: FAMILIES[family] for key, family in MEMBERS.items()}, "defenses": DEFENSES}.items():
         parts.append(f"## [{key}]" if key != "defenses" else "## [[defenses]]")
         if key == "data":
             parts.append(

@@ -105,6 +105,13 @@ def test_a_target_must_be_in_the_catalogue(split):
         forge(Random(share=0.1), split, ["i001", "nothing"])
 
 
+@pytest.mark.parametrize("kind", sorted(ATTACKS))
+@pytest.mark.parametrize("count", [5, 30, 59])
+def test_many_targets_for_a_small_catalogue(kind, count, split):
+    profiles = forge(ATTACKS[kind](share=0.2), split, count, 0, "random").profiles
+    assert int(profiles.lengths.max()) < 60
+
+
 def test_a_view_holds_no_held_out_item(split):
     assert set(View.__dataclass_fields__) == {"log", "n_items"}
     assert View(split.train, len(split.catalog)).log is split.train

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, ndcg_score, precision_score, recall_score, roc_auc_score
 
-from lorec.data import Sequences
+from lorec.data import Sequences, leave_two_out
 from lorec.errors import DataError
 from lorec.evaluation import detection, evaluate, exposure, mean_weights, quality, ranks_of, success_removed
 from lorec.models import Popularity
@@ -119,6 +119,15 @@ def test_success_removed_has_a_meaning_only_where_the_attack_works():
     assert success_removed(clean, undefended, defended, 50, 1000) == pytest.approx(0.75)
     assert success_removed(clean, {"T-HR@50": 0.04}, defended, 50, 1000) is None  # below five times clean
     assert success_removed({"T-HR@50": 0.0}, {"T-HR@50": 0.04}, defended, 50, 1000) is None  # below chance
+
+
+def test_items_older_than_the_training_history_are_seen_all_the_same(tiny):
+    whole, cut = leave_two_out(tiny, last=0), leave_two_out(tiny, last=3)
+    counts = whole.train.counts(len(whole.catalog))
+    targets = np.arange(1, 9, dtype=np.int32)
+    full, short = (evaluate(Popularity(counts), one, targets=targets) for one in (whole, cut))
+    assert full.metrics == short.metrics
+    assert len(cut.older.items) + len(cut.train.items) == len(whole.train.items)
 
 
 def test_popularity_is_evaluated_on_genuine_users_only(split):

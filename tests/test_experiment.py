@@ -136,6 +136,29 @@ class TestRun:
                 k: v for k, v in again.arms[arm].items() if "seconds" not in k
             }
 
+    def test_a_run_that_was_interrupted_twice_still_ends_the_same(self, done, recipe, tmp_path):
+        class Killed(Exception):
+            pass
+
+        for stage, epoch in (("poisoned", "epoch 3"), ("poisoned", "epoch 4"), ("lorec", "epoch 3")):
+
+            def kill(event, stage=stage, epoch=epoch):
+                if event.stage == stage and event.note.startswith(epoch):
+                    raise Killed
+
+            with pytest.raises(Killed):
+                run(read_run_file(recipe), tmp_path / "three", watch=kill)
+        again = run(read_run_file(recipe), tmp_path / "three")
+        for arm in done.arms:
+            assert again.arms[arm]["HR@10"] == done.arms[arm]["HR@10"]
+        assert again.record["files"]["lorec/weights.parquet"]
+        assert not list(again.folder.rglob("checkpoint*"))
+
+    def test_showing_a_finished_run_again_writes_nothing(self, done, recipe):
+        before = (done.folder / "run.json").stat().st_mtime_ns
+        run(read_run_file(recipe), done.folder)
+        assert (done.folder / "run.json").stat().st_mtime_ns == before
+
     def test_a_saved_model_is_judged_as_before(self, done):
         found = reevaluate(open_run(done.folder))
         for arm, metrics in found.items():
@@ -227,7 +250,7 @@ class TestBadInput:
         (tmp_path / "x").write_text("mine")
         with pytest.raises(RunError, match="holds something else"):
             run(read_run_file(recipe), tmp_path)
-        with pytest.raises(RunError, match="is a file"):
+        with pytest.raises(RunError, match="holds something else"):
             run(read_run_file(recipe), tmp_path / "x")
 
     def test_a_log_that_changed_since(self, recipe, tmp_path):
@@ -257,6 +280,56 @@ class TestBadInput:
         with pytest.raises(RunError, match="is not what the run wrote"):
             run(read_run_file(recipe), tmp_path / "copy")
 
+    def test_a_record_edited_by_hand(self, done, recipe, tmp_path):
+        import shutil
+
+        shutil.copytree(done.folder, tmp_path / "copy")
+        path = tmp_path / "copy" / "run.json"
+        path.write_text(path.read_text().replace('"seed": 3', '"seed": 99'))
+        with pytest.raises(RunError, match=r"run\.json is not what the run wrote"):
+            reevaluate(open_run(tmp_path / "copy"))
+        with pytest.raises(RunError, match=r"run\.json is not what the run wrote"):
+            run(read_run_file(recipe), tmp_path / "copy")
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"seed": "-1"}, {"seed": "20000000000000000000000"}, {"split.seed": "-1"}, {"training.threads": "-1"},
+            {"training.weight_decay": "-1.0"}, {"training.learning_rate": "inf"}, {"defenses.0.entropy": "nan"},
+            {"defenses.0.learning_rate": "-1.0"}, {"encoder": '{name = "hash", dim = 0}'}, {"training.device": "meta"},
+            {"backbone.feed_forward": "-4"}, {"defenses.\u00b2.x": "1"}, {"encoder": '{name = "random", dim = -3}'},
+            {"targets": '{count = 60, rule = "random"}'}, {"attack.targets_each": "9"},
+        ],
+    )  # fmt: skip
+    def test_values_out_of_range_fail_with_one_message_and_leave_nothing(self, recipe, tmp_path, settings):
+        with pytest.raises((ConfigError, DataError)):
+            run(read_run_file(recipe, settings), tmp_path / "bad")
+        assert not (tmp_path / "bad" / "clean" / "scorecard.json").exists()
+
+    def test_a_defense_that_lacks_texts_is_told_before_anything_trains(self, recipe, tmp_path):
+        config = read_run_file(recipe, {"data": f'{{path = "{recipe.parent}/log.csv"}}'})
+        with pytest.raises(DataError, match="no item has a text"):
+            run(config, tmp_path / "bad")
+        assert not (tmp_path / "bad").exists()
+
+    def test_held_out_items_and_titles_belong_to_the_log_too(self, recipe, tmp_path):
+        config = {"training.epochs": "1", "defenses": "[]"}
+        for name in ("log.csv", "items.csv"):
+            (tmp_path / name).write_text((recipe.parent / name).read_text())
+            config["data.path" if name == "log.csv" else "data.items"] = f'"{tmp_path / name}"'
+        finished = run(read_run_file(recipe, config), tmp_path / "run")
+        items = (tmp_path / "items.csv").read_text()
+        (tmp_path / "items.csv").write_text(items.replace("thing 7 ", "thing seven "))
+        with pytest.raises(RunError, match="not the one"):
+            reevaluate(finished)
+        (tmp_path / "items.csv").write_text(items)
+        log = pl.read_csv(tmp_path / "log.csv")
+        newest = pl.col("time") == pl.col("time").max().over("user")
+        swapped = pl.when(newest).then(pl.lit("i042")).otherwise(pl.col("item"))
+        log.with_columns(item=swapped).write_csv(tmp_path / "log.csv")
+        with pytest.raises(RunError, match="not the one"):
+            reevaluate(finished)
+
     def test_links_ways_out_and_missing_files(self, done, tmp_path):
         import shutil
 
@@ -281,9 +354,10 @@ class TestBadInput:
         (tmp_path / "run.json").write_text("{")
         with pytest.raises(RunError, match="is damaged"):
             open_run(tmp_path)
-        (tmp_path / "run.json").write_text("{}")
-        with pytest.raises(RunError, match="not a finished run"):
-            open_run(tmp_path)
+        for content in ("{}", "[1]", '{"config": {}, "finished": true}'):
+            (tmp_path / "run.json").write_text(content)
+            with pytest.raises(RunError, match="not what the run wrote"):
+                open_run(tmp_path)
 
 
 class TestCommandLine:

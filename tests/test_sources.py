@@ -68,6 +68,28 @@ class TestRead:
         first, second = read(tmp_path / "x.csv").interactions["time"]
         assert (first < second) == ordered
 
+    @pytest.mark.parametrize("texts", [["1588888888.0", "1588888889.0"], ["1.5e9", "1.6e9"], ["10.25", "10.5"]])
+    def test_reads_fractions_of_text(self, tmp_path, texts):
+        (tmp_path / "x.csv").write_text("user,item,time\n" + "".join(f"a,p,{text}\n" for text in texts))
+        first, second = read(tmp_path / "x.csv").interactions["time"]
+        assert first < second
+
+    def test_a_tab_separated_title_may_hold_quotes(self, tmp_path):
+        (tmp_path / "x.tsv").write_text("user\titem\ttime\na\tp\t1\n")
+        titles = ['12" ruler', '"Hello" he said', '"unbalanced']
+        lines = "".join(f"i{n}\t{title}\n" for n, title in enumerate(titles))
+        (tmp_path / "i.tsv").write_text("item\ttitle\n" + lines)
+        assert read(tmp_path / "x.tsv", items=tmp_path / "i.tsv").items["title"].to_list() == titles
+
+    def test_a_catalogue_may_call_the_item_otherwise(self, tmp_path):
+        (tmp_path / "x.csv").write_text("cust,code,time\na,p,1\n")
+        (tmp_path / "i.csv").write_text("ident,title\np,Thing\n")
+        columns = {"user": "cust", "item": "code"}
+        with pytest.raises(DataError, match="catalogue_item = 'ident'"):
+            read(tmp_path / "x.csv", items=tmp_path / "i.csv", columns=columns)
+        columns["catalogue_item"] = "ident"
+        assert read(tmp_path / "x.csv", items=tmp_path / "i.csv", columns=columns).items["item"].to_list() == ["p"]
+
     def test_reads_dates_and_fractions_of_parquet(self, tmp_path):
         times = [pl.Series([1.25, 1.5]), pl.Series([1, 2]).cast(pl.Datetime("ns")), pl.Series([1.0, 2.0])]
         for values in times:
@@ -87,7 +109,9 @@ class TestBadInput:
             ("user,item,time\na,b,1\na,,2\na,,2\n", r"line 3: 'item' is empty \(2 such rows\)"),
             ("user,item,time\na,b,1\na,c,soon\n", r"line 3: can't read 'time' = 'soon' as a time"),
             ("user,item,time\na,b,2024-01-01\na,c,1\n", "line"),
+            ("user,item,time\na,b,01/02/2024\n", "can't read 'time' = '01/02/2024'"),
             ("user,item,time\na,b,never\n", "can't read 'time' = 'never'"),
+            ("user,item,time\na,b,1\na,b,c,2\n", r"x\.csv, line 3, can't be read"),
             ("user,item,time\na,b\n\x00\xff\n", "x.csv"),
         ],
     )
@@ -114,11 +138,40 @@ class TestBadInput:
             with pytest.raises(DataError, match="can't be read"):
                 read(tmp_path / name)
 
+    def test_a_line_that_is_no_object(self, tmp_path):
+        (tmp_path / "x.jsonl").write_text('{"user": "a", "item": "p"}\n{"user": "a", "ite\n')
+        with pytest.raises(DataError, match=r"x\.jsonl, line 2, can't be read"):
+            read(tmp_path / "x.jsonl")
+        (tmp_path / "x.json").write_text('[{"user": "a", "item": "p"}]')
+        with pytest.raises(DataError, match=r"x\.json, line 1, can't be read"):
+            read(tmp_path / "x.json")
+
     def test_a_column_that_is_not_there_suggests_the_nearest(self, log):
         with pytest.raises(DataError, match="did you mean 'user_id'"):
             read(log, columns={"user": "userid"})
         with pytest.raises(UnknownName, match="did you mean 'user'"):
             read(log, columns={"users": "user_id"})
+
+    @pytest.mark.parametrize(
+        ("column", "values"),
+        [
+            ("user", pl.Series([[1]])),
+            ("user", pl.Series([b"\xff"])),
+            ("time", pl.Series([1]).cast(pl.Duration("us"))),
+            ("time", pl.Series([2**63 + 5], dtype=pl.UInt64)),
+            ("time", pl.Series([-(2**63)])),
+        ],
+    )
+    def test_columns_of_strange_types(self, tmp_path, column, values):
+        row = {"user": pl.Series(["a"]), "item": pl.Series(["p"]), "time": pl.Series([1])} | {column: values}
+        pl.DataFrame(row).write_parquet(tmp_path / "x.parquet")
+        with pytest.raises(DataError, match=column):
+            read(tmp_path / "x.parquet")
+
+    def test_ids_of_many_bits_and_categories_are_kept(self, tmp_path):
+        row = {"user": pl.Series([2**63 + 5], dtype=pl.UInt64), "item": pl.Series(["p"]).cast(pl.Categorical)}
+        pl.DataFrame(row).write_parquet(tmp_path / "x.parquet")
+        assert read(tmp_path / "x.parquet").interactions.rows() == [(str(2**63 + 5), "p")]
 
     def test_fractions_are_no_ids(self, tmp_path):
         pl.DataFrame({"user": ["a"], "item": [1.5], "time": [1]}).write_parquet(tmp_path / "x.parquet")

@@ -114,6 +114,14 @@ class TestStore:
         assert (Store(tmp_path, Hash()).vectors(["a", "b"]) == wanted).all()
         assert load_file(shard)["vectors"].shape[0] == 2
 
+    def test_without_a_folder_one_object_still_encodes_once(self):
+        Counting.asked.clear()
+        text = TextVectors(CATALOG, Counting())
+        first, again = text.items(), text.items()
+        text.users(LOG, "pooled")
+        assert (first == again).all()
+        assert len(Counting.asked) == 4
+
     def test_says_how_far_it_is(self, tmp_path):
         heard = []
         Store(tmp_path, Hash()).vectors(["a", "b", "c"], lambda done, total: heard.append((done, total)))

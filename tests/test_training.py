@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lorec.attacks import Random, forge, known_fakes
-from lorec.data import inject
-from lorec.defenses import LoRec, Undefended
+from lorec.data import Weights, inject
+from lorec.defenses import LoRec, Undefended, Weighted
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
 from lorec.models import Popularity, SASRec
@@ -139,6 +139,22 @@ class TestCheckpoints:
         train(bad, epochs=1, checkpoint=tmp_path / "c")
         with pytest.raises(RunError, match="another training"):
             train(bad, "lorec", epochs=1, checkpoint=tmp_path / "c")
+
+    def test_so_is_one_of_other_options_fakes_or_weights(self, bad, tmp_path):
+        def go(name, defense, known=None):
+            known = known if known is not None else known_fakes(bad, share=0.2, seed=2)
+            fit(bad, SMALL, defense=defense, known=known, training=Training(epochs=1), checkpoint=tmp_path / name)
+
+        ones = Weights(users=np.ones(len(bad), dtype=np.float32))
+        go("l", LoRec(alignment=0))
+        go("w", Weighted(ones))
+        for name, defense, known in (
+            ("l", LoRec(alignment=0, entropy=0.1), None),
+            ("l", LoRec(alignment=0), known_fakes(bad, share=0.2, seed=3)),
+            ("w", Weighted(Weights(users=ones.users * 0)), None),
+        ):
+            with pytest.raises(RunError, match="another training"):
+                go(name, defense, known)
 
     def test_a_full_disk_leaves_nothing_half_written(self, tmp_path, monkeypatch):
         import lorec.training as module

@@ -125,6 +125,7 @@ def evaluate(
         print(json.dumps(found, indent=2))
     else:
         _table(found)
+        print("- Judged on genuine users only; their models' epochs were selected on genuine users' validation items.")
 
 
 @app.command()
@@ -134,6 +135,7 @@ def recommend(
         list[str] | None, typer.Option(help="A history typed: item ids, oldest first, with commas between; may repeat.")
     ] = None,
     histories: Annotated[Path | None, typer.Option(help="Histories from a log file: user, item, maybe time.")] = None,
+    column: Columns = None,
     arm: Arm = "lorec",
     k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
     seen: Annotated[bool, typer.Option(help="Recommend also what the history holds.")] = False,
@@ -153,7 +155,7 @@ def recommend(
     opened = open_run(folder)
     catalog = opened.catalog()
     if histories is not None:
-        users, log = whole_histories(read(histories), catalog)
+        users, log = whole_histories(read(histories, columns=_columns(column)), catalog)
     else:
         typed = [[part.strip() for part in one.split(",") if part.strip()] for one in history or []]
         users = pl.Series([f"history {n}" for n in range(1, len(typed) + 1)], dtype=pl.String)
@@ -172,12 +174,12 @@ def list_(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="attacks, backbones, defenses, encoders or sources.")],
 ) -> None:
     """The names that a run file may use, one a line."""
-    from lorec.experiment import LISTS
+    from lorec.experiment import FAMILIES
     from lorec.registry import describe, unknown
 
-    if family not in LISTS:
-        raise unknown("family", family, LISTS)
-    rows = describe(LISTS[family])
+    if family not in FAMILIES:
+        raise unknown("family", family, FAMILIES)
+    rows = describe(FAMILIES[family])
     for name, about in rows:
         print(f"{name:<{max(len(row[0]) for row in rows) + 2}}{about}")
 
@@ -216,12 +218,16 @@ def _dataset(log: str, items: str | None, columns: list[str] | None) -> "Dataset
     from lorec.errors import ConfigError
     from lorec.sources import load, read
 
-    mapping = dict(_pair("--column", one) for one in columns or [])
+    mapping = _columns(columns)
     if Path(log).is_file() or Path(log).suffix:
         return read(log, items=items, columns=mapping)
     if items or mapping:
         raise ConfigError(f"--items and --column go with a file; {log!r} is none")
     return load(log)
+
+
+def _columns(given: list[str] | None) -> dict[str, str]:
+    return dict(_pair("--column", one) for one in given or [])
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:

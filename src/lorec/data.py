@@ -27,7 +27,12 @@ Bools = NDArray[np.bool_]
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """A generator of its own for each purpose, so that a draw more in one place moves nothing elsewhere."""
+    """A generator of its own for each purpose, so that a draw more in one place moves nothing elsewhere.
+
+    Raises ConfigError for a seed that is negative or has more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed}; it is a whole number from 0 to 2^63 - 1")
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
 
 
@@ -162,7 +167,7 @@ def offsets(lengths: Ints) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a log becomes sequences: repeats, then k-core, then order, then length, all recorded."""
+    """How a log becomes sequences: order, then repeats, then k-core, then length, all recorded."""
 
     k_core: int = 0
     """Keep users and items with at least this many interactions, repeated until nothing changes; 0: keep all."""
@@ -180,6 +185,8 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.min_length < 3:
             raise ConfigError(f"min_length is {self.min_length}; leaving two out needs 3 or more: one item to train on")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"[split] seed is {self.seed}; it is a whole number from 0 to 2^63 - 1")
         if self.k_core < 0 or self.last < 0:
             raise ConfigError("k_core and last count interactions and can't be negative")
 
@@ -202,8 +209,17 @@ class Split:
     """[users]"""
     fraudsters: Bools
     """[users]: what only the experiment and the judge may see."""
+    older: Sequences
+    """What `last` cut off: not trained on, but seen by the user all the same."""
     record: dict[str, Any]
     """The protocol and what each of its steps left."""
+
+    def digest(self) -> str:
+        """A fingerprint of everything that a model is trained and judged on, ids and titles included."""
+        texts = (self.users, self.catalog.items["item"], self.catalog.items["title"].fill_null(""))
+        parts = [self.train.digest(), self.older.digest(), self.valid.tobytes().hex(), self.test.tobytes().hex()]
+        parts += ["\0".join(one.cast(pl.String).to_list()) for one in texts]
+        return hashlib.sha256("\1".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def repeats(self) -> bool:
@@ -240,6 +256,8 @@ def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: 
 
     Raises DataError where nothing is left, with what each step had left.
     """
+    if protocol is not None and fields:
+        raise ConfigError(f"give a Protocol or its fields ({', '.join(fields)}), not both")
     protocol = protocol or Protocol(**fields)
     frame = dataset.interactions
     if frame.is_empty():
@@ -274,7 +292,9 @@ def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: 
     rows = np.flatnonzero(lengths >= protocol.min_length)
     starts = offsets(lengths[rows])
     sequences = Sequences(number[items], starts, None if times is None else times.astype(np.int64))
-    train = _without_last_two(sequences, protocol.last)
+    begins, before = starts[:-1], sequences.lengths - 2
+    kept = np.minimum(before, protocol.last) if protocol.last else before
+    train, older = sequences.slices(begins + before - kept, kept), sequences.slices(begins, before - kept)
     record = {
         "dataset": dataset.record,
         "protocol": dataclasses.asdict(protocol),
@@ -292,6 +312,7 @@ def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: 
         valid=sequences.items[starts[1:] - 2],
         test=sequences.items[starts[1:] - 1],
         fraudsters=np.zeros(len(rows), dtype=bool),
+        older=older,
         record=record,
     )
 
@@ -398,13 +419,6 @@ def _core(users: Ints, items: Ints, k: int) -> Bools:
         keep = narrower
 
 
-def _without_last_two(sequences: Sequences, newest: int) -> Sequences:
-    """The newest so many of what is left (0: all)."""
-    lengths = sequences.lengths
-    kept = np.minimum(lengths - 2, newest) if newest else lengths - 2
-    return sequences.slices(sequences.starts[1:] - 2 - kept, kept)
-
-
 def _catalog(dataset: Dataset, ids: pl.Series) -> Catalog:
     known = dataset.items.with_columns(pl.col("item").cast(pl.String))
     return Catalog(ids.rename("item").to_frame().join(known, on="item", how="left", maintain_order="left"))
@@ -446,6 +460,7 @@ def inject(split: Split, poison: Poison, seed: int = 0) -> Split:
         valid=np.concatenate([split.valid, nothing])[order],
         test=np.concatenate([split.test, nothing])[order],
         fraudsters=np.concatenate([split.fraudsters, np.ones(m, dtype=bool)])[order],
+        older=split.older.extended(Sequences.of([()] * m)).take(order),
     )
 
 
@@ -487,7 +502,7 @@ class Batch:
     positives: NDArray[np.int32]
     """[B, T]: the item that follows each position; 0 at padding."""
     negatives: NDArray[np.int32]
-    """[B, T, k]: uniform items that the user never took; 0 at padding."""
+    """[B, T, k]: uniform items that the user's training history does not hold; 0 at padding."""
     events: NDArray[np.int64]
     """[B, T]: the place in train.items of each positive; 0 at padding."""
 

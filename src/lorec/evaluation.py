@@ -48,15 +48,20 @@ def evaluate(
     log = split.histories(rows, on)
     held = (split.test if on == "test" else split.valid)[rows]
     goals = held[:, None] if targets is None else np.column_stack([held, np.tile(targets, (len(rows), 1))])
-    ranks = ranks_of(scorer, log, goals, seen=split.repeats)
+    older = split.older.take(rows)
+    ranks = ranks_of(scorer, log, goals, seen=split.repeats, older=older)
     metrics = quality(ranks[:, 0], hits)
     if targets is not None:
-        metrics |= exposure(ranks[:, 1:], _absent(log, targets), exposures)
+        metrics |= exposure(ranks[:, 1:], _absent(log, targets) & _absent(older, targets), exposures)
     return Scorecard(metrics, pl.DataFrame({"user": split.users.gather(rows), "rank": ranks[:, 0]}))
 
 
-def ranks_of(scorer: Scorer, log: Sequences, goals: Ints, *, seen: bool = False) -> NDArray[np.int64]:
+def ranks_of(
+    scorer: Scorer, log: Sequences, goals: Ints, *, seen: bool = False, older: Sequences | None = None
+) -> NDArray[np.int64]:
     """[users, goals]: the exact rank of each goal item among all items, or among those that the user has not seen.
+
+    `older` are items that the user saw before the history begins.
 
     A goal that the history holds competes all the same: it is ranked among the unseen. Raises DataError for a score
     that is not a number.
@@ -68,6 +73,8 @@ def ranks_of(scorer: Scorer, log: Sequences, goals: Ints, *, seen: bool = False)
         scores[:, 0] = -torch.inf
         if not seen:
             hide(scores, log.take(rows))
+            if older is not None and len(older.items):
+                hide(scores, older.take(rows))
         # Counting passes over the scores once a goal and never writes; NaN would fail every comparison unseen.
         if bool(torch.isnan(scores.sum())) and bool(torch.isnan(scores).any()):
             raise DataError("a score is not a number; the model has diverged: lower the learning rate and train again")

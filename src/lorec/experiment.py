@@ -12,6 +12,7 @@ An arm that is finished is not trained again; one that was interrupted goes on f
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -35,7 +36,7 @@ from lorec.evaluation import detection, evaluate, mean_weights, success_removed
 from lorec.files import inside, read_json, replacing, sha256, write_json
 from lorec.models import BACKBONES, Backbone, ItemKind, Popularity, Recommender, SASRec, load_recommender
 from lorec.registry import build, member, name_of, unknown
-from lorec.sources import SOURCES, CompleteJourney, Source
+from lorec.sources import SOURCES, CompleteJourney, Source, located
 from lorec.text import ENCODERS, Encoder, MiniLM, TextVectors
 from lorec.training import Fit, Progress, Training, choose_device, fit
 
@@ -98,14 +99,12 @@ class RunFile:
     training: Training = field(default_factory=Training)
     """How long, how fast, on what."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}; it is a whole number from 0 to 2^63 - 1")
+
 
 FAMILIES: dict[str, dict[str, type]] = {
-    "data": SOURCES,
-    "encoder": ENCODERS,
-    "backbone": BACKBONES,
-    "attack": ATTACKS,
-}
-LISTS: dict[str, dict[str, type]] = {
     "attacks": ATTACKS,
     "backbones": BACKBONES,
     "defenses": DEFENSES,
@@ -113,6 +112,8 @@ LISTS: dict[str, dict[str, type]] = {
     "sources": SOURCES,
 }
 """Every family of which a run file may name a member."""
+MEMBERS = {"data": "sources", "encoder": "encoders", "backbone": "backbones", "attack": "attacks"}
+"""The sections that are one member of a family."""
 TABLES: dict[str, type] = {"split": Protocol, "targets": Targets, "known": Known, "training": Training}
 PLAIN = ("name", "seed", "items", "scenario")
 
@@ -120,6 +121,8 @@ PLAIN = ("name", "seed", "items", "scenario")
 def read_run_file(path: str | Path, settings: Mapping[str, str] | None = None) -> RunFile:
     """Read a run from TOML; `settings` ("training.epochs": "3") overrule it. Raises ConfigError."""
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the run file itself, as in recipes/demo.toml")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -131,17 +134,20 @@ def read_run_file(path: str | Path, settings: Mapping[str, str] | None = None) -
     return resolve(document)
 
 
-def resolve(document: Mapping[str, Any]) -> RunFile:
-    """Make a RunFile from plain values: unknown keys and names are refused, the nearest is suggested."""
+def resolve(document: Mapping[str, Any], *, strangers: bool = True) -> RunFile:
+    """Make a RunFile from plain values: unknown keys and names are refused, the nearest is suggested.
+
+    Without `strangers` no other package's members are loaded, whatever the document names.
+    """
     known = [spec_field.name for spec_field in dataclasses.fields(RunFile)]
     for key in document:
         if key not in known:
             raise unknown("key", key, known)
     values = {key: document[key] for key in PLAIN if key in document}
     parts: dict[str, Any] = {}
-    for key, table in FAMILIES.items():
+    for key, family in MEMBERS.items():
         if key in document:
-            parts[key] = _member(key, table, document[key])
+            parts[key] = _member(key, family, document[key], strangers)
     for key, spec in TABLES.items():
         if key in document:
             parts[key] = build(spec, _table(key, document[key]), key)
@@ -149,7 +155,7 @@ def resolve(document: Mapping[str, Any]) -> RunFile:
         given = document["defenses"]
         if not isinstance(given, list):
             raise ConfigError("defenses is a list, as in defenses = ['lorec', 'oracle'] or [[defenses]] tables")
-        parts["defenses"] = tuple(_member("defenses", DEFENSES, one) for one in given)
+        parts["defenses"] = tuple(_member("defenses", "defenses", one, strangers) for one in given)
     plain: RunFile = build(RunFile, values, "run")
     made = dataclasses.replace(plain, **parts)
     if not made.name or any(letter in made.name for letter in "/\\\0") or made.name.startswith("."):
@@ -162,16 +168,20 @@ def resolve(document: Mapping[str, Any]) -> RunFile:
 def plain(run_file: RunFile) -> dict[str, Any]:
     """The configuration as plain values that `resolve` turns into an equal RunFile."""
     values: dict[str, Any] = {key: getattr(run_file, key) for key in PLAIN}
-    for key, table in FAMILIES.items():
-        values[key] = _plain_member(table, getattr(run_file, key))
+    for key, family in MEMBERS.items():
+        values[key] = _plain_member(family, getattr(run_file, key))
     for key in TABLES:
         values[key] = dataclasses.asdict(getattr(run_file, key))
-    values["defenses"] = [_plain_member(DEFENSES, one) for one in run_file.defenses]
+    values["defenses"] = [_plain_member("defenses", one) for one in run_file.defenses]
     return {key: _without_none(value) for key, value in values.items()}
 
 
-def _plain_member(table: Mapping[str, type], spec: Any) -> dict[str, Any]:
-    return {"name": name_of(table, spec), **dataclasses.asdict(spec)}
+def _plain_member(family: str, spec: Any) -> dict[str, Any]:
+    return {"name": _name(family, spec), **dataclasses.asdict(spec)}
+
+
+def _name(family: str, spec: Any) -> str:
+    return name_of(family, FAMILIES[family], spec)
 
 
 def _without_none(value: Any) -> Any:
@@ -181,21 +191,14 @@ def _without_none(value: Any) -> Any:
     return [_without_none(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _member(key: str, table: Mapping[str, type], value: Any) -> Any:
+def _member(key: str, family: str, value: Any, strangers: bool) -> Any:
     values = {"name": value} if isinstance(value, str) else dict(_table(key, value))
-    if key == "data":
-        values = _data(values)
-    return member(key, table, values, key)
-
-
-def _data(values: dict[str, Any]) -> dict[str, Any]:
-    """[data] with a path is a file; a name that no source has is a folder."""
-    if "name" not in values and "path" in values:
-        return {"name": "file", **values}
-    if "name" in values and values["name"] not in SOURCES:
-        rest = {key: value for key, value in values.items() if key != "name"}
-        return {"name": "folder", "path": values["name"], **rest}
-    return values
+    if key == "data" and "name" in values and strangers:
+        name = str(values.pop("name"))
+        values = located(name, values)
+    elif key == "data" and "path" in values:
+        values = {"name": "file", **values}
+    return member(family, FAMILIES[family], values, key, strangers=strangers)
 
 
 def _table(key: str, value: Any) -> Mapping[str, Any]:
@@ -222,12 +225,14 @@ def _set(document: dict[str, Any], key: str, text: str) -> None:
             raise ConfigError(f"--set {key}: {parent} is {place!r} and has no keys")
     if isinstance(place, list):
         place[_index(last, place, key)] = value
-    else:
+    elif isinstance(place, dict):
         place[last] = value
+    else:
+        raise ConfigError(f"--set {key}: {place!r} has no keys")
 
 
 def _index(text: str, place: list[Any], key: str) -> int:
-    if not text.isdigit() or int(text) >= len(place):
+    if not (text.isascii() and text.isdecimal()) or int(text) >= len(place):
         raise ConfigError(f"--set {key}: {text!r} is none of the {len(place)} places; count from 0")
     index = int(text)
     if isinstance(place[index], str):
@@ -305,14 +310,19 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     clean = leave_two_out(config.data.load(), config.split)
     watch(Event("read the log", 1, 1, _size(clean), finished=True))
     job = _prepared(config, folder, clean, cache, watch)
-    _hold(record, "data", {"log": clean.train.digest(), "poison": job.poison.profiles.digest(), **clean.record}, folder)
+    data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
+    if record.setdefault("data", json.loads(json.dumps(data)))["digest"] != data["digest"]:
+        raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
+    if record["finished"]:
+        return open_run(folder)
     clean.catalog.save(folder / "catalog.parquet")
     _save_poison(folder / "poison", job)
+    _seal(record, folder, ["catalog.parquet", "poison/profiles.parquet", "poison/poison.json"])
 
     arms: dict[str, dict[str, float]] = {}
     for name, defense in arms_of.items():
         arms[name] = _arm(job, name, defense)
-        _seal(folder, record)
+        _seal(record, folder, [f"{name}/{file}" for file in ARM_FILES if (folder / name / file).exists()])
     removed = {
         name: success_removed(arms["clean"], arms["poisoned"], metrics, 50, len(clean.catalog))
         for name, metrics in arms.items()
@@ -330,24 +340,38 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     }
     write_json(folder / "scorecard.json", scorecard)
     record["finished"] = True
-    _seal(folder, record)
+    _seal(record, folder, ["scorecard.json"])
     return Run(folder, config, record, scorecard)
 
 
-def _seal(folder: Path, record: dict[str, Any]) -> None:
-    """Put down the digest of every file, so that a later change is noticed."""
-    record["files"] = {
-        str(path.relative_to(folder)): sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "run.json" and not path.name.startswith(".")
-    }
-    write_json(folder / "run.json", record)
+ARM_FILES = ("model.safetensors", "history.jsonl", "ranks.parquet", "weights.parquet", "scorecard.json")
+
+
+def _seal(record: dict[str, Any], folder: Path, names: list[str]) -> None:
+    """Put down the digests of finished files and of the record itself, so that a later change is noticed."""
+    record["files"] |= {name: sha256(inside(folder, name)) for name in names}
+    write_json(folder / "run.json", record | {"digest": _own_digest(record)})
+
+
+def _own_digest(record: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in record.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """run.json as a run wrote it. Raises RunError for anything else."""
+    record = read_json(folder / "run.json")
+    if not isinstance(record, dict) or record.get("digest") != _own_digest(record):
+        raise RunError(
+            f"{folder / 'run.json'} is not what the run wrote: edited or damaged; restore it, or run anew elsewhere"
+        )
+    return record
 
 
 def _defended_arms(config: RunFile) -> dict[str, Defense]:
     named: dict[str, Defense] = {}
     for defense in config.defenses:
-        name = name_of(DEFENSES, defense)
+        name = _name("defenses", defense)
         if name == "none":
             raise ConfigError("the undefended arm is always there, as 'poisoned'; take 'none' out of defenses")
         if name in named:
@@ -365,43 +389,36 @@ def _begun(config: RunFile, folder: Path) -> dict[str, Any]:
         | {"python": platform.python_version()},
         "machine": {"system": platform.system(), "processors": os.cpu_count(), "threads": torch.get_num_threads()},
         "seed": config.seed,
+        "files": {},
         "finished": False,
     }
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file; choose another --out")
-    if (folder / "run.json").exists():
-        old = read_json(folder / "run.json")
-        if not isinstance(old, dict) or "config" not in old:
-            raise RunError(f"{folder}/run.json is damaged; choose another --out, or delete the folder")
-        for key, value in record["config"].items():
-            if old["config"].get(key) != value:
-                raise RunError(
-                    f"{folder} holds a run with another {key} ({_short(old['config'].get(key))}, now {_short(value)}); "
-                    "choose another --out, or delete the folder"
-                )
-        record["data"] = old.get("data")
-        _check_all(folder, old)
-        if old["lorec"] != record["lorec"] or old["versions"] != record["versions"]:
-            raise RunError(f"{folder} was begun with other versions ({old['versions']}); choose another --out")
-    elif folder.exists() and any(folder.iterdir()):
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise RunError(f"{folder} can't be used ({error.strerror}); choose another --out") from None
+    if not taken:
+        return record
+    if not (folder / "run.json").is_file():
         raise RunError(f"{folder} holds something else; choose another --out")
-    return record
-
-
-def _hold(record: dict[str, Any], key: str, value: Any, folder: Path) -> None:
-    """Put down what must be the same when the run is continued."""
-    value = json.loads(json.dumps(value))
-    if record.get(key) is not None and record[key] != value:
-        raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
-    record[key] = value
-    write_json(folder / "run.json", record)
+    old = _read_record(folder)
+    for key, value in record["config"].items():
+        if old["config"].get(key) != value:
+            raise RunError(
+                f"{folder} holds a run with another {key} ({_short(old['config'].get(key))}, now {_short(value)}); "
+                "choose another --out, or delete the folder"
+            )
+    if old["lorec"] != record["lorec"] or old["versions"] != record["versions"]:
+        raise RunError(f"{folder} was begun with other versions ({old['versions']}); choose another --out")
+    for name in old["files"]:
+        _checked(folder, name, old)
+    return old
 
 
 def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, watch: Watch) -> _Job:
     targets = list(config.targets.items) or config.targets.count
     poison = forge(config.attack, clean, targets, config.seed, config.targets.rule)
     bad = inject(clean, poison, config.seed)
-    judged = name_of(ATTACKS, config.attack)
+    judged = _name("attacks", config.attack)
     kinds = config.known.kinds
     known = known_fakes(bad, without=judged, kinds=kinds, share=config.known.share, seed=config.seed)
 
@@ -409,6 +426,8 @@ def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, w
         watch(Event("encode texts", done, total, f"{done:,} of {total:,} texts", finished=done == total))
 
     text = TextVectors(clean.catalog, config.encoder, cache, config.scenario, encoding)
+    if config.items != "ids" or any(defense.needs_text for defense in config.defenses):
+        text.check()
     return _Job(config, folder, clean, bad, poison, known, text, watch)
 
 
@@ -416,6 +435,7 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     """Train and judge one arm, unless that is done; its folder is complete once scorecard.json is there."""
     folder, config = job.folder / name, job.config
     if (folder / "scorecard.json").exists():
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         job.watch(Event(name, 1, 1, "done before", finished=True))
         kept: dict[str, float] = read_json(folder / "scorecard.json")
         return kept
@@ -460,7 +480,7 @@ def _judged(trained: Fit, split: Split) -> dict[str, float]:
 
 def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: bool) -> list[str]:
     """What a reader of the figures must know."""
-    judged, kinds = name_of(ATTACKS, job.config.attack), job.config.known.kinds
+    judged, kinds = _name("attacks", job.config.attack), job.config.known.kinds
     notes = [
         "Epochs were selected on genuine users' validation items; knowing who is genuine is a concession.",
         f"One seed ({job.config.seed}): differences between arms may be chance.",
@@ -545,11 +565,11 @@ def open_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"no run folder {folder}; lorec run makes one")
-    record = read_json(folder / "run.json")
-    if not isinstance(record, dict) or not isinstance(record.get("files"), dict) or not record.get("finished"):
+    record = _read_record(folder)
+    if not record["finished"]:
         raise RunError(f"{folder} is not a finished run; continue it with lorec run, or choose another folder")
     path = _checked(folder, "scorecard.json", record)
-    return Run(folder, resolve(record["config"]), record, read_json(path))
+    return Run(folder, resolve(record["config"], strangers=False), record, read_json(path))
 
 
 def _checked(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
@@ -561,15 +581,10 @@ def _checked(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
     return path
 
 
-def _check_all(folder: Path, record: Mapping[str, Any]) -> None:
-    for name in record.get("files", {}):
-        _checked(folder, name, record)
-
-
 def reevaluate(opened: Run, arms: list[str] | None = None) -> dict[str, dict[str, float]]:
     """Judge saved models again on the log as the configuration reads it. Raises RunError where the log has changed."""
     split = leave_two_out(opened.config.data.load(), opened.config.split)
-    if split.train.digest() != opened.record["data"]["log"]:
+    if split.digest() != opened.record["data"]["digest"]:
         raise RunError(f"the log is not the one that {opened.folder} was trained on; put it back, or run again")
     provenance = read_json(_checked(opened.folder, "poison/poison.json", opened.record))
     targets = split.catalog.numbers(provenance["targets"])

@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         refusal = _refusal(error)
         if refusal is None:
             raise
-        raise RunError(f"can't write {path}: {refusal}; nothing was half-written. Make room, then run again") from error
+        raise RunError(f"can't write {path}: {refusal}; nothing was half-written. Mend that, then run again") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

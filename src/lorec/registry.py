@@ -23,18 +23,19 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UnknownName:
     return UnknownName(f"no {what} called {name!r}{hint} (known: {', '.join(names) or 'none'})")
 
 
-def find(family: str, table: Mapping[str, type], name: str) -> type:
+def find(family: str, table: Mapping[str, type], name: str, *, strangers: bool = True) -> type:
     """The member of a family by its name: a built-in, or one that a package registers as `lorec.<family>`.
 
-    A strange package is imported only when it is named here. Raises UnknownName.
+    A strange package is imported only when it is named here, and never where `strangers` is off, as when a folder of
+    somebody else's is opened. Raises UnknownName.
     """
     if name in table:
         return table[name]
-    strangers = {point.name: point for point in entry_points(group=f"lorec.{family}")}
-    if name in strangers:  # entry point names can't smuggle in a module: the package itself declared them
-        found: type = strangers[name].load()
+    points = {point.name: point for point in entry_points(group=f"lorec.{family}")} if strangers else {}
+    if name in points:  # an entry point's name can't smuggle in a module: the package itself declared it
+        found: type = points[name].load()
         return found
-    raise unknown(family.removesuffix("s"), name, [*table, *strangers])
+    raise unknown(family.removesuffix("s"), name, [*table, *points])
 
 
 def build(spec: type, values: Mapping[str, Any], where: str) -> Any:
@@ -50,11 +51,13 @@ def build(spec: type, values: Mapping[str, Any], where: str) -> Any:
     return spec(**{key: _checked(types[key], value, f"[{where}] {key}") for key, value in values.items()})
 
 
-def member(family: str, table: Mapping[str, type], values: Mapping[str, Any], where: str) -> Any:
+def member(
+    family: str, table: Mapping[str, type], values: Mapping[str, Any], where: str, *, strangers: bool = True
+) -> Any:
     """Make the family's member that `name` names from the other values."""
     if "name" not in values:
         raise ConfigError(f"[{where}] has no name; give one of: {', '.join(sorted(table))}")
-    chosen = find(family, table, str(values["name"]))
+    chosen = find(family, table, str(values["name"]), strangers=strangers)
     return build(chosen, {key: value for key, value in values.items() if key != "name"}, where)
 
 
@@ -63,9 +66,12 @@ def describe(table: Mapping[str, type]) -> list[tuple[str, str]]:
     return sorted((name, (spec.__doc__ or "").strip().splitlines()[0]) for name, spec in table.items())
 
 
-def name_of(table: Mapping[str, type], spec: object) -> str:
-    """The name under which a spec's class stands in a table (its class name where it is a stranger's)."""
-    return next((name for name, kind in table.items() if type(spec) is kind), type(spec).__name__)
+def name_of(family: str, table: Mapping[str, type], spec: object) -> str:
+    """The name by which `find` finds a spec's class; its class name where nothing does."""
+    kind = type(spec)
+    declared = f"{kind.__module__}:{kind.__qualname__}"
+    strangers = (point.name for point in entry_points(group=f"lorec.{family}") if point.value == declared)
+    return next((name for name, known in table.items() if kind is known), next(strangers, kind.__name__))
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:

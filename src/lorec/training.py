@@ -6,13 +6,16 @@ and in its header every generator's state. A run that was killed loses at most o
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -54,8 +57,10 @@ class Training:
         for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"[training] {name} is {value}; it must be at least 1")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"[training] learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
+            raise ConfigError("[training] learning_rate is above 0 and weight_decay 0 or more, both finite")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"[training] threads is {self.threads}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ConfigError(f"no device {name!r} on this machine; choose auto, cpu, or one that torch sees") from None
     return device
@@ -129,13 +134,20 @@ def fit(
         recommender = Recommender(backbone, items, len(split.catalog), vectors, seed).to(device)
         rng = stream(seed, "guard")
         guard = (defense or Undefended()).start(recommender, split.train, text=text, known=known, rng=rng)
-        return _Loop(split, recommender, guard, training, seed, watch).run(
-            checkpoint, _described(backbone, items, defense)
-        )
+        loop = _Loop(split, recommender, guard, training, seed, watch)
+        described = {
+            "backbone": repr(backbone),
+            "items": items,
+            "text": None if vectors is None else _digest(vectors),
+            "defense": repr(defense),
+            "weights": [None if one is None else _digest(one) for one in (guard.weights.users, guard.weights.events)],
+            "known": None if known is None else known.digest(),
+        }
+        return loop.run(checkpoint, described)
 
 
-def _described(backbone: Backbone, items: str, defense: Defense | None) -> dict[str, Any]:
-    return {"backbone": repr(backbone), "items": items, "defense": type(defense).__name__}
+def _digest(values: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 class _Loop:
@@ -207,7 +219,7 @@ class _Loop:
 
     def _identity(self, described: dict[str, Any]) -> str:
         """What must be the same for a checkpoint to be ours."""
-        same = described | asdict(self.training) | {"seed": self.seed, "log": self.split.train.digest()}
+        same = described | asdict(self.training) | {"seed": self.seed, "log": self.split.digest()}
         del same["epochs"], same["device"], same["threads"]
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 

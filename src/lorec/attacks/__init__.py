@@ -1,6 +1,7 @@
 """Attacks, to measure defenses on data of one's own: a View goes in, a Poison comes out.
 
-An Attack is a spec with one verb, `forge(view, targets, rng) -> Sequences`, and the knowledge level that it declares.
+An Attack is a spec with one verb, `forge(view, targets, fraudsters, rng) -> Sequences`, and the knowledge level that it
+declares.
 `forge` below is what people call: it makes the view, draws the targets and records how the poison was made.
 """
 
@@ -63,7 +64,9 @@ def choose_targets(split: Split, count: int = 5, rule: Rule = "unpopular", seed:
     counts = split.train.counts(len(split.catalog))[1:]
     by_popularity = np.argsort(counts, kind="stable") + 1
     n = len(by_popularity)
-    pool = {"unpopular": by_popularity[: n // 2], "popular": by_popularity[-(n // 10) :], "random": by_popularity}[rule]
+    pool = {"unpopular": by_popularity[: n // 2], "popular": by_popularity[n - n // 10 :], "random": by_popularity}[
+        rule
+    ]
     if not 0 < count <= len(pool):
         raise ConfigError(f"{count} targets wanted from {len(pool)} {rule} items; choose between 1 and {len(pool)}")
     return np.sort(stream(seed, "targets").choice(pool, count, replace=False)).astype(np.int32)
@@ -85,7 +88,7 @@ def forge(
     view = View(split.train, len(split.catalog))
     profiles = attack.forge(view, chosen, m, stream(seed, "attack"))
     provenance = {
-        "attack": name_of(ATTACKS, attack),
+        "attack": name_of("attacks", ATTACKS, attack),
         **dataclasses.asdict(attack),  # type: ignore[call-overload]
         "knowledge": attack.knowledge,
         "seed": seed,

@@ -32,7 +32,8 @@ class _Heuristic:
         Raises ConfigError where a profile can't hold its targets, or the fraudsters together not all of them.
         """
         each = self._each(view, targets, fraudsters)
-        lengths = self._lengths(view, each, fraudsters, rng)
+        room = view.n_items - len(targets) + each
+        lengths = self._lengths(view, each, room, fraudsters, rng)
         popular, everything = self._pools(view, targets)
         dealt = rng.permutation(targets)
         profiles = np.zeros(int(lengths.sum()), dtype=np.int32)
@@ -47,22 +48,21 @@ class _Heuristic:
         each = len(targets) if self.targets_each is None else self.targets_each
         if not 0 < each <= len(targets):
             raise ConfigError(f"targets_each is {each} of {len(targets)} targets; choose between 1 and {len(targets)}")
+        if each >= view.n_items:
+            raise ConfigError(f"{each} targets are the whole catalogue; a profile needs something else besides")
         if each * fraudsters < len(targets):
             raise ConfigError(
                 f"{fraudsters} fraudsters with {each} targets each can't hold {len(targets)}; raise one of the two"
             )
-        room = view.n_items - len(targets) + each
-        if self.length is not None and not each <= self.length <= room:
-            raise ConfigError(
-                f"length is {self.length}; a profile has {each} targets at least and {room} items at most"
-            )
         return each
 
-    def _lengths(self, view: "View", each: int, fraudsters: int, rng: np.random.Generator) -> Ints:
+    def _lengths(self, view: "View", each: int, room: int, fraudsters: int, rng: np.random.Generator) -> Ints:
+        if self.length is not None and not each <= self.length <= room:
+            raise ConfigError(f"length is {self.length}; a profile with {each} targets has {each} to {room} items")
         if self.length is not None:
             return np.full(fraudsters, self.length, dtype=np.int64)
         drawn = rng.choice(view.log.lengths, fraudsters)
-        fitting: Ints = np.minimum(np.maximum(drawn, 2 * each), view.n_items - each)
+        fitting: Ints = np.minimum(np.maximum(drawn, 2 * each), max(each, min(room, view.n_items - 1)))
         return fitting
 
     def _pools(self, view: "View", targets: Ints) -> tuple[Ints, Ints]:

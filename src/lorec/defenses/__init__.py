@@ -24,6 +24,11 @@ DEFENSES: dict[str, type] = {"none": Undefended, "oracle": Oracle, "lorec": LoRe
 class Defense(Protocol):
     """The spec of a defense."""
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether `start` asks for text vectors."""
+        ...
+
     def start(
         self,
         recommender: Recommender,

@@ -56,6 +56,14 @@ class LoRec:
     def __post_init__(self) -> None:
         if min(self.entropy, self.alignment) < 0 or self.passes < 1 or self.update_every < 1 or self.enter < 1:
             raise ConfigError("entropy and alignment are 0 or more; passes, update_every and enter are 1 or more")
+        figures = (self.entropy, self.alignment, self.learning_rate, self.weight_decay)
+        if not all(map(math.isfinite, figures)) or self.learning_rate <= 0 or self.weight_decay < 0 or self.tokens < 1:
+            raise ConfigError("LoRec's learning_rate and tokens are above 0, its weight_decay 0 or more, all finite")
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether it asks a language model."""
+        return self.alignment > 0
 
     def start(
         self,

@@ -1,6 +1,7 @@
 """Given weights: an oracle's, an analyst's, a scan's. Also the absence of any defense."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from lorec.text import TextVectors
 @dataclass(frozen=True, kw_only=True)
 class Undefended:
     """Plain training, every user counts as 1."""
+
+    needs_text: ClassVar[bool] = False
 
     def start(
         self,
@@ -33,6 +36,8 @@ class Weighted:
     """Apply given weights per user or per interaction: the one way to do so."""
 
     weights: Weights = field(default_factory=Weights)
+
+    needs_text: ClassVar[bool] = False
 
     def start(
         self,
@@ -56,6 +61,8 @@ class Weighted:
 @dataclass(frozen=True, kw_only=True)
 class Oracle:
     """Knows the fraudsters and gives them weight 0: the ceiling of any defense by user weights."""
+
+    needs_text: ClassVar[bool] = False
 
     def reveal(self, fraudsters: Bools) -> Weighted:
         """The defense that only an experiment can make, because only it has the labels [users]."""

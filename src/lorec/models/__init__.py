@@ -70,7 +70,7 @@ class Recommender(nn.Module):
         """Fresh weights from a seed. `text` [V + 1, dim]: vectors of the items, row 0 zero, for kinds text and both."""
         super().__init__()
         if items != "ids" and text is None:
-            raise ConfigError(f"items = {items!r} needs text vectors; choose an encoder under [text], or items = 'ids'")
+            raise ConfigError(f"items = {items!r} needs text vectors; choose an [encoder], or items = 'ids'")
         self.spec, self.kind, self.n_items = backbone, items, n_items
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -131,7 +131,7 @@ class Recommender(nn.Module):
 
         Raises DataError for an empty history, which has no state.
         """
-        if len(log) and int(log.lengths.min()) == 0:
+        if not len(log) or int(log.lengths.min()) == 0:
             raise DataError("a history is empty; give at least one item of the catalogue")
         names = users if users is not None else pl.Series([str(row) for row in range(len(log))], dtype=pl.String)
         parts = []
@@ -163,7 +163,7 @@ class Recommender(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write weights and spec as one safetensors file; it holds no histories."""
-        spec = {"backbone": name_of(BACKBONES, self.spec), **dataclasses.asdict(self.spec)}  # type: ignore[call-overload]
+        spec = {"backbone": name_of("backbones", BACKBONES, self.spec), **dataclasses.asdict(self.spec)}  # type: ignore[call-overload]
         header = {"spec": json.dumps(spec), "items": self.kind, "n_items": str(self.n_items)}
         with replacing(path) as temporary:
             save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary, header)
@@ -177,7 +177,7 @@ def load_recommender(path: Path) -> Recommender:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         spec = json.loads(header["spec"])
         kind, n_items = header["items"], int(header["n_items"])
-        backbone = build(find("backbones", BACKBONES, spec.pop("backbone")), spec, path.name)
+        backbone = build(find("backbones", BACKBONES, spec.pop("backbone"), strangers=False), spec, path.name)
         model = Recommender(backbone, kind, n_items, tensors.get("text"))
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, ConfigError) as error:
@@ -186,13 +186,10 @@ def load_recommender(path: Path) -> Recommender:
     return model.eval()
 
 
-def hide(scores: Tensor, log: Sequences, but: Ints | None = None) -> None:
-    """Set seen items' scores to -inf, except one item per row where `but` [B] is given."""
+def hide(scores: Tensor, log: Sequences) -> None:
+    """Set the scores of what each row's history holds to -inf."""
     rows = torch.from_numpy(log.users()).to(scores.device)
     items = torch.from_numpy(log.items.astype(np.int64)).to(scores.device)
-    if but is not None:
-        keep = items != torch.from_numpy(np.asarray(but, dtype=np.int64)).to(scores.device)[rows]
-        rows, items = rows[keep], items[keep]
     scores[rows, items] = -torch.inf
 
 

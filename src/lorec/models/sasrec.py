@@ -39,8 +39,8 @@ class SASRec:
     def __post_init__(self) -> None:
         if self.width < 1 or self.heads < 1 or self.width % self.heads:
             raise ConfigError(f"width {self.width} does not divide into {self.heads} heads; choose a multiple")
-        if self.max_length < 1 or self.blocks < 1:
-            raise ConfigError("max_length and blocks must be at least 1")
+        if self.max_length < 1 or self.blocks < 1 or (self.feed_forward or 1) < 1:
+            raise ConfigError("max_length, blocks and feed_forward must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it is a share in [0, 1)")
 

@@ -13,7 +13,18 @@ from lorec.sources.complete_journey import CompleteJourney
 from lorec.sources.inspection import statistics, warnings_of
 from lorec.sources.tables import File, Folder, read
 
-__all__ = ["SOURCES", "CompleteJourney", "File", "Folder", "Source", "load", "read", "statistics", "warnings_of"]
+__all__ = [
+    "SOURCES",
+    "CompleteJourney",
+    "File",
+    "Folder",
+    "Source",
+    "load",
+    "located",
+    "read",
+    "statistics",
+    "warnings_of",
+]
 
 
 class Source(Protocol):
@@ -36,12 +47,26 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
 
     `load("amazon-games", root="data")` reads data/amazon-games or data/amazon_games.
     """
-    folder = Folder(path=name, root=None if root is None else str(root))
-    if name not in SOURCES and (root is not None or folder.exists()):
-        return folder.load()
-    try:
-        spec = find("sources", SOURCES, name)
-    except UnknownName as error:
-        raise UnknownName(f"{error}; nor a folder in {folder.place()}: set LOREC_DATA or root= to where it is") from None
-    source: Source = build(spec, options, f"source {name}")
+    values = located(name, {**options, **({} if root is None else {"root": str(root)})})
+    chosen = str(values.pop("name"))
+    source: Source = build(find("sources", SOURCES, chosen), values, f"source {chosen}")
     return source.load()
+
+
+def located(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The source that a name means, with its options: one of that name, or else a folder.
+
+    Raises UnknownName for a name that is neither, where no root says that it must be a folder.
+    """
+    if name in SOURCES:
+        return {"name": name, **options}
+    folder = Folder(path=name)
+    if "root" in options or folder.exists():
+        return {"name": "folder", "path": name, **options}
+    try:
+        find("sources", SOURCES, name)
+    except UnknownName as error:
+        raise UnknownName(
+            f"{error}; nor a folder in {folder.place()}: set LOREC_DATA or root= to where it is"
+        ) from None
+    return {"name": name, **options}

@@ -1,5 +1,7 @@
 """Tables from files: CSV, TSV, Parquet, JSON lines, also as .gz or .zst, streamed by polars."""
 
+import csv
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,7 +35,8 @@ class File:
     items: str | None = None
     """The catalogue, one item a row, with a title; without it items have no text."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Which column is what: user, item, time, title; guessed from common names where not given."""
+    """Which column is what: user, item, time, title, and catalogue_item where the catalogue calls the item otherwise;
+    guessed from common names where not given."""
 
     def load(self) -> Dataset:
         """Read both files."""
@@ -83,7 +86,8 @@ def read(
 ) -> Dataset:
     """Read a log and, where there is one, its catalogue.
 
-    `columns` maps user, item, time and title to the files' own names; what it leaves out is guessed from common ones.
+    `columns` maps user, item, time and title to the files' own names (and catalogue_item, where the catalogue calls the
+    item otherwise than the log); what it leaves out is guessed from common ones.
     Time may be a number (any one unit), a date, or text in ISO form. Without time the order of the file is the order.
     Raises DataError, with file and row, for a missing file or column, null ids and unreadable times.
     """
@@ -97,8 +101,8 @@ def read(
 
 def _mapping(columns: Mapping[str, str] | None) -> dict[str, str]:
     for role in columns or {}:
-        if role not in GUESSES:
-            raise unknown("column role", role, GUESSES)
+        if role not in (roles := (*GUESSES, "catalogue_item")):
+            raise unknown("column role", role, roles)
     return dict(columns or {})
 
 
@@ -113,7 +117,8 @@ def _scan(path: Path) -> pl.LazyFrame:
     if kind in ("csv", "tsv", "txt"):
         separator = "," if kind == "csv" else "\t"
         # As text all through: ids like 007 must survive, and a bad number must be told with its row.
-        return pl.scan_csv(path, separator=separator, infer_schema=False)
+        # A tab-separated file has no quotes: a title like 12" ruler is just that.
+        return pl.scan_csv(path, separator=separator, infer_schema=False, quote_char='"' if kind == "csv" else None)
     if kind in ("parquet", "pq"):
         return pl.scan_parquet(path)
     if kind in ("jsonl", "ndjson", "json"):
@@ -125,14 +130,45 @@ def _collect(path: Path, frame: pl.LazyFrame) -> pl.DataFrame:
     try:
         return frame.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} can't be read: {_first_line(error)}; check that it is what its name says") from None
+        raise _unreadable(path, error) from None
 
 
 def _names(path: Path, frame: pl.LazyFrame) -> list[str]:
     try:
         return frame.collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} can't be read: {_first_line(error)}; check that it is what its name says") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    said = str(error).strip() or type(error).__name__
+    line = _odd_line(path)
+    where = f"{path}, line {line}," if line else path
+    return DataError(f"{where} can't be read: {said.splitlines()[0][:200]}; check that it is what its name says")
+
+
+def _odd_line(path: Path) -> int | None:
+    """The first line of a plain text file that is unlike the others; the reader itself does not tell."""
+    separator = {".csv": ",", ".tsv": "\t", ".txt": "\t"}.get(path.suffix)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            if separator:
+                quoted = csv.reader(file, delimiter=separator)
+                rows = quoted if separator == "," else csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE)
+                width = len(next(rows))
+                return next((rows.line_num for row in rows if len(row) > width), None)
+            if path.suffix in (".jsonl", ".ndjson", ".json"):
+                return next((number for number, line in enumerate(file, start=1) if not _is_object(line)), None)
+    except (OSError, UnicodeDecodeError, StopIteration, csv.Error):
+        pass
+    return None
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return not line.strip() or isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False
 
 
 def _column(path: Path, names: list[str], mapping: dict[str, str], role: str) -> str | None:
@@ -145,12 +181,12 @@ def _column(path: Path, names: list[str], mapping: dict[str, str], role: str) ->
     return next((lower[guess] for guess in GUESSES[role] if guess in lower), None)
 
 
-def _needed(path: Path, names: list[str], mapping: dict[str, str], role: str) -> str:
+def _needed(path: Path, names: list[str], mapping: dict[str, str], role: str, option: str | None = None) -> str:
     found = _column(path, names, mapping, role)
     if found is None:
         raise DataError(
             f"{path} has no column that looks like the {role} (it has: {', '.join(names)}); say which one it is, "
-            f"as in columns = {{{role} = {names[0]!r}}}"
+            f"as in columns = {{{option or role} = {names[0]!r}}}"
         )
     return found
 
@@ -166,12 +202,22 @@ def _log(path: Path, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str, s
     if log.is_empty():
         raise DataError(f"{path} has a header but no rows; nothing to read")
     for role in ("user", "item"):
-        _refuse_nulls(path, log[role], chosen[role])
-        if log[role].dtype.is_float():
-            raise DataError(f"{path}: column {chosen[role]!r} holds fractions; an id is text or a whole number")
+        log = log.with_columns(_ids(path, log[role], chosen[role]))
     if time is not None:
         log = log.with_columns(_times(path, log["time"], time))
     return log, chosen
+
+
+def _ids(path: Path, values: pl.Series, column: str) -> pl.Series:
+    """Ids as text or whole numbers, none missing."""
+    if values.dtype in (pl.Categorical, pl.Enum, pl.Date, pl.UInt64):
+        values = values.cast(pl.String)
+    if values.dtype.is_float():
+        raise DataError(f"{path}: column {column!r} holds fractions; an id is text or a whole number")
+    if values.dtype != pl.String and not values.dtype.is_integer():
+        raise DataError(f"{path}: column {column!r} holds {values.dtype}; an id is text or a whole number")
+    _refuse_nulls(path, values, column)
+    return values
 
 
 def _refuse_nulls(path: Path, values: pl.Series, column: str) -> None:
@@ -190,17 +236,21 @@ def _times(path: Path, values: pl.Series, column: str) -> pl.Series:
     """Whole numbers that grow with time: as they are, or microseconds for dates."""
     _refuse_nulls(path, values, column)
     if values.dtype.is_integer():
-        return values.cast(pl.Int64)
-    if values.dtype.is_float():
-        fine = bool((values != values.floor()).any())  # seconds with fractions become milliseconds
-        parsed = (values.cast(pl.Float64) * (1000 if fine else 1)).round(0).cast(pl.Int64, strict=False)
-    elif values.dtype.is_temporal():
-        return values.cast(pl.Datetime("us")).to_physical()
+        parsed = values.cast(pl.Int64, strict=False)
+    elif values.dtype.is_float():
+        parsed = _whole(values)
+    elif values.dtype in (pl.Date, pl.Datetime):
+        parsed = values.cast(pl.Datetime("us")).to_physical()
+    elif values.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        raise DataError(f"{path}: column {column!r} holds {values.dtype}; a time is a whole number or an ISO date")
     else:
         text = values.cast(pl.String)
         parsed = text.cast(pl.Int64, strict=False)
+        if parsed.is_null().any():
+            parsed = _whole(text.cast(pl.Float64, strict=False))
         if parsed.is_null().all():  # a mixture of numbers and dates has no order
             parsed = _dates(text)
+    parsed = parsed.set(~parsed.is_between(-LATEST, LATEST), None)
     bad = parsed.is_null()
     if bad.any():
         row = bad.arg_max()
@@ -212,8 +262,19 @@ def _times(path: Path, values: pl.Series, column: str) -> pl.Series:
     return parsed
 
 
+LATEST = 2**61
+"""No time lies further from 0: neither microseconds nor nanoseconds of any log do."""
+
+
+def _whole(values: pl.Series) -> pl.Series:
+    """Numbers as whole ones: seconds with fractions become milliseconds. Null where there is none."""
+    fine = bool((values != values.floor()).any())
+    return (values.cast(pl.Float64) * (1000 if fine else 1)).round(0).cast(pl.Int64, strict=False)
+
+
 def _dates(text: pl.Series) -> pl.Series:
-    """Microseconds, null where a text is no date; polars raises where it can't make out a format at all."""
+    """Microseconds, null where a text is no ISO date; polars raises where it can't make out a format at all."""
+    text = text.set(~text.str.contains(r"^\d{4}-\d{2}-\d{2}"), None)
     try:
         return text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False).to_physical()
     except pl.exceptions.PolarsError:
@@ -223,12 +284,13 @@ def _dates(text: pl.Series) -> pl.Series:
 def _catalogue(path: Path, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
     frame = _scan(path)
     names = _names(path, frame)
-    item = _needed(path, names, {"item": mapping["item"]} if mapping.get("item") in names else {}, "item")
+    theirs = mapping.get("catalogue_item") or (mapping["item"] if mapping.get("item") in names else None)
+    item = _needed(path, names, {"item": theirs} if theirs else {}, "item", "catalogue_item")
     title = _column(path, names, mapping, "title")
     others = [name for name in names if name not in (item, title, "item", "title")]
     text = pl.lit(None, pl.String) if title is None else pl.col(title).cast(pl.String)
     items = _collect(path, frame.select(pl.col(item).alias("item"), text.alias("title"), *others))
-    _refuse_nulls(path, items["item"], item)
+    items = items.with_columns(_ids(path, items["item"], item))
     twice = items["item"].is_duplicated()
     if twice.any():
         row = twice.arg_max()
@@ -244,7 +306,3 @@ def _where(path: Path, row: int) -> str:
     text = not any(suffix in (".parquet", ".pq") for suffix in path.suffixes)
     head = 2 if {".csv", ".tsv", ".txt"} & set(path.suffixes) else 1
     return f"{path}, line {row + head}" if text else f"{path}, row {row + 1}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,10 +1,10 @@
 """What a language model knows about items and users, as vectors that are never made twice.
 
-An Encoder is a spec with `load() -> Model`; TextVectors asks it for items and users through the store.
+An Encoder is a spec with one verb, `encode(texts) -> vectors`; TextVectors asks it through the store.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -52,11 +52,18 @@ class TextVectors:
     catalog: Catalog
     encoder: Encoder
     cache: Path | None = None
-    """Where vectors are kept on disk by content; None: this process only."""
+    """Where vectors are kept on disk by content; None: in this object only."""
     scenario: str = "a shop"
     """What is recommended, for prompts: "video games", "groceries", "news"."""
     on_progress: Callable[[int, int], None] | None = None
     """Hears (texts done, texts to do) while it encodes."""
+    _kept: dict[bytes, Vectors] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def check(self) -> None:
+        """Raise now what encoding would raise: MissingExtra, or DataError where no item has a text."""
+        if not any(title.strip() for title in self.catalog.titles()):
+            raise DataError("no item has a text; give a catalogue with titles (items=...), or do without text vectors")
+        self.encoder.encode(["a text"])
 
     def items(self) -> Vectors:
         """[V + 1, dim], row 0 zero; so are the rows of items without text. Raises DataError where none has any."""
@@ -79,7 +86,7 @@ class TextVectors:
         return _centred(sums / np.maximum(log.lengths, 1)[:, None].astype(np.float32))
 
     def _encode(self, texts: list[str]) -> Vectors:
-        return Store(self.cache, self.encoder).vectors(texts, self.on_progress)
+        return Store(self.cache, self.encoder, self._kept).vectors(texts, self.on_progress)
 
 
 def _centred(vectors: NDArray[Any]) -> Vectors:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorec.data import stream
-from lorec.errors import MissingExtra
+from lorec.errors import ConfigError, MissingExtra
 
 Vectors = NDArray[np.float32]
 Tell = Callable[[int], None]
@@ -88,6 +88,10 @@ class Hash:
 
     budget = 10_000
 
+    def __post_init__(self) -> None:
+        if self.dim < 1 or not 1 <= self.shortest <= self.longest:
+            raise ConfigError("[encoder] hash has a dim of 1 or more, and n-grams from shortest to longest, 1 or more")
+
     def identity(self) -> dict[str, Any]:
         """Everything that its vectors depend on."""
         return {"encoder": "hash", "dim": self.dim, "ngrams": [self.shortest, self.longest]}
@@ -116,6 +120,10 @@ class Random:
     """Of all vectors."""
 
     budget = 10_000
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ConfigError(f"[encoder] random has a dim of {self.dim}; it must be at least 1")
 
     def identity(self) -> dict[str, Any]:
         """Everything that its vectors depend on."""

@@ -28,9 +28,11 @@ SHARD = 2048
 class Store:
     """The vectors of one encoder."""
 
-    def __init__(self, root: Path | None, encoder: "Encoder") -> None:
-        """`root` None keeps vectors for this call only."""
-        self.encoder = encoder
+    def __init__(
+        self, root: Path | None, encoder: "Encoder", memory: dict[bytes, NDArray[np.float32]] | None = None
+    ) -> None:
+        """Keep vectors on disk under `root`, where it is given, and in `memory`."""
+        self.encoder, self.memory = encoder, {} if memory is None else memory
         identity = json.dumps(encoder.identity(), sort_keys=True)
         name = f"{encoder.identity()['encoder']}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
         self.folder = None if root is None else root / name
@@ -38,7 +40,8 @@ class Store:
     def vectors(self, texts: list[str], on_progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
         """float32 [n, dim] in the texts' order; each distinct text that is not kept yet is encoded once."""
         keys = [_key(text) for text in texts]
-        known = self._read(set(keys))
+        known = self.memory
+        known.update(self._read(set(keys) - set(known)))
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         # Of like length together, longest first: less padding, and the time left is not underestimated.
         todo = sorted(missing.items(), key=lambda pair: -len(pair[1]))
@@ -58,7 +61,7 @@ class Store:
 
     def _read(self, wanted: set[bytes]) -> dict[bytes, NDArray[np.float32]]:
         found: dict[bytes, NDArray[np.float32]] = {}
-        if self.folder is None or not self.folder.is_dir():
+        if not wanted or self.folder is None or not self.folder.is_dir():
             return found
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
