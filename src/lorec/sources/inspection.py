@@ -1,6 +1,7 @@
 """Look at a log before training on it: what it holds, and what may surprise."""
 
 import unicodedata
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
         neighbours = (ordered["user"] == ordered["user"].shift()).fill_null(False)
         tied = neighbours & (ordered["time"] == ordered["time"].shift()).fill_null(False)
         found["share of neighbouring events at one time"] = float(tied.sum() / max(int(neighbours.sum()), 1))
-        found["time: first, last"] = f"{log['time'].min()!s}, {log['time'].max()!s}"
+        times = log["time"].to_numpy()
+        found["time: first, last"] = f"{_moment(int(times.min()))}, {_moment(int(times.max()))}"
     return found
 
 
@@ -77,6 +79,14 @@ def _titles_of_the_log(dataset: Dataset) -> pl.DataFrame:
 def _spread(values: pl.Series) -> str:
     least, median, most = np.quantile(values.to_numpy(), [0, 0.5, 1])
     return f"{least:.0f}, {median:.0f}, {most:.0f}"
+
+
+def _moment(time: int) -> str:
+    """A date where the number can be one, in seconds to nanoseconds since 1970; else the number."""
+    for per_second in (1, 10**3, 10**6, 10**9):
+        if 3e8 < time / per_second < 5e9:
+            return datetime.fromtimestamp(time / per_second, UTC).isoformat(sep=" ", timespec="seconds")[:19]
+    return str(time)
 
 
 def _unprintable(titles: pl.Series) -> int:
