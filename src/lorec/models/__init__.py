@@ -108,15 +108,20 @@ class Recommender(nn.Module):
 
     @torch.no_grad()
     def score(self, log: Sequences, tokens: int = 16384) -> Iterator[tuple[Ints, Tensor]]:
-        """Yield (rows [B], scores [B, V + 1]) of the newest state; chunks of about a million scores stay in cache."""
+        """Yield (rows [B], scores [B, V + 1]) of the newest state; chunks of about a million scores stay in cache.
+
+        Every chunk is written into the same memory: use it before asking for the next.
+        """
         training = self.training
         self.eval()
         table = self.table()
         chunk = max(1, 1_000_000 // (self.n_items + 1))
+        scores = torch.empty(chunk, self.n_items + 1, device=self.device, dtype=table.dtype)
         for rows, history in padded_histories(log, self.spec.max_length, tokens):
             last = self(torch.from_numpy(history).to(self.device), table)[:, -1]
             for start in range(0, len(rows), chunk):
-                yield rows[start : start + chunk], last[start : start + chunk] @ table.T
+                some = rows[start : start + chunk]
+                yield some, torch.mm(last[start : start + chunk], table.T, out=scores[: len(some)])
         self.train(training)
 
     def fresh(self, seed: int) -> "Recommender":
