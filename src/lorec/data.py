@@ -605,10 +605,16 @@ def _places(begins: Ints, widths: Ints, width: int) -> Ints:
     return (begins + widths)[:, None] - width + np.arange(width)[None, :]
 
 
-def histories(log: Sequences, max_length: int, tokens: int) -> Iterator[tuple[Ints, NDArray[np.int32]]]:
-    """Every user's newest `max_length` items once: (rows [B], left-padded items [B, T]), sorted by length."""
+def histories(
+    log: Sequences, max_length: int, tokens: int, rows: Ints | None = None
+) -> Iterator[tuple[Ints, NDArray[np.int32]]]:
+    """Every user's newest `max_length` items once: (rows [B], left-padded items [B, T]), sorted by length.
+
+    `rows` chooses users, and their order among those of one length.
+    """
+    rows = np.arange(len(log)) if rows is None else rows
     widths = np.minimum(log.lengths, max_length)
-    order = np.argsort(widths, kind="stable")
-    for rows in cut_by_tokens(order, widths[order], tokens):
-        width = max(int(widths[rows].max()), 1)
-        yield rows, left_padded(log.items, log.starts[1:][rows] - widths[rows], widths[rows], width)[0]
+    order = rows[np.argsort(widths[rows], kind="stable")]
+    for some in cut_by_tokens(order, widths[order], tokens):
+        width = max(int(widths[some].max()), 1)
+        yield some, left_padded(log.items, log.starts[1:][some] - widths[some], widths[some], width)[0]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorec.data import Floats, Sequences, Weights, cut_by_tokens, left_padded
+from lorec.data import Floats, Ints, Sequences, Weights, histories
 from lorec.defenses.guard import Guard
 from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender
@@ -164,14 +164,8 @@ class _LoRecGuard(Guard):
             total += float(loss.detach())
         return total / len(batches)
 
-    def _batches(self, order: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
-        widths = np.minimum(self.everyone.lengths[order], self.max_length)
-        by_length = np.argsort(widths, kind="stable")
-        order, widths = order[by_length], widths[by_length]
-        for chosen in cut_by_tokens(np.arange(len(order)), widths, self.spec.tokens):
-            rows, width = order[chosen], widths[chosen]
-            begins = self.everyone.starts[1:][rows] - width
-            yield rows, left_padded(self.everyone.items, begins, width, int(width.max()))[0]
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[tuple[Ints, NDArray[np.int32]]]:
+        return histories(self.everyone, self.max_length, self.spec.tokens, rows)
 
     @torch.no_grad()
     def _table(self, recommender: Recommender) -> Tensor:

@@ -61,16 +61,13 @@ class TextVectors:
 
     def check(self) -> None:
         """Raise now what encoding would raise: MissingExtra, or DataError where no item has a text."""
-        if not any(title.strip() for title in self.catalog.titles()):
-            raise DataError("no item has a text; give a catalogue with titles (items=...), or do without text vectors")
+        self._titles()
         self.encoder.encode(["a text"])
 
     def items(self) -> Vectors:
         """[V + 1, dim], row 0 zero; so are the rows of items without text. Raises DataError where none has any."""
-        titles = self.catalog.titles()
+        titles = self._titles()
         told = np.array([bool(title.strip()) for title in titles])
-        if not told.any():
-            raise DataError("no item has a text; give a catalogue with titles (items=...), or do without text vectors")
         raw = self._encode([title for title in titles if title.strip()])
         vectors = np.zeros((len(titles) + 1, raw.shape[1]), dtype=np.float32)
         vectors[1:][told] = _centred(raw)
@@ -84,6 +81,12 @@ class TextVectors:
         sums = np.zeros((len(log), items.shape[1]), dtype=np.float32)
         np.add.at(sums, log.users(), items[log.items])
         return _centred(sums / np.maximum(log.lengths, 1)[:, None].astype(np.float32))
+
+    def _titles(self) -> list[str]:
+        titles = self.catalog.titles()
+        if not any(title.strip() for title in titles):
+            raise DataError("no item has a text; give a catalogue with titles (items=...), or do without text vectors")
+        return titles
 
     def _encode(self, texts: list[str]) -> Vectors:
         return Store(self.cache, self.encoder, self._kept).vectors(texts, self.on_progress)
