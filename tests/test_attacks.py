@@ -5,11 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorec.attacks import ATTACKS, Bandwagon, Random, View, choose_targets, forge, known_fakes
+from lorec.attacks import ATTACKS, Bandwagon, Random, Replace, Segment, View, choose_targets, forge, known_fakes
 from lorec.errors import ConfigError, DataError
 
+FILLED = sorted(set(ATTACKS) - {"replace"})
+"""The kinds that choose fillers; a copied history has none, and is tested by itself."""
 
-@pytest.mark.parametrize("kind", sorted(ATTACKS))
+
+@pytest.mark.parametrize("kind", FILLED)
 class TestContract:
     @settings(deadline=None, max_examples=25)
     @given(
@@ -17,7 +20,7 @@ class TestContract:
         seed=st.integers(0, 1000),
     )  # fmt: skip
     def test_keeps_the_budget_and_holds_the_targets(self, kind, split, share, count, length, seed):
-        poison = forge(ATTACKS[kind](share=share, length=length), split, count, seed)
+        poison = forge(ATTACKS[kind](share=share, length=length, targets_each=None), split, count, seed)
         assert len(poison.profiles) == int(np.ceil(round(share * len(split), 9)))
         assert len(poison.targets) == count
         for row in range(len(poison.profiles)):
@@ -65,7 +68,7 @@ class TestContract:
             with pytest.raises(ConfigError, match="share"):
                 forge(ATTACKS[kind](share=share), split, 1)
         with pytest.raises(ConfigError, match="length is 2"):
-            forge(ATTACKS[kind](length=2, share=0.1), split, 3)
+            forge(ATTACKS[kind](length=2, share=0.1, targets_each=None), split, 3)
         with pytest.raises(ConfigError, match="targets_each is 9"):
             forge(ATTACKS[kind](targets_each=9, share=0.1), split, 3)
         with pytest.raises(ConfigError, match="can't hold"):
@@ -90,6 +93,71 @@ def test_random_fillers_are_uniform(split):
     assert fillers.min() > 0.4 * fillers.mean()
 
 
+def test_a_segment_is_what_the_targets_holders_hold(split):
+    attack = Segment(share=0.5, segment=5, stray=0.0)
+    poison = forge(attack, split, 3, 0, "random")
+    for row in range(len(poison.profiles)):
+        profile = set(poison.profiles[row].tolist())
+        (target,) = profile & set(poison.targets.tolist())
+        together = np.zeros(len(split.catalog) + 1, dtype=int)
+        for user in range(len(split)):
+            history = split.train[user].tolist()
+            if target in history:
+                together[history] += 1
+        together[poison.targets] = 0
+        nearest = set(np.argsort(-together, kind="stable")[:5].tolist())
+        worst = together[list(nearest)].min()
+        held = sum(together[item] >= worst for item in profile - {target})
+        assert held >= min(5, len(profile) - 1)
+
+
+def test_strays_are_the_share_that_was_asked(split):
+    poison = forge(Segment(share=1.0, length=16, segment=40, stray=0.4), split, 1, 0)
+    assert set(poison.profiles.lengths) == {16}
+    assert len(set(poison.profiles[0].tolist())) == 16
+    with pytest.raises(ConfigError, match=r"stray 1\.5"):
+        forge(Segment(share=0.1, stray=1.5), split, 1)
+
+
+class TestReplace:
+    @settings(deadline=None, max_examples=25)
+    @given(share=st.floats(0.05, 1.0), late=st.floats(0.1, 1.0), seed=st.integers(0, 1000))
+    def test_only_late_targets_are_false(self, split, share, late, seed):
+        poison = forge(Replace(share=share, late=late), split, 3, seed, "random")
+        assert len(poison.profiles) == int(np.ceil(round(share * len(split), 9)))
+        assert set(poison.profiles.items.tolist()) >= set(poison.targets.tolist())
+        genuine = [split.train[user] for user in range(len(split))]
+        for row in range(len(poison.profiles)):
+            profile = poison.profiles[row]
+            (place,) = np.flatnonzero(np.isin(profile, poison.targets))
+            assert place >= len(profile) - max(1, round(len(profile) * late))
+            rest = np.delete(profile, place)
+            assert any(len(one) == len(profile) and (np.delete(one, place) == rest).all() for one in genuine)
+
+    def test_takes_the_newest_items(self, split):
+        poison = forge(Replace(share=0.3, length=5), split, 2, 0, "random")
+        assert set(poison.profiles.lengths) == {5}
+        ends = {tuple(split.train[user][-5:-3]) for user in range(len(split))}
+        assert {tuple(poison.profiles[row][:2]) for row in range(len(poison.profiles))} <= ends
+
+    def test_repeats_itself(self, split):
+        one, same, other = (forge(Replace(share=0.2), split, 3, seed).profiles.digest() for seed in (1, 1, 2))
+        assert one == same != other
+
+    @pytest.mark.parametrize(
+        ("attack", "message"),
+        [
+            (Replace(share=0.1, late=0.0), "late is 0.0"),
+            (Replace(share=0.1, length=1), "length is 1"),
+            (Replace(share=0.1, length=500), "no history of 500 items or more"),
+            (Replace(share=0.01), "can't hold"),
+        ],
+    )
+    def test_says_what_is_impossible(self, split, attack, message):
+        with pytest.raises(ConfigError, match=message):
+            forge(attack, split, 3)
+
+
 def test_targets_follow_the_rule(split):
     counts = split.train.counts(len(split.catalog))
     median = np.median(counts[1:])
@@ -105,10 +173,10 @@ def test_a_target_must_be_in_the_catalogue(split):
         forge(Random(share=0.1), split, ["i001", "nothing"])
 
 
-@pytest.mark.parametrize("kind", sorted(ATTACKS))
+@pytest.mark.parametrize("kind", FILLED)
 @pytest.mark.parametrize("count", [5, 30, 59])
 def test_many_targets_for_a_small_catalogue(kind, count, split):
-    profiles = forge(ATTACKS[kind](share=0.2), split, count, 0, "random").profiles
+    profiles = forge(ATTACKS[kind](share=0.2, targets_each=None), split, count, 0, "random").profiles
     assert int(profiles.lengths.max()) < 60
 
 
@@ -119,9 +187,10 @@ def test_a_view_holds_no_held_out_item(split):
 
 class TestKnownFakes:
     def test_leaves_the_judged_kind_out(self, split):
-        only_random = known_fakes(split, without="bandwagon", share=0.2, seed=1)
-        assert only_random.digest() == known_fakes(split, kinds=["random"], share=0.2, seed=1).digest()
-        assert only_random.digest() != known_fakes(split, kinds=["bandwagon"], share=0.2, seed=1).digest()
+        others = known_fakes(split, without="bandwagon", share=0.2, seed=1)
+        kinds = sorted(set(ATTACKS) - {"bandwagon"})
+        assert others.digest() == known_fakes(split, kinds=kinds, share=0.2, seed=1).digest()
+        assert others.digest() != known_fakes(split, share=0.2, seed=1).digest()
 
     def test_a_mixture_shares_the_budget(self, split):
         assert len(known_fakes(split, share=0.2)) == 16

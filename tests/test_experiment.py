@@ -404,7 +404,7 @@ class TestCommandLine:
     def test_list(self, monkeypatch, capsys):
         code, out, _ = call(monkeypatch, capsys, "list", "attacks")
         assert code == 0
-        assert [line.split()[0] for line in out.splitlines()] == ["bandwagon", "random"]
+        assert [line.split()[0] for line in out.splitlines()] == ["bandwagon", "random", "replace", "segment"]
         code, _, err = call(monkeypatch, capsys, "list", "atacks")
         assert code == 2
         assert "did you mean 'attacks'" in err

@@ -5,6 +5,12 @@ from .attacks import (
     Random as Random,
 )
 from .attacks import (
+    Replace as Replace,
+)
+from .attacks import (
+    Segment as Segment,
+)
+from .attacks import (
     choose_targets as choose_targets,
 )
 from .attacks import (
@@ -130,10 +136,12 @@ __all__ = [
     "Protocol",
     "Random",
     "Recommender",
+    "Replace",
     "Run",
     "RunFile",
     "SASRec",
     "Scorecard",
+    "Segment",
     "Sequences",
     "Split",
     "TextVectors",

@@ -14,14 +14,25 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lorec.attacks.heuristics import Bandwagon, Random
+from lorec.attacks.heuristics import Bandwagon, Random, Replace, Segment
 from lorec.data import Ints, Poison, Sequences, Split, stream
 from lorec.errors import ConfigError
 from lorec.registry import find, name_of
 
-__all__ = ["ATTACKS", "Attack", "Bandwagon", "Random", "View", "choose_targets", "forge", "known_fakes"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Bandwagon",
+    "Random",
+    "Replace",
+    "Segment",
+    "View",
+    "choose_targets",
+    "forge",
+    "known_fakes",
+]
 
-ATTACKS: dict[str, type] = {"bandwagon": Bandwagon, "random": Random}
+ATTACKS: dict[str, type] = {"bandwagon": Bandwagon, "random": Random, "replace": Replace, "segment": Segment}
 
 Rule = Literal["unpopular", "random", "popular"]
 

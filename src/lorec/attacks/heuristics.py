@@ -93,6 +93,88 @@ class Bandwagon(_Heuristic):
         return ranked[: max(1, round(self.popular * view.n_items))], np.sort(ranked)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Segment(_Heuristic):
+    """Each target among the items that its own buyers take, so that the profile looks coherent (Burke et al. 2005).
+
+    Most of a profile's fillers come from the items most co-consumed with its target, the others are uniform.
+    """
+
+    targets_each: int | None = 1
+    """Targets in a profile, dealt in turn; each brings its own segment."""
+    segment: int = 20
+    """How many items belong to a target's segment: the most co-consumed, then the most popular."""
+    stray: float = 0.2
+    """The share of fillers that is uniform."""
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Profiles without repeats, targets at random places. Raises ConfigError as every heuristic does."""
+        if self.segment < 1 or not 0 <= self.stray <= 1:
+            raise ConfigError(
+                f"segment is {self.segment} and stray {self.stray}; at least 1 item, and a share in [0, 1]"
+            )
+        each = self._each(view, targets, fraudsters)
+        lengths = self._lengths(view, each, view.n_items - len(targets) + each, fraudsters, rng)
+        others = np.setdiff1d(np.arange(1, view.n_items + 1), targets)
+        segments = {int(target): self._segment(view, target, others) for target in targets}
+        dealt = rng.permutation(targets)
+        profiles = []
+        for row, length in enumerate(lengths):
+            mine = dealt[(row * each + np.arange(each)) % len(targets)]
+            near = np.unique(np.concatenate([segments[int(target)] for target in mine]))
+            wanted = round((int(length) - each) * (1 - self.stray))
+            chosen = rng.choice(near, min(wanted, len(near)), replace=False)
+            left = int(length) - each - len(chosen)
+            strays = rng.choice(others, left + len(chosen), replace=False)
+            strays = strays[~np.isin(strays, chosen)][:left]
+            profiles.append(rng.permutation(np.concatenate([mine, chosen, strays])))
+        made = Sequences.of(profiles)
+        return Sequences(made.items, made.starts, _times(view.log, lengths, rng))
+
+    def _segment(self, view: "View", target: int, others: Ints) -> Ints:
+        """The items that holders of the target hold most often; popularity decides ties and fills up."""
+        users = view.log.users()
+        holders = np.zeros(len(view.log), dtype=bool)
+        holders[users[view.log.items == target]] = True
+        together = np.bincount(view.log.items[holders[users]], minlength=view.n_items + 1)
+        counts = view.log.counts(view.n_items)
+        return others[np.lexsort((-counts[others], -together[others]))][: self.segment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replace(_Heuristic):
+    """A genuine user's history with one late item replaced by a target: nothing else about it is false."""
+
+    targets_each: int | None = 1
+    """Targets in a profile, dealt in turn; they take the places of late items."""
+    late: float = 0.5
+    """Targets stand in this last share of the profile."""
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Copies of histories, `length` newest items where given. Raises ConfigError where none is long enough."""
+        if not 0 < self.late <= 1:
+            raise ConfigError(f"late is {self.late}; it is a share of the profile in (0, 1]")
+        each = self._each(view, targets, fraudsters)
+        needed = 2 * each if self.length is None else self.length
+        if needed < 2 * each:
+            raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
+        innocent = np.ones(len(view.log), dtype=bool)
+        innocent[view.log.users()[np.isin(view.log.items, targets)]] = False
+        able = np.flatnonzero(innocent & (view.log.lengths >= needed))
+        if not len(able):
+            raise ConfigError(f"no history of {needed} items or more lacks the targets; give a smaller length")
+        dealt = rng.permutation(targets)
+        profiles = []
+        for row, user in enumerate(rng.choice(able, fraudsters, replace=fraudsters > len(able))):
+            profile = view.log[user][-(self.length or 0) :].copy()
+            room = max(each, round(len(profile) * self.late))
+            places = len(profile) - 1 - rng.choice(room, each, replace=False)
+            profile[places] = dealt[(row * each + np.arange(each)) % len(targets)]
+            profiles.append(profile)
+        made = Sequences.of(profiles)
+        return Sequences(made.items, made.starts, _times(view.log, made.lengths, rng))
+
+
 def _fillers(popular: Ints, everything: Ints, n: int, rng: np.random.Generator) -> Ints:
     """n distinct items, half of them popular where there is a popular pool."""
     first = rng.choice(popular, min(n // 2, len(popular)), replace=False)
