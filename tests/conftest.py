@@ -32,6 +32,29 @@ def world(users: int = 80, items: int = 60, length: int = 14, seed: int = 0, gro
     return Dataset("tiny", log, catalogue)
 
 
+def shop(users: int = 3000, items: int = 900, groups: int = 30, seed: int = 0) -> Dataset:
+    """Short histories and a long tail: people take a few things of one or two kinds, popular ones first."""
+    rng = np.random.default_rng(seed)
+    group_of = rng.permutation(np.arange(items) % groups)
+    fame = 1 / rng.permutation(np.arange(2, items + 2)) ** 0.8
+    rows = []
+    for user in range(users):
+        tastes = rng.choice(groups, 2)
+        liked = np.where(group_of == tastes[0], 1.0, np.where(group_of == tastes[1], 0.5, 0.004)) * fame
+        length = min(3 + int(rng.geometric(0.22)), 25)
+        taken = rng.choice(items, length, replace=False, p=liked / liked.sum())
+        rows += [(f"u{user:04d}", f"i{item:03d}", step) for step, item in enumerate(taken)]
+    log = pl.DataFrame(rows, schema={"user": pl.String, "item": pl.String, "time": pl.Int64}, orient="row")
+    words = [f"thing {item} for kind {chr(97 + kind % 26) * 4}{kind}" for item, kind in enumerate(group_of)]
+    return Dataset("shop", log, pl.DataFrame({"item": [f"i{n:03d}" for n in range(items)], "title": words}))
+
+
+@pytest.fixture(scope="session")
+def town() -> Split:
+    """The shop's log, split."""
+    return leave_two_out(shop())
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """The worlds are so small that threads would only wait for each other."""

@@ -186,21 +186,32 @@ def test_a_view_holds_no_held_out_item(split):
 
 
 class TestKnownFakes:
+    def digests(self, known):
+        return [one.profiles.digest() for one in known]
+
     def test_leaves_the_judged_kind_out(self, split):
         others = known_fakes(split, without="bandwagon", share=0.2, seed=1)
         kinds = sorted(set(ATTACKS) - {"bandwagon"})
-        assert others.digest() == known_fakes(split, kinds=kinds, share=0.2, seed=1).digest()
-        assert others.digest() != known_fakes(split, share=0.2, seed=1).digest()
+        assert self.digests(others) == self.digests(known_fakes(split, kinds=kinds, share=0.2, seed=1))
+        assert self.digests(others) != self.digests(known_fakes(split, share=0.2, seed=1))
+        assert all(one.provenance["kinds"] == kinds for one in others)
 
-    def test_a_mixture_shares_the_budget(self, split):
-        assert len(known_fakes(split, share=0.2)) == 16
+    def test_a_mixture_shares_the_budget_of_each_round(self, split):
+        assert [len(one.profiles) for one in known_fakes(split, share=0.2, rounds=3)] == [16, 16, 16]
 
-    def test_has_targets_of_its_own_and_genuine_lengths(self, split):
-        fakes = known_fakes(split, share=1.0, seed=3)
-        assert set(fakes.lengths) <= set(split.train.lengths) | {2}
+    def test_rounds_differ_and_more_of_them_change_none(self, split):
+        few, more = known_fakes(split, share=0.2, rounds=2), known_fakes(split, share=0.2, rounds=4)
+        assert self.digests(few) == self.digests(more)[:2]
+        assert len(set(self.digests(more))) == 4
+
+    def test_every_target_is_pushed_by_some_profile(self, split):
+        for one in known_fakes(split, share=0.4, seed=3):
+            assert set(one.targets) <= set(one.profiles.items)
 
     def test_refuses_to_know_nothing(self, split):
         with pytest.raises(ConfigError, match="no kind is left"):
             known_fakes(split, kinds=[])
+        with pytest.raises(ConfigError, match="1 or more"):
+            known_fakes(split, rounds=0)
         with pytest.raises(ConfigError, match="did you mean 'random'"):
             known_fakes(split, kinds=["randm"])

@@ -7,8 +7,17 @@ from sklearn.metrics import average_precision_score, f1_score, ndcg_score, preci
 
 from lorec.data import Sequences, leave_two_out
 from lorec.errors import DataError
-from lorec.evaluation import detection, evaluate, exposure, mean_weights, quality, ranks_of, success_removed
-from lorec.models import Popularity
+from lorec.evaluation import (
+    by_popularity,
+    detection,
+    evaluate,
+    exposure,
+    mean_weights,
+    quality,
+    ranks_of,
+    success_removed,
+)
+from lorec.models import Popularity, Recommender, SASRec
 
 
 class Fixed:
@@ -109,8 +118,30 @@ def test_detection_needs_both_kinds():
         detection(np.zeros(3), np.zeros(3, bool), np.zeros(3, bool))
 
 
+def test_by_popularity_against_a_full_sort(split):
+    scorer = Recommender(SASRec(width=8, max_length=20, blocks=1), "ids", len(split.catalog), seed=3)
+    found = by_popularity(scorer, split, k=5, parts=4)
+    counts = split.train.counts(len(split.catalog))[1:]
+    part = {item + 1: place * 4 // len(counts) for place, item in enumerate(np.argsort(counts, kind="stable"))}
+    slots, hits, held, shown = np.zeros(4), np.zeros(4), np.zeros(4), set()
+    log = split.histories(split.genuine())
+    for rows, scores in scorer.score(log):
+        for user, row in zip(rows, scores.clone(), strict=True):
+            ranked = [i for i in torch.argsort(-row).tolist() if i > 0 and i not in set(log[user])][:5]
+            slots += np.bincount([part[i] for i in ranked], minlength=4)
+            shown |= set(ranked)
+            test = int(split.test[split.genuine()[user]])
+            held[part[test]] += 1
+            hits[part[test]] += test in ranked
+    np.testing.assert_allclose(found["slots"], slots / slots.sum())
+    assert found["hits"].to_list() == hits.tolist()
+    assert found["held out"].to_list() == held.tolist()
+    assert found["shown"].to_list() == np.bincount([part[i] for i in shown], minlength=4).tolist()
+
+
 def test_mean_weights():
-    found = mean_weights(np.array([1, 0.5, 0.1, 0.3], dtype=np.float32), np.array([False, False, True, True]))
+    weights, flagged = np.array([1, 0.5, 0.1, 0.3], dtype=np.float32), np.array([False, True, True, True])
+    found = mean_weights(weights, flagged, np.array([False, False, True, True]))
     assert found == pytest.approx({"weight genuine": 0.75, "weight fraudsters": 0.2, "genuine turned down": 0.5})
 
 

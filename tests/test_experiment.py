@@ -41,6 +41,9 @@ count = 2
 
 [[defenses]]
 name = "lorec"
+
+[[defenses]]
+name = "lorec-paper"
 view = "pooled"
 enter = 3
 update_every = 1
@@ -53,6 +56,9 @@ epochs = 5
 tokens = 256
 patience = 3
 """
+
+
+ARMS = ("clean", "poisoned", "lorec", "lorec-paper", "oracle")
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +97,9 @@ def call(monkeypatch, capsys, *arguments):
 class TestRun:
     def test_leaves_the_whole_record(self, done):
         files = {str(path.relative_to(done.folder)) for path in done.folder.rglob("*") if path.is_file()}
-        each = {f"{arm}/{name}" for arm in ("clean", "poisoned", "lorec", "oracle") for name in
+        each = {f"{arm}/{name}" for arm in ARMS for name in
                 ("model.safetensors", "history.jsonl", "ranks.parquet", "scorecard.json")}  # fmt: skip
-        weights = {f"{arm}/weights.parquet" for arm in ("lorec", "oracle")}
+        weights = {f"{arm}/weights.parquet" for arm in ARMS[2:]} | {"lorec/interactions.parquet"}
         record = {"run.json", "scorecard.json", "catalog.parquet", "poison/profiles.parquet", "poison/poison.json"}
         assert files == each | weights | record
         assert set(done.record["files"]) == files - {"run.json"}
@@ -101,13 +107,14 @@ class TestRun:
         assert done.record["data"]["steps"][0]["users"] == 80
 
     def test_judges_every_arm(self, done):
-        assert list(done.arms) == ["clean", "poisoned", "lorec", "oracle"]
+        assert tuple(done.arms) == ARMS
         for metrics in done.arms.values():
             assert 0 <= metrics["HR@10"] <= 1
             assert 0 <= metrics["T-HR@50"] <= 1
         assert done.arms["oracle"]["ROC-AUC"] == 1.0
         assert done.arms["oracle"]["weight fraudsters"] == 0.0
         assert {"ROC-AUC", "PR-AUC", "F1", "recall@1%", "weight genuine"} <= set(done.arms["lorec"])
+        assert {"interactions ROC-AUC", "genuine interactions turned down"} <= set(done.arms["lorec"])
         assert "ROC-AUC" not in done.arms["poisoned"]
 
     def test_weights_are_of_every_user_and_worst_first(self, done):
@@ -115,6 +122,13 @@ class TestRun:
         assert frame.height == 88
         assert frame["injected"].sum() == 8
         assert frame["suspicion"].is_sorted(descending=True)
+
+    def test_interactions_are_all_there_with_the_weights_that_were_trained_on(self, done):
+        frame = pl.read_parquet(done.folder / "lorec" / "interactions.parquet")
+        fakes = pl.read_parquet(done.folder / "poison" / "profiles.parquet")
+        assert frame.height == done.record["data"]["steps"][-1]["interactions"] - 2 * 80 + fakes.height
+        counted = frame.filter(pl.col("weight") == 0)["suspicion"].min() or 1.0
+        assert counted > frame.filter(pl.col("weight") == 1)["suspicion"].max()
 
     def test_ranks_are_of_genuine_users_only(self, done):
         assert pl.read_parquet(done.folder / "poisoned" / "ranks.parquet").height == 80
@@ -173,6 +187,13 @@ class TestRun:
         settings = {"items": "both", "training.epochs": "3", "split.last": "0"}
         assert run(read_run_file(recipe, settings), tmp_path / "t").arms["lorec"]["HR@10"] >= 0
 
+    def test_one_defense_with_other_settings_is_another_arm(self, recipe, tmp_path):
+        twice = '[{name = "lorec"}, {name = "lorec", sources = ["log"], budget = 0.1}]'
+        made = run(read_run_file(recipe, {"defenses": twice, "training.epochs": "1"}), tmp_path / "t")
+        assert list(made.arms)[2:] == ["lorec", "lorec-log-0.1"]
+        with pytest.raises(ConfigError, match="'lorec' stands twice"):
+            run(read_run_file(recipe, {"defenses": '["lorec", "lorec"]'}), tmp_path / "u")
+
 
 class TestRunFile:
     @pytest.mark.parametrize(
@@ -184,8 +205,10 @@ class TestRunFile:
             ({"attack.name": "bandwagn"}, UnknownName, "no attack called 'bandwagn'; did you mean 'bandwagon'"),
             ({"backbone.name": "os:system"}, UnknownName, "no backbone called 'os:system'"),
             ({"defenses": '["lorek"]'}, UnknownName, "no defense called 'lorek'; did you mean 'lorec'"),
-            ({"defenses.0.passes": "0"}, ConfigError, "1 or more"),
-            ({"defenses.7.passes": "1"}, ConfigError, "none of the 2 places"),
+            ({"defenses.1.passes": "0"}, ConfigError, "1 or more"),
+            ({"defenses.7.passes": "1"}, ConfigError, "none of the 3 places"),
+            ({"defenses.0.budget": "2.0"}, ConfigError, "share of interactions"),
+            ({"defenses.0.views": '["colusion"]'}, ConfigError, "input should be 'collusion'"),
             ({"defenses": "3"}, ConfigError, "defenses is a list"),
             ({"split": "3"}, ConfigError, "it is a table"),
             ({"name": "../x"}, ConfigError, "names a folder"),

@@ -6,7 +6,7 @@ import torch
 
 from lorec.attacks import Random, forge, known_fakes
 from lorec.data import Weights, inject
-from lorec.defenses import LoRec, Undefended, Weighted
+from lorec.defenses import LoRec, LoRecPaper, Undefended, Weighted
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
 from lorec.models import Popularity, SASRec
@@ -16,7 +16,8 @@ from lorec.training import Training, choose_device, fit, load_state, save_state
 SMALL = SASRec(width=16, max_length=20, blocks=1)
 DEFENSES = {
     "none": Undefended(),
-    "lorec": LoRec(view="pooled", update_every=1, enter=3),
+    "lorec": LoRec(),
+    "lorec-paper": LoRecPaper(view="pooled", update_every=1, enter=3),
 }
 
 
@@ -86,7 +87,7 @@ class TestResume:
 class TestStopping:
     def test_waits_for_the_guard_and_starts_afresh(self, bad):
         fitted = fit(
-            bad, SMALL, defense=LoRec(view="pooled", alignment=0, enter=6, update_every=1),
+            bad, SMALL, defense=LoRecPaper(view="pooled", alignment=0, enter=6, update_every=1),
             known=known_fakes(bad, share=0.2), training=Training(epochs=30, patience=2, tokens=256), seed=0,
         )  # fmt: skip
         assert fitted.best_epoch >= 6
@@ -146,11 +147,11 @@ class TestCheckpoints:
             fit(bad, SMALL, defense=defense, known=known, training=Training(epochs=1), checkpoint=tmp_path / name)
 
         ones = Weights(users=np.ones(len(bad), dtype=np.float32))
-        go("l", LoRec(alignment=0))
+        go("l", LoRecPaper(alignment=0))
         go("w", Weighted(ones))
         for name, defense, known in (
-            ("l", LoRec(alignment=0, entropy=0.1), None),
-            ("l", LoRec(alignment=0), known_fakes(bad, share=0.2, seed=3)),
+            ("l", LoRecPaper(alignment=0, entropy=0.1), None),
+            ("l", LoRecPaper(alignment=0), known_fakes(bad, share=0.2, seed=3)),
             ("w", Weighted(Weights(users=ones.users * 0)), None),
         ):
             with pytest.raises(RunError, match="another training"):

@@ -50,6 +50,9 @@ from .defenses import (
     LoRec as LoRec,
 )
 from .defenses import (
+    LoRecPaper as LoRecPaper,
+)
+from .defenses import (
     Oracle as Oracle,
 )
 from .defenses import (
@@ -129,6 +132,7 @@ __all__ = [
     "Fit",
     "Hash",
     "LoRec",
+    "LoRecPaper",
     "MiniLM",
     "Oracle",
     "Poison",

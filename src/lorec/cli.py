@@ -292,7 +292,14 @@ METRICS = {
     "quality, genuine users": ("HR@10", "NDCG@10", "MRR"),
     "exposure of targets": ("T-HR@50", "T-NDCG@50", "target rank", "success removed"),
     "detection": ("ROC-AUC", "PR-AUC", "precision", "recall", "F1", "recall@1%"),
-    "weights": ("weight genuine", "weight fraudsters", "genuine turned down"),
+    "detection of interactions": ("interactions ROC-AUC", "interactions recall"),
+    "weights": (
+        "weight genuine",
+        "weight fraudsters",
+        "lies' weight",
+        "genuine turned down",
+        "genuine interactions turned down",
+    ),
     "training": ("best epoch", "epochs", "seconds an epoch"),
 }
 

@@ -478,6 +478,19 @@ class Weights:
             if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
                 raise DataError(f"a {what} weight is negative or not a number; weights are finite and 0 or more")
 
+    def of_events(self, log: Sequences) -> NDArray[np.float32]:
+        """[events]: what each interaction of a log counts."""
+        weights = np.ones(len(log.items), dtype=np.float32) if self.events is None else self.events
+        return weights if self.users is None else weights * self.users[log.users()]
+
+    def of_users(self, log: Sequences) -> NDArray[np.float32]:
+        """[users]: the mean of what a user's interactions count; of a user without any, the user's own weight."""
+        users = np.ones(len(log), dtype=np.float32) if self.users is None else self.users
+        if self.events is None:
+            return users
+        mean = np.bincount(log.users(), self.events, minlength=len(log)) / np.maximum(log.lengths, 1)
+        return (users * np.where(log.lengths > 0, mean, 1)).astype(np.float32)
+
     def of(self, batch: "Batch") -> NDArray[np.float32]:
         """[B, T]: the weight of each position's loss."""
         weights = np.ones(batch.positives.shape, dtype=np.float32)

@@ -56,6 +56,41 @@ def evaluate(
     return Scorecard(metrics, pl.DataFrame({"user": split.users.gather(rows), "rank": ranks[:, 0]}))
 
 
+def by_popularity(scorer: Scorer, split: Split, k: int = 10, parts: int = 10) -> pl.DataFrame:
+    """Who is shown and who is hit, by popularity: what a defense costs honest niche items shows here.
+
+    The catalogue in `parts` of equal numbers of items, 1 the least popular in training: `slots`, the share of genuine
+    users' top-k places that go to the part; `shown`, its distinct items in them; `held out`, test items of the part;
+    `hits`, how many of those stand in the top k.
+    """
+    rows, n_items = split.genuine(), len(split.catalog)
+    log = split.histories(rows)
+    counts = split.train.counts(n_items)[1:]
+    part = np.zeros(n_items + 1, dtype=np.int64)
+    part[1 + np.argsort(counts, kind="stable")] = np.arange(n_items) * parts // n_items
+    shown = np.zeros(n_items + 1, dtype=np.int64)
+    hit = np.zeros(len(rows), dtype=bool)
+    older = split.older.take(rows)
+    for some, scores in scorer.score(log):
+        scores[:, 0] = -torch.inf
+        if not split.repeats:
+            hide(scores, log.take(some))
+            hide(scores, older.take(some))
+        best = scores.topk(min(k, n_items), dim=1).indices.cpu().numpy()
+        shown += np.bincount(best.ravel(), minlength=n_items + 1)
+        hit[some] = (best == split.test[rows][some][:, None]).any(axis=1)
+    held = part[split.test[rows]]
+    return pl.DataFrame(
+        {
+            "part": np.arange(1, parts + 1),
+            "slots": np.bincount(part[1:], shown[1:], minlength=parts) / max(int(shown.sum()), 1),
+            "shown": np.bincount(part[1:], shown[1:] > 0, minlength=parts).astype(np.int64),
+            "held out": np.bincount(held, minlength=parts),
+            "hits": np.bincount(held, hit, minlength=parts).astype(np.int64),
+        }
+    )
+
+
 def ranks_of(
     scorer: Scorer, log: Sequences, goals: Ints, *, seen: bool = False, older: Sequences | None = None
 ) -> NDArray[np.int64]:
@@ -171,17 +206,18 @@ def _found_among(first: int, bad: NDArray[Any], everyone: Ints) -> float:
     return float((share * bad).sum())
 
 
-def mean_weights(weights: Floats, fraudsters: Bools) -> dict[str, float]:
+def mean_weights(weights: Floats, flagged: Bools, fraudsters: Bools) -> dict[str, float]:
     """Mean weight of genuine users and of fraudsters, and the share of genuine users who are turned down."""
     return {
         "weight genuine": float(weights[~fraudsters].mean()),
         "weight fraudsters": float(weights[fraudsters].mean()) if fraudsters.any() else 1.0,
-        "genuine turned down": float((weights[~fraudsters] < 1).mean()),
+        "genuine turned down": float(flagged[~fraudsters].mean()),
     }
 
 
 __all__ = [
     "Scorecard",
+    "by_popularity",
     "detection",
     "evaluate",
     "exposure",

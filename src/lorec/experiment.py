@@ -6,7 +6,8 @@
     scorecard.json     every arm's metrics, the popularity floor
     catalog.parquet    the items by number
     poison/            profiles.parquet, poison.json
-    <arm>/             model.safetensors, history.jsonl, ranks.parquet, weights.parquet, scorecard.json
+    <arm>/             model.safetensors, history.jsonl, ranks.parquet, scorecard.json; weights.parquet of users and
+                       interactions.parquet where a defense has an opinion
 
 An arm that is finished is not trained again; one that was interrupted goes on from its checkpoint.
 """
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 import tomllib
 from collections.abc import Callable, Mapping
@@ -29,7 +31,7 @@ import polars as pl
 import torch
 
 from lorec.attacks import ATTACKS, Attack, Bandwagon, Rule, forge, known_fakes
-from lorec.data import Catalog, Poison, Protocol, Sequences, Split, inject, leave_two_out
+from lorec.data import Catalog, Poison, Protocol, Split, inject, leave_two_out
 from lorec.defenses import DEFENSES, Defense, LoRec, Oracle, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import detection, evaluate, mean_weights, success_removed
@@ -65,7 +67,9 @@ class Known:
     kinds: tuple[str, ...] | None = None
     """Kinds of attack; every kind but the judged one where not given. A run that knows the judged kind says so."""
     share: float = 0.01
-    """Known fakes as a share of users."""
+    """Known fakes as a share of users, in each round."""
+    rounds: int = 8
+    """How many poisoned logs the defender imagines; `lorec-paper` learns from the first alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +296,7 @@ class _Job:
     clean: Split
     bad: Split
     poison: Poison
-    known: Sequences
+    known: tuple[Poison, ...]
     text: TextVectors
     watch: Watch
 
@@ -344,7 +348,9 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     return Run(folder, config, record, scorecard)
 
 
-ARM_FILES = ("model.safetensors", "history.jsonl", "ranks.parquet", "weights.parquet", "scorecard.json")
+ARM_FILES = (
+    "model.safetensors", "history.jsonl", "ranks.parquet", "weights.parquet", "interactions.parquet", "scorecard.json"
+)  # fmt: skip
 
 
 def _seal(record: dict[str, Any], folder: Path, names: list[str]) -> None:
@@ -374,10 +380,23 @@ def _defended_arms(config: RunFile) -> dict[str, Defense]:
         name = _name("defenses", defense)
         if name == "none":
             raise ConfigError("the undefended arm is always there, as 'poisoned'; take 'none' out of defenses")
+        if name in named:  # the same defense with other settings is called by what is set
+            name += "".join(f"-{_setting(getattr(defense, key))}" for key in _changed(defense))
         if name in named:
             raise ConfigError(f"defense {name!r} stands twice; one run compares different ones")
         named[name] = defense
     return named
+
+
+def _changed(spec: Any) -> list[str]:
+    """The fields of a spec that are not as by default."""
+    fields = dataclasses.fields(spec)
+    return [field.name for field in fields if getattr(spec, field.name) != field.default]
+
+
+def _setting(value: Any) -> str:
+    parts = value if isinstance(value, tuple) else [value]
+    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", str(part)) for part in parts)
 
 
 def _begun(config: RunFile, folder: Path) -> dict[str, Any]:
@@ -419,8 +438,10 @@ def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, w
     poison = forge(config.attack, clean, targets, config.seed, config.targets.rule)
     bad = inject(clean, poison, config.seed)
     judged = _name("attacks", config.attack)
-    kinds = config.known.kinds
-    known = known_fakes(bad, without=judged, kinds=kinds, share=config.known.share, seed=config.seed)
+    asked = config.known
+    known = known_fakes(
+        bad, without=judged, kinds=asked.kinds, share=asked.share, rounds=asked.rounds, seed=config.seed
+    )
 
     def encoding(done: int, total: int) -> None:
         watch(Event("encode texts", done, total, f"{done:,} of {total:,} texts", finished=done == total))
@@ -454,15 +475,17 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
         watch=lambda progress: job.watch(_event(name, progress)),
     )
     card = evaluate(trained.recommender, split, targets=job.poison.targets)
-    metrics = card.metrics | _judged(trained, split)
+    metrics = card.metrics | _judged(trained, split, job.poison)
     metrics |= {"best epoch": trained.best_epoch, "epochs": len(trained.history)}
     metrics["seconds an epoch"] = float(np.median([row["seconds"] for row in trained.history]))
     trained.recommender.save(folder / "model.safetensors")
     _save_history(folder / "history.jsonl", trained.history)
     with replacing(folder / "ranks.parquet") as temporary:
         card.users.write_parquet(temporary)
-    if trained.weights.users is not None:
+    if trained.guard.suspicion is not None:
         _save_weights(folder / "weights.parquet", split, trained)
+    if trained.guard.interactions is not None:
+        _save_interactions(folder / "interactions.parquet", split, trained)
     write_json(folder / "scorecard.json", metrics)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     summary = f"HR@10 {metrics['HR@10']:.4f} in {time.perf_counter() - started:.0f} s"
@@ -470,12 +493,28 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     return metrics
 
 
-def _judged(trained: Fit, split: Split) -> dict[str, float]:
-    """Detection and mean weights, where the defense has an opinion on users and there is something to find."""
-    suspicion, flagged, weights = trained.guard.suspicion, trained.guard.flagged, trained.weights.users
-    if suspicion is None or flagged is None or weights is None or not split.fraudsters.any():
+def _judged(trained: Fit, split: Split, poison: Poison) -> dict[str, float]:
+    """Detection and weights, where the defense has an opinion on users and there is something to find.
+
+    An interaction is a lie where a fraudster takes a target; fraudsters' other interactions are on neither side.
+    """
+    suspicion, flagged = trained.guard.suspicion, trained.guard.flagged
+    if suspicion is None or flagged is None or not split.fraudsters.any():
         return {}
-    return detection(suspicion, flagged, split.fraudsters) | mean_weights(weights, split.fraudsters)
+    users, fake = split.train.users(), split.fraudsters[split.train.users()]
+    lies = fake & np.isin(split.train.items, poison.targets)
+    judged = lies | ~fake
+    weights = trained.weights.of_events(split.train)
+    single = trained.guard.interactions
+    told = detection((suspicion[users] if single is None else single)[judged], weights[judged] < 1, lies[judged])
+    metrics = detection(suspicion, flagged, split.fraudsters)
+    metrics |= mean_weights(trained.weights.of_users(split.train), flagged, split.fraudsters)
+    return metrics | {
+        "interactions ROC-AUC": told["ROC-AUC"],
+        "interactions recall": told["recall"],
+        "lies' weight": float(weights[lies].mean()),
+        "genuine interactions turned down": float((weights[~fake] < 1).mean()),
+    }
 
 
 def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: bool) -> list[str]:
@@ -550,12 +589,26 @@ def _save_history(path: Path, history: list[dict[str, float]]) -> None:
 
 def _save_weights(path: Path, split: Split, trained: Fit) -> None:
     """Every user's weight, worst first; `injected` is what only the experiment knows."""
-    weights, suspicion = trained.weights.users, trained.guard.suspicion
-    assert weights is not None
-    assert suspicion is not None
+    weights, suspicion = trained.weights.of_users(split.train), trained.guard.suspicion
     frame = pl.DataFrame(
         {"user": split.users, "weight": weights, "suspicion": suspicion, "injected": split.fraudsters}
     ).sort("suspicion", "user", descending=[True, False])
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary)
+
+
+def _save_interactions(path: Path, split: Split, trained: Fit) -> None:
+    """Every training interaction's weight and likelihood, in order of users and positions."""
+    users = split.train.users()
+    frame = pl.DataFrame(
+        {
+            "user": split.users.gather(users),
+            "position": np.arange(len(users)) - split.train.starts[:-1][users],
+            "item": split.catalog.ids(split.train.items),
+            "weight": trained.weights.of_events(split.train),
+            "suspicion": trained.guard.interactions,
+        }
+    )
     with replacing(path) as temporary:
         frame.write_parquet(temporary)
 

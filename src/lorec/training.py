@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorec.data import Feed, Sequences, Split, Weights, stream
+from lorec.data import Feed, Poison, Split, Weights, stream
 from lorec.defenses import Defense, Guard, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
@@ -112,7 +112,7 @@ def fit(
     items: ItemKind = "ids",
     text: TextVectors | None = None,
     defense: Defense | None = None,
-    known: Sequences | None = None,
+    known: Sequence[Poison] | None = None,
     training: Training | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -141,7 +141,7 @@ def fit(
             "text": None if vectors is None else _digest(vectors),
             "defense": repr(defense),
             "weights": [None if one is None else _digest(one) for one in (guard.weights.users, guard.weights.events)],
-            "known": None if known is None else known.digest(),
+            "known": [[one.profiles.digest(), _digest(one.targets)] for one in known or ()],
         }
         return loop.run(checkpoint, described)
 

@@ -112,21 +112,42 @@ def forge(
 
 
 def known_fakes(
-    split: Split, *, without: str | None = None, kinds: Sequence[str] | None = None, share: float = 0.01, seed: int = 0
-) -> Sequences:
-    """Fakes that a defender synthesises to learn from: kinds of attack that it knows, with targets of their own.
+    split: Split,
+    *,
+    without: str | None = None,
+    kinds: Sequence[str] | None = None,
+    share: float = 0.01,
+    rounds: int = 8,
+    seed: int = 0,
+) -> tuple[Poison, ...]:
+    """Fakes that a defender synthesises to learn from: rounds of campaigns of the kinds of attack that it knows.
 
-    By default every kind but the judged one (`without`). Lengths are genuine users', one target to a profile. The
-    defender makes them from the log that it has, poisoned as it may be.
+    A round is what one poisoned log would hold: a campaign of each kind, together `share` of the users, each with five
+    targets of its own from the whole catalogue, one, two or all of them in a profile, lengths as genuine users have
+    them. By default every kind is known but the judged one (`without`). The defender makes them from the log that it
+    has, poisoned as it may be. Raises ConfigError where no kind is left.
     """
     names = list(kinds) if kinds is not None else [name for name in sorted(ATTACKS) if name != without]
     if not names:
         raise ConfigError("no kind is left for known fakes; name one under [known] kinds")
-    made = Sequences.of([])
+    if rounds < 1:
+        raise ConfigError(f"{rounds} rounds of known fakes wanted; give 1 or more")
+    return tuple(_round(split, names, share, number, seed) for number in range(rounds))
+
+
+def _round(split: Split, names: Sequence[str], share: float, number: int, seed: int) -> Poison:
+    everything = np.arange(1, len(split.catalog) + 1)
+    profiles, pushed = Sequences.of([]), []
     for name in names:
-        attack = find("attacks", ATTACKS, name)(share=share / len(names), targets_each=1)
-        rng, m = stream(seed, f"known {name}"), budget(attack, len(split))
-        everything = np.arange(1, len(split.catalog) + 1)
+        rng = stream(seed, f"known {name} {number}")
+        m = budget(find("attacks", ATTACKS, name)(share=share / len(names)), len(split))
         targets = np.sort(rng.choice(everything, min(5, m, len(everything)), replace=False))
-        made = made.extended(attack.forge(View(split.train, len(everything)), targets, m, rng))
-    return made
+        together = int(rng.choice([1, 2, len(targets)]))
+        attack = find("attacks", ATTACKS, name)(targets_each=min(together, len(targets)))
+        profiles = profiles.extended(attack.forge(View(split.train, len(everything)), targets, m, rng))
+        pushed.append(targets)
+    return Poison(
+        profiles,
+        np.unique(np.concatenate(pushed)).astype(np.int32),
+        {"kinds": list(names), "share": share, "round": number, "seed": seed},
+    )

@@ -1,24 +1,26 @@
 """Defenses: what the loss of a batch is, and what happens after an epoch.
 
 A Defense is a spec with one verb, `start(...) -> Guard`; a Guard is that defense at work on one recommender. It gets
-the training log alone, its rows shuffled: no labels, no targets, no held-out items. `known` are fakes that were
-synthesised for the defender, `text` the vectors of what items and users say.
+the training log alone, its rows shuffled: no labels, no targets, no held-out items. `known` are rounds of fakes that
+were synthesised for the defender, each with the items that it pushes, `text` the vectors of what items and users say.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from lorec.data import Sequences
+from lorec.data import Poison, Sequences
 from lorec.defenses.guard import Guard
 from lorec.defenses.lorec import LoRec
+from lorec.defenses.lorec_paper import LoRecPaper
 from lorec.defenses.weighted import Oracle, Undefended, Weighted
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
-__all__ = ["DEFENSES", "Defense", "Guard", "LoRec", "Oracle", "Undefended", "Weighted"]
+__all__ = ["DEFENSES", "Defense", "Guard", "LoRec", "LoRecPaper", "Oracle", "Undefended", "Weighted"]
 
-DEFENSES: dict[str, type] = {"none": Undefended, "oracle": Oracle, "lorec": LoRec}
+DEFENSES: dict[str, type] = {"none": Undefended, "oracle": Oracle, "lorec": LoRec, "lorec-paper": LoRecPaper}
 
 
 class Defense(Protocol):
@@ -35,7 +37,7 @@ class Defense(Protocol):
         log: Sequences,
         *,
         text: TextVectors | None,
-        known: Sequences | None,
+        known: Sequence[Poison] | None,
         rng: np.random.Generator,
     ) -> Guard:
         """Put it to work on a recommender that is about to train on a log."""

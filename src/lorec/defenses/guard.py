@@ -1,5 +1,6 @@
 """The Guard: a defense at work. This one, without more, is undefended training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorec.data import Batch, Weights
+from lorec.data import Batch, Poison, Weights
+from lorec.errors import DataError
 from lorec.models import Recommender
 from lorec.models.losses import binary_cross_entropy, mean_loss
 
@@ -33,6 +35,11 @@ class Guard:
         """[users]: the defense's own decision, who is turned down."""
         return None if self.weights.users is None else self.weights.users < 1
 
+    @property
+    def interactions(self) -> NDArray[np.floating[Any]] | None:
+        """[events]: how suspicious each interaction is; None where the defense has no opinion on single ones."""
+        return None
+
     def loss(self, recommender: Recommender, batch: Batch) -> Tensor:
         """The loss to descend."""
         losses = binary_cross_entropy(recommender, batch)
@@ -50,3 +57,10 @@ class Guard:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state where it was left."""
+
+
+def rounds_of(known: Sequence[Poison] | None) -> Sequence[Poison]:
+    """The rounds of known fakes that a defense learns from. Raises DataError where there are none."""
+    if not known or not any(len(one.profiles) for one in known):
+        raise DataError("this defense learns from known fakes and got none; give known=known_fakes(...)")
+    return known

@@ -1,69 +1,65 @@
-"""LoRec: an LLM-enhanced calibrator turns down users who look fraudulent (Zhang et al., SIGIR 2024).
+"""LoRec where histories are short: evidence about items, calibrated on known fakes, turns down interactions.
 
-The calibrator (LCT) reads what the recommender sees of a user, [e_t ; h_t] at every step, learns from known fakes what
-fraud looks like, and is drawn by an alignment term towards what a language model says of the same user. Every few
-epochs the users above the mean likelihood lose a point of their state and the others share it out (iterative
-compensation); a squashed state is the user's weight in the recommender's loss.
+The published calibrator (`lorec_paper`) asks whether a user's states look fraudulent. Fraudsters are part of the
+training data, so the recommender fits them and their states look well; on short histories nothing is left to see. Ours
+asks what does not move when the recommender learns: does an item keep the company that its popularity leads one to
+expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Three views answer, `collusion`,
+`incoherence` and `surprise`; each is calibrated on rounds of known fakes, and a likelihood follows for every item,
+interaction and user. The likeliest interactions, within a budget, count nothing.
 
-Deviations from the published code, each stated where it happens: padding is masked in attention; positions count from
-the newest item; batches hold users of like length, so known fakes fall where their length puts them; an update that is
-due twice in an epoch happens once.
+Differences from the paper, and why: weights are per interaction, because in a copied history one step alone is the lie;
+evidence is gathered on the log plus known fakes, so that known and real fakes stand in the same light; the calibrator
+has few parameters, because richer ones learned the known kinds and missed the others (docs/diagnosis.md); weights are
+there before the first step, so nothing feeds back and no gate can stay shut.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lorec.data import Floats, Ints, Sequences, Weights, histories
-from lorec.defenses.guard import Guard
-from lorec.errors import ConfigError, DataError
+from lorec.data import Floats, Poison, Sequences, Weights
+from lorec.defenses.guard import Guard, rounds_of
+from lorec.errors import ConfigError
+from lorec.evidence import Evidence, gather
 from lorec.models import Recommender
 from lorec.text import TextVectors
+
+Source = Literal["log", "text"]
+View = Literal["collusion", "incoherence", "surprise"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRec:
-    """An LLM-enhanced calibrator turns down the weight of users who look fraudulent (Zhang et al. 2024)."""
+    """Evidence from the log and from texts, calibrated on known fakes, turns down interactions that look bought."""
 
-    preset: Literal["paper"] = "paper"
-    """The paper's losses, states and schedule; the fields below are its values."""
-    entropy: float = 0.5
-    """lambda 1: lets the calibrator become sure about unlabelled users."""
-    alignment: float = 1.0
-    """lambda 2: draws its view of a user to the language model's; 0: no language model."""
-    view: Literal["prompt", "pooled"] = "prompt"
-    """The language model's view of a user: the paper's question over all titles, or the mean of the items' vectors."""
-    passes: int = 2
-    """Passes of the calibrator over all users after each epoch."""
-    learning_rate: float = 1e-2
-    """Of the calibrator's AdamW."""
-    weight_decay: float = 5e-4
-    """Of the calibrator's AdamW."""
-    update_every: int = 5
-    """Epochs between updates of the states, until the weights enter; twice as many from then on."""
-    enter: int = 30
-    """The epoch from which on the weights scale the loss."""
-    tokens: int = 4096
-    """Positions in a calibrator's batch; the authors take 512 users, whatever their lengths."""
+    sources: tuple[Source, ...] = ("log", "text")
+    """What evidence is made of: the log's own co-occurrence, a language model's vectors of the items' texts."""
+    views: tuple[View, ...] = ("collusion", "incoherence", "surprise")
+    """Which ways to look odd count: holders alike beyond reason, a random crowd of holders, or anything else."""
+    lift: float = 5.0
+    """An interaction counts 0 only where a lie is this many times as likely as anywhere in the known fakes' logs."""
+    budget: float = 0.02
+    """The share of all interactions that it may turn down at most, the likeliest first."""
 
     def __post_init__(self) -> None:
-        if min(self.entropy, self.alignment) < 0 or self.passes < 1 or self.update_every < 1 or self.enter < 1:
-            raise ConfigError("entropy and alignment are 0 or more; passes, update_every and enter are 1 or more")
-        figures = (self.entropy, self.alignment, self.learning_rate, self.weight_decay)
-        if not all(map(math.isfinite, figures)) or self.learning_rate <= 0 or self.weight_decay < 0 or self.tokens < 1:
-            raise ConfigError("LoRec's learning_rate and tokens are above 0, its weight_decay 0 or more, all finite")
+        if not self.sources or not self.views:
+            raise ConfigError(
+                "LoRec needs at least one of its sources and one of its views; leave them out to have all"
+            )
+        if not 1 <= self.lift < math.inf:
+            raise ConfigError(f"LoRec's lift is {self.lift}; it is a number of times, 1 or more")
+        if not 0 < self.budget <= 1:
+            raise ConfigError(f"LoRec's budget is {self.budget}; it is a share of interactions in (0, 1]")
 
     @property
     def needs_text(self) -> bool:
         """Whether it asks a language model."""
-        return self.alignment > 0
+        return "text" in self.sources
 
     def start(
         self,
@@ -71,255 +67,142 @@ class LoRec:
         log: Sequences,
         *,
         text: TextVectors | None,
-        known: Sequences | None,
+        known: Sequence[Poison] | None,
         rng: np.random.Generator,
     ) -> Guard:
-        """Raises ConfigError without text (where it aligns) and DataError without known fakes."""
-        if known is None or not len(known):
-            raise DataError(
-                "LoRec learns from known fakes and got none; give known=known_fakes(...), or fill in [known]"
-            )
-        if self.alignment and text is None:
-            raise ConfigError("LoRec aligns with a language model's view; give text vectors, or set alignment = 0")
-        everyone = log.extended(known)
-        views = text.users(everyone, view=self.view) if self.alignment and text is not None else None
-        return _LoRecGuard(self, recommender, everyone, len(log), views, rng)
+        """Raises ConfigError without text (where it is a source) and DataError without known fakes."""
+        rounds = rounds_of(known)
+        if self.needs_text and text is None:
+            raise ConfigError("LoRec reads the items' texts; give text vectors, or set sources = ['log']")
+        vectors = text.items() if self.needs_text and text is not None else None
+        return _EvidenceGuard(self, log, recommender.n_items, vectors, rounds, rng)
 
 
-class _LoRecGuard(Guard):
+class _EvidenceGuard(Guard):
+    """Gathers its evidence when the first batch asks, so that a resumed fit takes it from the checkpoint instead."""
+
     def __init__(
         self,
         spec: LoRec,
-        recommender: Recommender,
-        everyone: Sequences,
-        n_users: int,
-        views: Floats | None,
+        log: Sequences,
+        n_items: int,
+        vectors: Floats | None,
+        rounds: Sequence[Poison],
         rng: np.random.Generator,
     ) -> None:
-        super().__init__(Weights(users=np.ones(n_users, dtype=np.float32)))
-        self.spec, self.rng, self.n_users = spec, rng, n_users
-        self.everyone, self.max_length = everyone, recommender.spec.max_length
-        self.views = None if views is None else torch.from_numpy(np.asarray(views, dtype=np.float32))
-        self.states: Floats = np.full(n_users, START)
-        self.epoch, self.retry = 0, False
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**31)))
-            dim = 0 if views is None else views.shape[1]
-            self.calibrator = Calibrator(2 * recommender.spec.width, dim).to(recommender.device)
-        self.optimizer = torch.optim.AdamW(
-            self.calibrator.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
-        )
+        super().__init__()
+        self.spec, self.log, self.n_items, self.vectors = spec, log, n_items, vectors
+        self.rounds, self.rng = rounds, rng
+        self.likely: NDArray[np.float32] | None = None
+        """[V + 1]: how likely it is that an interaction with the item is a bought one."""
+        self.cut = 1.0
+        """Above it an interaction counts nothing."""
 
     @property
-    def ready(self) -> bool:
-        """Weights enter the loss of epoch `enter`, so they are in force once that epoch is over."""
-        return self.epoch >= self.spec.enter
+    def suspicion(self) -> Floats | None:
+        """[users]: the likelihood of a user's worst interaction."""
+        if self.likely is None:
+            return None
+        worst = np.zeros(len(self.log), dtype=np.float32)
+        np.maximum.at(worst, self.log.users(), self.likely[self.log.items])
+        return worst
 
     @property
-    def suspicion(self) -> Floats:
-        """The states, turned over: finer than the weights, which round up."""
-        return -self.states
+    def flagged(self) -> NDArray[np.bool_] | None:
+        """[users]: who has an interaction that counts nothing."""
+        return None if self.suspicion is None else self.suspicion > self.cut
+
+    @property
+    def interactions(self) -> Floats | None:
+        return None if self.likely is None else self.likely[self.log.items]
+
+    def loss(self, recommender: Recommender, batch: Any) -> torch.Tensor:
+        if self.likely is None:
+            self._decide(*self.likelihoods())
+        return super().loss(recommender, batch)
 
     def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
-        figures = {"calibrator": sum(self._learn(recommender) for _ in range(self.spec.passes)) / self.spec.passes}
-        self.epoch = epoch
-        every = self.spec.update_every * (2 if epoch > self.spec.enter else 1)
-        if self.retry or epoch % every == 0:
-            likelihoods = self.likelihoods(recommender)
-            self.states, opened = compensate(self.states, likelihoods)
-            self.retry = not opened
-            figures["gate"] = float(opened)
-        if epoch + 1 >= self.spec.enter:
-            self.weights = Weights(users=weights_of(self.states))
-        figures["turned down"] = float((weights_of(self.states) < 1).mean())
-        return figures
+        events = self.weights.events
+        return {} if events is None else {"interactions turned down": float((events == 0).mean())}
 
-    def likelihoods(self, recommender: Recommender) -> NDArray[np.float32]:
-        """p_u [users]: how likely a fraudster each user is; the language model's view is not asked."""
-        self.calibrator.eval()
-        likely = np.empty(self.n_users, dtype=np.float32)
-        table = self._table(recommender)
-        with torch.no_grad():
-            for rows, history in self._batches(np.arange(self.n_users)):
-                logits, _ = self.calibrator(*self._sees(recommender, table, history), None)
-                likely[rows] = logits.sigmoid().cpu().numpy()
-        return likely
+    def likelihoods(self) -> tuple[NDArray[np.float32], float]:
+        """p [V + 1] = 1 - product over the views of (1 - p_view), and the share of lies in the known fakes' logs."""
+        trials = [self._trial(one) for one in self.rounds]
+        mine = self._gather(self.log)
+        lies, honest = (np.concatenate([trial[place] for trial in trials]) for place in (1, 2))
+        spared = np.ones(self.n_items + 1)
+        for view in self.spec.views:
+            seen = np.concatenate([getattr(trial[0], view) for trial in trials])
+            spared *= 1 - calibrate(seen, lies, honest)(getattr(mine, view))
+        spared[0] = 1
+        likely: NDArray[np.float32] = (1 - spared).astype(np.float32)
+        return likely, float(lies.sum() / max(lies.sum() + honest.sum(), 1))
 
-    def _learn(self, recommender: Recommender) -> float:
-        """One pass over all users and known fakes; the mean loss."""
-        self.calibrator.train()
-        table = self._table(recommender)
-        order = self.rng.permutation(len(self.everyone))
-        batches = list(self._batches(order))
-        total = 0.0
-        for place in self.rng.permutation(len(batches)):
-            rows, history = batches[place]
-            views = None if self.views is None else self.views[torch.from_numpy(rows)].to(recommender.device)
-            logits, alignment = self.calibrator(*self._sees(recommender, table, history), views)
-            fake = torch.from_numpy(rows >= self.n_users).to(logits.device)
-            loss = calibration_loss(logits, fake, alignment, self.spec.entropy, self.spec.alignment)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            total += float(loss.detach())
-        return total / len(batches)
+    def _trial(self, known: Poison) -> tuple[Evidence, NDArray[np.int64], NDArray[np.int64]]:
+        """Evidence on the log plus a round of known fakes, and how many interactions of each item are lies, or not."""
+        pushed = np.isin(known.profiles.items, known.targets)
+        lies = np.bincount(known.profiles.items[pushed], minlength=self.n_items + 1)
+        return self._gather(self.log.extended(known.profiles)), lies, self.log.counts(self.n_items)
 
-    def _batches(self, rows: NDArray[np.int64]) -> Iterator[tuple[Ints, NDArray[np.int32]]]:
-        return histories(self.everyone, self.max_length, self.spec.tokens, rows)
+    def _gather(self, log: Sequences) -> Evidence:
+        return gather(log, self.n_items, self.vectors, self.rng, counted="log" in self.spec.sources)
 
-    @torch.no_grad()
-    def _table(self, recommender: Recommender) -> Tensor:
-        recommender.eval()
-        return recommender.table()
-
-    @torch.no_grad()
-    def _sees(self, recommender: Recommender, table: Tensor, history: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
-        """x_t = [e_t ; h_t] [B, T, 2H] without gradient, and where it is padding."""
-        asked = torch.from_numpy(history).to(table.device)
-        vectors = F.embedding(asked, table)
-        return torch.cat([vectors, recommender.encode(vectors, asked == 0)], dim=2), asked == 0
+    def _decide(self, likely: NDArray[np.float32], base: float) -> None:
+        self.likely, self.base = likely, base
+        self.cut = max(self.spec.lift * base, _within(likely, self.log.counts(self.n_items), self.spec.budget))
+        self.weights = Weights(events=(likely[self.log.items] <= self.cut).astype(np.float32))
 
     def state(self) -> dict[str, Any]:
-        return {
-            "calibrator": self.calibrator.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "states": torch.from_numpy(self.states),
-            "epoch": self.epoch,
-            "retry": self.retry,
-            "rng": self.rng.bit_generator.state,
-        }
+        return {} if self.likely is None else {"likely": torch.from_numpy(self.likely), "base": self.base}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.calibrator.load_state_dict(state["calibrator"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.states = state["states"].cpu().numpy()
-        self.epoch, self.retry = state["epoch"], state["retry"]
-        self.rng.bit_generator.state = state["rng"]
-        if self.epoch + 1 >= self.spec.enter:
-            self.weights = Weights(users=weights_of(self.states))
+        if state:
+            self._decide(state["likely"].cpu().numpy(), state["base"])
 
 
-# --------------------------------------------------------------------------------------------- the user's weight
+def _within(likely: NDArray[np.float32], holders: NDArray[np.int64], budget: float) -> float:
+    """The likelihood above which lie at most a budget's share of all interactions."""
+    order = np.argsort(-likely, kind="stable")
+    taken = np.cumsum(holders[order])
+    first_over = int(np.searchsorted(taken, budget * holders.sum(), side="right"))
+    return float(likely[order[first_over]]) if first_over < len(order) else 0.0
 
-START = 3.0
-"""Every user's state in the beginning."""
 
+def calibrate(seen: Floats, lies: NDArray[np.int64], honest: NDArray[np.int64]) -> "Logistic":
+    """Logistic regression by Newton's method: of `lies` + `honest` interactions of each item, how many are lies.
 
-def compensate(states: Floats, likelihoods: Floats) -> tuple[Floats, bool]:
-    """One update of the users' states, and whether the gate was open (METHOD: user weights, Proposition 1).
-
-    F = {u : p_u > mean p} loses 1 each and the others share what F lost, so that the sum is kept. Where F is a third
-    of all users or more nothing happens: the scores say nothing yet.
+    `seen` [items] is a view's score. The slope is kept at 0 or above: more suspicion never makes an item more innocent.
     """
-    suspects = likelihoods > likelihoods.mean(dtype=np.float64)
-    n = int(suspects.sum())
-    if n == 0 or n >= len(states) / 3:
-        return states, False
-    return np.where(suspects, states - 1, states + n / (len(states) - n)), True
+    n = (lies + honest).astype(np.float64)
+    middle, spread = float(np.average(seen, weights=n)), max(float(seen.std()), 1e-9)
+    x = np.column_stack([(seen - middle) / spread, np.ones(len(seen))])
+    base = math.log((lies.sum() + 0.5) / (honest.sum() + 0.5))
+    fitted = np.array([0.0, base])
+    for _ in range(100):
+        p = _sigmoid(x @ fitted)
+        bend = (x * (n * p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
+        step = np.linalg.solve(bend, x.T @ (lies - n * p))
+        fitted = fitted + step * min(1.0, 1.0 / max(float(np.abs(step).max()), 1e-12))
+        if np.abs(step).max() < 1e-8:
+            break
+    if fitted[0] < 0:
+        fitted = np.array([0.0, base])
+    slope = fitted[0] / spread
+    return Logistic(float(slope), float(fitted[1] - slope * middle))
 
 
-def weights_of(states: Floats) -> NDArray[np.float32]:
-    """w_u = sigmoid(s_u) / sigmoid(3), where what lies between .5 and 1 counts as 1."""
-    weights = (1 + math.exp(-START)) / (1 + np.exp(-states))
-    return np.where((weights > 0.5) & (weights < 1), 1, weights).astype(np.float32)
+@dataclass(frozen=True)
+class Logistic:
+    """p = sigmoid(slope * score + offset)."""
+
+    slope: float
+    offset: float
+
+    def __call__(self, seen: Floats) -> Floats:
+        """The likelihood of each score."""
+        return _sigmoid(self.slope * seen + self.offset)
 
 
-# ------------------------------------------------------------------------------------------------ the calibrator
-
-
-class Calibrator(nn.Module):
-    """LCT: a learned token reads the user's steps through two Transformer blocks; p_u is made from its output z_u."""
-
-    def __init__(self, width: int, dim: int, *, heads: int = 2, inner: int = 128, dropout: float = 0.1) -> None:
-        """`width` = 2H of x_t = [e_t ; h_t]; `dim` of the language model's vectors, 0 for none."""
-        super().__init__()
-        self.token = nn.Parameter(torch.empty(1, width))
-        nn.init.xavier_normal_(self.token)
-        self.first, self.last = (_Block(width, heads, inner, dropout) for _ in range(2))
-        self.view = nn.Linear(dim, width) if dim else None  # g_u = GELU(W o_u + b)
-        self.hidden, self.out = nn.Linear(width, 128), nn.Linear(128, 1)
-        self.norm_hidden, self.norm_out = nn.BatchNorm1d(128), nn.BatchNorm1d(1)
-        self.dropout = dropout
-        for layer in (self.view, self.hidden, self.out):
-            if layer is not None:
-                nn.init.xavier_normal_(layer.weight)
-
-    def forward(self, steps: Tensor, padding: Tensor, views: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Logits of p_u [B], and cos(z_u, g_u) [B] where views [B, dim] are given; steps [B, T, 2H]."""
-        z = self.summary(steps, padding)
-        hidden = F.dropout(_batch_norm(self.norm_hidden, self.hidden(z)), self.dropout, self.training)
-        logits = _batch_norm(self.norm_out, self.out(F.gelu(hidden)))[:, 0]
-        if views is None or self.view is None:
-            return logits, None
-        return logits, F.cosine_similarity(z, F.gelu(self.view(views)), dim=1)
-
-    def summary(self, steps: Tensor, padding: Tensor) -> Tensor:
-        """z_u [B, 2H]: the output at the token. The last block computes nothing else."""
-        b, t, width = steps.shape
-        steps = steps + _sinusoids(t, width, steps.device)
-        sequence = torch.cat([self.token.expand(b, 1, width), steps], dim=1)
-        # Ours: padding is masked in attention, where the published code zeroes it and then attends to it.
-        seen = F.pad(~padding, (1, 0), value=True)[:, None, None] if bool(padding.any()) else None
-        read = self.first(sequence, sequence, seen)
-        z: Tensor = self.last(read[:, :1], read, seen)[:, 0]
-        return z
-
-
-class _Block(nn.Module):
-    """A pre-norm Transformer block whose queries may be fewer than what they look at."""
-
-    def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
-        self.norm_attention, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width)
-
-    def forward(self, queries: Tensor, context: Tensor, seen: Tensor | None) -> Tensor:
-        """[B, Q, W] from queries [B, Q, W] that look at context [B, T, W]."""
-        p = self.dropout if self.training else 0.0
-        looked_at = self.norm_attention(context)
-        asked = looked_at if queries is context else self.norm_attention(queries)
-        key, value = self.key_value(looked_at).chunk(2, dim=2)
-        mixed = F.scaled_dot_product_attention(
-            self._by_head(self.query(asked)), self._by_head(key), self._by_head(value), seen, dropout_p=p
-        )
-        hidden = queries + F.dropout(self.out(mixed.transpose(1, 2).flatten(2)), p)
-        fed = self.down(F.dropout(F.gelu(self.up(self.norm_feed(hidden))), p))
-        return hidden + F.dropout(fed, p)
-
-    def _by_head(self, hidden: Tensor) -> Tensor:
-        b, t, width = hidden.shape
-        return hidden.view(b, t, self.heads, width // self.heads).transpose(1, 2)
-
-
-def calibration_loss(
-    logits: Tensor, fake: Tensor, alignment: Tensor | None, entropy_weight: float, alignment_weight: float
-) -> Tensor:
-    """L_LCT = mean BCE(p, y) + lambda1 (1/N) sum over y = 0 of H(p) - lambda2 mean cos(z, g) (METHOD: LCT).
-
-    `logits` [N] of p; `fake` [N] bool, the known fakes; `alignment` [N] cosines, or None without a language model.
-    """
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, fake.float())
-    likely = logits.sigmoid()
-    entropy = likely * F.softplus(-logits) + (1 - likely) * F.softplus(logits)
-    loss = cross_entropy + entropy_weight * (entropy * ~fake).mean()
-    return loss if alignment is None else loss - alignment_weight * alignment.mean()
-
-
-def _batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """A batch of one has no variance, so it is normalised by what the batches before had."""
-    if len(x) > 1 or not norm.training:
-        normed: Tensor = norm(x)
-        return normed
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
-
-
-def _sinusoids(length: int, width: int, device: torch.device) -> Tensor:
-    """[length, width]: fixed positions, counted from the newest item, so that a batch's width changes nothing."""
-    place = torch.arange(length - 1, -1, -1, device=device)[:, None]
-    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
-    positions = torch.empty(length, width, device=device)
-    positions[:, 0::2], positions[:, 1::2] = torch.sin(place * rate), torch.cos(place * rate)
-    return positions
+def _sigmoid(x: Floats) -> Floats:
+    p: Floats = 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+    return p

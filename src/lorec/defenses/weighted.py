@@ -1,11 +1,12 @@
 """Given weights: an oracle's, an analyst's, a scan's. Also the absence of any defense."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from lorec.data import Bools, Sequences, Weights
+from lorec.data import Bools, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard
 from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender
@@ -24,7 +25,7 @@ class Undefended:
         log: Sequences,
         *,
         text: TextVectors | None,
-        known: Sequences | None,
+        known: Sequence[Poison] | None,
         rng: np.random.Generator,
     ) -> Guard:
         """Do nothing."""
@@ -45,7 +46,7 @@ class Weighted:
         log: Sequences,
         *,
         text: TextVectors | None,
-        known: Sequences | None,
+        known: Sequence[Poison] | None,
         rng: np.random.Generator,
     ) -> Guard:
         """Check that the weights fit the log. Raises DataError where they don't."""
@@ -74,7 +75,7 @@ class Oracle:
         log: Sequences,
         *,
         text: TextVectors | None,
-        known: Sequences | None,
+        known: Sequence[Poison] | None,
         rng: np.random.Generator,
     ) -> Guard:
         """Raise ConfigError: no defense is given labels."""

@@ -1,0 +1,59 @@
+"""What every defense keeps, whatever it does."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from lorec.attacks import known_fakes
+from lorec.data import Feed
+from lorec.defenses import DEFENSES, Oracle, Undefended, Weighted
+from lorec.errors import ConfigError, DataError
+from lorec.models import Recommender, SASRec
+from lorec.text import Hash, TextVectors
+
+
+def start(spec, split):
+    recommender = Recommender(SASRec(width=16, max_length=20, blocks=1), "ids", len(split.catalog))
+    text, known = TextVectors(split.catalog, Hash(dim=32)), known_fakes(split, share=0.2, seed=1)
+    return recommender, spec.start(recommender, split.train, text=text, known=known, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", sorted(set(DEFENSES) - {"oracle"}))
+def test_every_defense_trains_with_finite_weights(name, split):
+    spec = DEFENSES[name](view="pooled") if name == "lorec-paper" else DEFENSES[name]()
+    recommender, guard = start(spec, split)
+    batch = next(Feed(split.train, len(split.catalog), 20).epoch(np.random.default_rng(0)))
+    loss = guard.loss(recommender, batch)
+    loss.backward()
+    guard.end_epoch(recommender, 1)
+    assert torch.isfinite(loss)
+    for values, wanted in ((guard.weights.users, len(split)), (guard.weights.events, len(split.train.items))):
+        assert values is None or (np.isfinite(values).all() and (values >= 0).all() and len(values) == wanted)
+
+
+def test_a_defense_is_handed_no_labels_targets_or_held_out_items():
+    for spec in DEFENSES.values():
+        allowed = {"self", "recommender", "log", "text", "known", "rng"}
+        assert set(inspect.signature(spec.start).parameters) == allowed
+
+
+def test_the_oracle_needs_what_only_an_experiment_has(split):
+    with pytest.raises(ConfigError, match="labels"):
+        start(Oracle(), split)
+    weights = Oracle().reveal(np.array([True, False])).weights
+    assert weights.users.tolist() == [0.0, 1.0]
+
+
+def test_given_weights_must_fit(split):
+    with pytest.raises(DataError, match=f"2 weights of users for a log with {len(split)}"):
+        start(Oracle().reveal(np.array([True, False])), split)
+
+
+def test_plain_guards_weigh_nothing(split):
+    _, guard = start(Undefended(), split)
+    assert guard.weights.users is None
+    assert guard.suspicion is None
+    assert guard.ready
+    assert Weighted().start(None, split.train, text=None, known=None, rng=None).flagged is None
