@@ -5,7 +5,8 @@ training data, so the recommender fits them and their states look well; on short
 asks what does not move when the recommender learns: does an item keep the company that its popularity leads one to
 expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Three views answer, `collusion`,
 `incoherence` and `surprise`; each is calibrated on rounds of known fakes, and a likelihood follows for every item,
-interaction and user. The likeliest interactions, within a budget, count nothing.
+interaction and user. Interactions that a view makes
+likely enough to be bought count nothing, within a budget.
 
 Differences from the paper, and why: weights are per interaction, because in a copied history one step alone is the lie;
 evidence is gathered on the log plus known fakes, so that known and real fakes stand in the same light; the calibrator
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorec.data import Floats, Poison, Sequences, Weights
+from lorec.data import Batch, Floats, Ints, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard, rounds_of
 from lorec.errors import ConfigError
 from lorec.evidence import Evidence, gather
@@ -30,7 +31,6 @@ from lorec.models import Recommender
 from lorec.text import TextVectors
 
 Source = Literal["log", "text"]
-View = Literal["collusion", "incoherence", "surprise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +39,35 @@ class LoRec:
 
     sources: tuple[Source, ...] = ("log", "text")
     """What evidence is made of: the log's own co-occurrence, a language model's vectors of the items' texts."""
-    views: tuple[View, ...] = ("collusion", "incoherence", "surprise")
-    """Which ways to look odd count: holders alike beyond reason, a random crowd of holders, or anything else."""
-    lift: float = 5.0
-    """An interaction counts 0 only where a lie is this many times as likely as anywhere in the known fakes' logs."""
-    budget: float = 0.02
-    """The share of all interactions that it may turn down at most, the likeliest first."""
+    collusion: float = 8.0
+    """An interaction counts 0 where this view raises the odds of a lie so many times (a Bayes factor); 0: off.
+
+    Honest items that fail this view are close-knit, and a recommender predicts them well: high, since they are missed.
+    """
+    surprise: float = 100.0
+    """The same for this view, whose honest failures are missed even more; 0: off."""
+    incoherence: float = 6.0
+    """The same for this view; low, since nobody can predict a crowd's random choices anyway; 0: off."""
+    budget: float = 0.015
+    """The share of all interactions that incoherence alone may turn down, the likeliest first.
+
+    The other views have none: a large attack with targets in common makes many lies, and these views see them surely.
+    """
+    accused: float = 0.05
+    """The share of users that it may flag, the most suspicious of those with a turned-down interaction."""
 
     def __post_init__(self) -> None:
-        if not self.sources or not self.views:
-            raise ConfigError(
-                "LoRec needs at least one of its sources and one of its views; leave them out to have all"
-            )
-        if not 1 <= self.lift < math.inf:
-            raise ConfigError(f"LoRec's lift is {self.lift}; it is a number of times, 1 or more")
-        if not 0 < self.budget <= 1:
-            raise ConfigError(f"LoRec's budget is {self.budget}; it is a share of interactions in (0, 1]")
+        if not self.sources or not self.factors():
+            raise ConfigError("LoRec needs at least one source, and a view whose factor is not 0")
+        if not all(1 <= factor < math.inf for factor in self.factors().values()):
+            raise ConfigError("LoRec's factors (collusion, surprise, incoherence) are 1 or more, or 0 for off")
+        if not 0 < self.budget <= 1 or not 0 < self.accused <= 1:
+            raise ConfigError("LoRec's budget and accused are shares of interactions and of users in (0, 1]")
+
+    def factors(self) -> dict[str, float]:
+        """The views that are asked, each with its Bayes factor."""
+        factors = {"collusion": self.collusion, "surprise": self.surprise, "incoherence": self.incoherence}
+        return {view: factor for view, factor in factors.items() if factor}
 
     @property
     def needs_text(self) -> bool:
@@ -95,48 +108,58 @@ class _EvidenceGuard(Guard):
         self.rounds, self.rng = rounds, rng
         self.likely: NDArray[np.float32] | None = None
         """[V + 1]: how likely it is that an interaction with the item is a bought one."""
-        self.cut = 1.0
-        """Above it an interaction counts nothing."""
+        self.off = np.zeros(0, dtype=bool)
+        """[V + 1]: the items whose interactions count nothing."""
 
     @property
     def suspicion(self) -> Floats | None:
-        """[users]: the likelihood of a user's worst interaction."""
+        """[users]: how likely it is that one of a user's turned-down interactions is bought, or else the likeliest."""
         if self.likely is None:
             return None
-        worst = np.zeros(len(self.log), dtype=np.float32)
-        np.maximum.at(worst, self.log.users(), self.likely[self.log.items])
-        return worst
+        users, p = self.log.users(), self.likely[self.log.items].astype(np.float64)
+        worst = np.zeros(len(self.log))
+        np.maximum.at(worst, users, p)
+        spared = np.bincount(users, np.log1p(-np.minimum(p, 0.999999)) * self.off[self.log.items], len(self.log))
+        return np.maximum(worst, -np.expm1(spared))
 
     @property
     def flagged(self) -> NDArray[np.bool_] | None:
-        """[users]: who has an interaction that counts nothing."""
-        return None if self.suspicion is None else self.suspicion > self.cut
+        """[users]: the most suspicious of those with an interaction that counts nothing, as many as may be."""
+        suspicion = self.suspicion
+        if suspicion is None:
+            return None
+        touched = np.bincount(self.log.users(), self.off[self.log.items], len(self.log)) > 0
+        return _within(suspicion, touched, np.ones(len(self.log)), self.spec.accused * len(self.log))
 
     @property
     def interactions(self) -> Floats | None:
         return None if self.likely is None else self.likely[self.log.items]
 
-    def loss(self, recommender: Recommender, batch: Any) -> torch.Tensor:
+    def loss(self, recommender: Recommender, batch: Batch) -> torch.Tensor:
         if self.likely is None:
-            self._decide(*self.likelihoods())
+            self._decide(*self.judge())
         return super().loss(recommender, batch)
 
     def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
         events = self.weights.events
         return {} if events is None else {"interactions turned down": float((events == 0).mean())}
 
-    def likelihoods(self) -> tuple[NDArray[np.float32], float]:
-        """p [V + 1] = 1 - product over the views of (1 - p_view), and the share of lies in the known fakes' logs."""
+    def judge(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """p [V + 1] = 1 - product over the views of (1 - p_view), and whose interactions count nothing [V + 1]."""
         trials = [self._trial(one) for one in self.rounds]
-        mine = self._gather(self.log)
+        mine, holders = self._gather(self.log), self.log.counts(self.n_items)
         lies, honest = (np.concatenate([trial[place] for trial in trials]) for place in (1, 2))
-        spared = np.ones(self.n_items + 1)
-        for view in self.spec.views:
-            seen = np.concatenate([getattr(trial[0], view) for trial in trials])
-            spared *= 1 - calibrate(seen, lies, honest)(getattr(mine, view))
+        odds = lies.sum() / max(honest.sum(), 1)
+        spared, off = np.ones(self.n_items + 1), np.zeros(self.n_items + 1, dtype=bool)
+        for view, factor in self.spec.factors().items():
+            p = calibrate(np.concatenate([getattr(trial[0], view) for trial in trials]), lies, honest)(
+                getattr(mine, view)
+            )
+            room = self.spec.budget * len(self.log.items) if view == "incoherence" else math.inf
+            off |= _within(p, p > factor * odds * (1 - p), holders, room)
+            spared *= 1 - p
         spared[0] = 1
-        likely: NDArray[np.float32] = (1 - spared).astype(np.float32)
-        return likely, float(lies.sum() / max(lies.sum() + honest.sum(), 1))
+        return (1 - spared).astype(np.float32), off
 
     def _trial(self, known: Poison) -> tuple[Evidence, NDArray[np.int64], NDArray[np.int64]]:
         """Evidence on the log plus a round of known fakes, and how many interactions of each item are lies, or not."""
@@ -147,25 +170,28 @@ class _EvidenceGuard(Guard):
     def _gather(self, log: Sequences) -> Evidence:
         return gather(log, self.n_items, self.vectors, self.rng, counted="log" in self.spec.sources)
 
-    def _decide(self, likely: NDArray[np.float32], base: float) -> None:
-        self.likely, self.base = likely, base
-        self.cut = max(self.spec.lift * base, _within(likely, self.log.counts(self.n_items), self.spec.budget))
-        self.weights = Weights(events=(likely[self.log.items] <= self.cut).astype(np.float32))
+    def _decide(self, likely: NDArray[np.float32], off: NDArray[np.bool_]) -> None:
+        self.likely, self.off = likely, off
+        self.weights = Weights(events=1 - off[self.log.items].astype(np.float32))
 
     def state(self) -> dict[str, Any]:
-        return {} if self.likely is None else {"likely": torch.from_numpy(self.likely), "base": self.base}
+        return {} if self.likely is None else {"likely": torch.from_numpy(self.likely), "off": self.off.tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
         if state:
-            self._decide(state["likely"].cpu().numpy(), state["base"])
+            self._decide(state["likely"].cpu().numpy(), np.array(state["off"]))
 
 
-def _within(likely: NDArray[np.float32], holders: NDArray[np.int64], budget: float) -> float:
-    """The likelihood above which lie at most a budget's share of all interactions."""
-    order = np.argsort(-likely, kind="stable")
-    taken = np.cumsum(holders[order])
-    first_over = int(np.searchsorted(taken, budget * holders.sum(), side="right"))
-    return float(likely[order[first_over]]) if first_over < len(order) else 0.0
+def _within(p: Floats, candidates: NDArray[np.bool_], costs: Ints | Floats, room: float) -> NDArray[np.bool_]:
+    """Of the candidates the likeliest, as long as there is room for their costs; those of one likelihood together."""
+    order = np.flatnonzero(candidates)
+    order = order[np.argsort(-p[order], kind="stable")]
+    spent = np.cumsum(costs[order])
+    last_of_its_kind = np.append(p[order][1:] != p[order][:-1], True)[: len(order)]
+    n = np.flatnonzero(last_of_its_kind & (spent <= room))
+    chosen = np.zeros(len(p), dtype=bool)
+    chosen[order[: n[-1] + 1] if len(n) else order[:0]] = True
+    return chosen
 
 
 def calibrate(seen: Floats, lies: NDArray[np.int64], honest: NDArray[np.int64]) -> "Logistic":
