@@ -148,7 +148,7 @@ class TestGuard:
         order = order[np.argsort(bad.fraudsters[order], kind="stable")]  # all fraudsters last
         for rows in (np.arange(len(bad)), order):
             guard = start(bad, known, rows=rows)[1]
-            guard._decide(*guard.judge())
+            guard.decide()
             found = detection(guard.suspicion, guard.flagged, bad.fraudsters[rows])
             assert found["ROC-AUC"] > 0.98
             assert found["recall"] == 1

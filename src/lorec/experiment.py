@@ -31,8 +31,8 @@ import polars as pl
 import torch
 
 from lorec.attacks import ATTACKS, Attack, Bandwagon, Rule, forge, known_fakes
-from lorec.data import Catalog, Poison, Protocol, Split, inject, leave_two_out
-from lorec.defenses import DEFENSES, Defense, LoRec, Oracle, Undefended
+from lorec.data import Catalog, Ints, Poison, Protocol, Split, inject, leave_two_out
+from lorec.defenses import DEFENSES, Defense, Guard, LoRec, Oracle, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import detection, evaluate, mean_weights, success_removed
 from lorec.files import inside, read_json, replacing, sha256, write_json
@@ -42,7 +42,7 @@ from lorec.sources import SOURCES, CompleteJourney, Source, located
 from lorec.text import ENCODERS, Encoder, MiniLM, TextVectors
 from lorec.training import Fit, Progress, Training, choose_device, fit
 
-__all__ = ["Event", "Known", "Run", "RunFile", "Targets", "open_run", "read_run_file", "reevaluate", "run"]
+__all__ = ["Event", "Known", "Run", "RunFile", "Targets", "detected", "open_run", "read_run_file", "reevaluate", "run"]
 
 
 # ------------------------------------------------------------------------------------------------------ run files
@@ -475,7 +475,7 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
         watch=lambda progress: job.watch(_event(name, progress)),
     )
     card = evaluate(trained.recommender, split, targets=job.poison.targets)
-    metrics = card.metrics | _judged(trained, split, job.poison)
+    metrics = card.metrics | (detected(trained.guard, split, job.poison.targets) if name != "clean" else {})
     metrics |= {"best epoch": trained.best_epoch, "epochs": len(trained.history)}
     metrics["seconds an epoch"] = float(np.median([row["seconds"] for row in trained.history]))
     trained.recommender.save(folder / "model.safetensors")
@@ -493,28 +493,33 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     return metrics
 
 
-def _judged(trained: Fit, split: Split, poison: Poison) -> dict[str, float]:
-    """Detection and weights, where the defense has an opinion on users and there is something to find.
+def detected(guard: Guard, split: Split, targets: Ints) -> dict[str, float]:
+    """How well a guard tells fraudsters and their lies from the rest, and whom it turns down; {} without an opinion.
 
-    An interaction is a lie where a fraudster takes a target; fraudsters' other interactions are on neither side.
+    An interaction is a lie where a fraudster takes a target; fraudsters' other interactions are on neither side. On a
+    log without fraudsters only what is turned down is told. `Brier` is of the likelihoods of interactions, where the
+    guard has some, beside that of knowing nothing but how common lies are.
     """
-    suspicion, flagged = trained.guard.suspicion, trained.guard.flagged
-    if suspicion is None or flagged is None or not split.fraudsters.any():
+    suspicion, flagged, single = guard.suspicion, guard.flagged, guard.interactions
+    if suspicion is None or flagged is None:
         return {}
-    users, fake = split.train.users(), split.fraudsters[split.train.users()]
-    lies = fake & np.isin(split.train.items, poison.targets)
-    judged = lies | ~fake
-    weights = trained.weights.of_events(split.train)
-    single = trained.guard.interactions
-    told = detection((suspicion[users] if single is None else single)[judged], weights[judged] < 1, lies[judged])
-    metrics = detection(suspicion, flagged, split.fraudsters)
-    metrics |= mean_weights(trained.weights.of_users(split.train), flagged, split.fraudsters)
-    return metrics | {
-        "interactions ROC-AUC": told["ROC-AUC"],
-        "interactions recall": told["recall"],
-        "lies' weight": float(weights[lies].mean()),
-        "genuine interactions turned down": float((weights[~fake] < 1).mean()),
-    }
+    users, weights = split.train.users(), guard.weights.of_events(split.train)
+    fake = split.fraudsters[users]
+    lies = fake & np.isin(split.train.items, targets)
+    told = mean_weights(guard.weights.of_users(split.train), flagged, split.fraudsters)
+    told["genuine interactions turned down"] = float((weights[~fake] < 1).mean())
+    if not lies.any():
+        return told
+    either = lies | ~fake
+    of_events = (suspicion[users] if single is None else single)[either]
+    found = detection(of_events, weights[either] < 1, lies[either])
+    told |= detection(suspicion, flagged, split.fraudsters)
+    told |= {f"interactions {name}": found[name] for name in ("ROC-AUC", "PR-AUC", "recall")}
+    told["lies' weight"] = float(weights[lies].mean())
+    if single is not None:
+        share = float(lies[either].mean())
+        told |= {"Brier": float(((of_events - lies[either]) ** 2).mean()), "Brier of the share": share * (1 - share)}
+    return told
 
 
 def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: bool) -> list[str]:

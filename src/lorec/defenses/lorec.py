@@ -136,13 +136,17 @@ class _EvidenceGuard(Guard):
         return None if self.likely is None else self.likely[self.log.items]
 
     def loss(self, recommender: Recommender, batch: Batch) -> torch.Tensor:
-        if self.likely is None:
-            self._decide(*self.judge())
+        self.decide()
         return super().loss(recommender, batch)
 
     def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
         events = self.weights.events
         return {} if events is None else {"interactions turned down": float((events == 0).mean())}
+
+    def decide(self) -> None:
+        """Gather the evidence and set the weights, unless that is done."""
+        if self.likely is None:
+            self._set(*self.judge())
 
     def judge(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """p [V + 1] = 1 - product over the views of (1 - p_view), and whose interactions count nothing [V + 1]."""
@@ -170,7 +174,7 @@ class _EvidenceGuard(Guard):
     def _gather(self, log: Sequences) -> Evidence:
         return gather(log, self.n_items, self.vectors, self.rng, counted="log" in self.spec.sources)
 
-    def _decide(self, likely: NDArray[np.float32], off: NDArray[np.bool_]) -> None:
+    def _set(self, likely: NDArray[np.float32], off: NDArray[np.bool_]) -> None:
         self.likely, self.off = likely, off
         self.weights = Weights(events=1 - off[self.log.items].astype(np.float32))
 
@@ -179,7 +183,7 @@ class _EvidenceGuard(Guard):
 
     def restore(self, state: dict[str, Any]) -> None:
         if state:
-            self._decide(state["likely"].cpu().numpy(), np.array(state["off"]))
+            self._set(state["likely"].cpu().numpy(), np.array(state["off"]))
 
 
 def _within(p: Floats, candidates: NDArray[np.bool_], costs: Ints | Floats, room: float) -> NDArray[np.bool_]:

@@ -1,0 +1,183 @@
+"""Every kind of attack against LoRec, as published or not, its parts and the oracle on one log: a line a result.
+
+LOREC_DATA=... python benchmarks/kinds.py amazon-beauty --seeds 11 12 13 --out runs/kinds-beauty.jsonl
+               python benchmarks/kinds.py --table runs/kinds-beauty.jsonl
+
+For each seed one clean model, then for each kind undefended, oracle and LoRec (with --paper as published, too), trained
+and judged. With --parts nothing is trained: what would LoRec turn down without each of its sources and views, with
+texts that mean nothing, and on the clean log? Known fakes are of every kind but the judged one, every seed draws new
+targets, and what is in the file already is not done again.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from side_by_side import machine
+
+import lorec
+from lorec.evaluation import by_popularity
+from lorec.experiment import detected
+from lorec.text import Random as RandomText
+
+KINDS = {"random": lorec.Random, "bandwagon": lorec.Bandwagon, "segment": lorec.Segment, "replace": lorec.Replace}
+ENCODERS = {"minilm": lorec.MiniLM, "hash": lorec.Hash, "random": RandomText}
+PARTS = {
+    "whole": {},
+    "without collusion": {"collusion": 0.0},
+    "without incoherence": {"incoherence": 0.0},
+    "without surprise": {"surprise": 0.0},
+    "without text": {"sources": ("log",)},
+    "without log": {"sources": ("text",)},
+}
+
+
+def read(name: str, seed: int) -> lorec.Split:
+    groceries = {"k_core": 20, "last": 100} if name == "complete-journey" else {}
+    return lorec.leave_two_out(lorec.load(name), seed=seed, **groceries)
+
+
+def encoded(split: lorec.Split, encoder: str) -> lorec.TextVectors:
+    return lorec.TextVectors(split.catalog, ENCODERS[encoder](), Path(platformdirs.user_cache_dir("lorec")) / "vectors")
+
+
+class Job:
+    """One seed of one log."""
+
+    def __init__(self, it: argparse.Namespace, seed: int) -> None:
+        self.it, self.seed, self.split = it, seed, read(it.data, seed)
+        self.text = encoded(self.split, it.encoder)
+        self.clean: lorec.Fit | None = None
+
+    def fit(self, log: lorec.Split, defense=None, known=None) -> lorec.Fit:
+        """Train on a log."""
+        training = lorec.Training(epochs=self.it.epochs, patience=5, threads=self.it.threads)
+        backbone = lorec.SASRec(width=64)
+        return lorec.fit(
+            log, backbone, items=self.it.items, text=self.text, defense=defense, known=known, training=training,
+            seed=self.seed,
+        )  # fmt: skip
+
+    def arms(self, kind: str):
+        """Name and figures of each arm, when asked for."""
+        poison = lorec.forge(KINDS[kind](share=self.it.share), self.split, targets=5, seed=self.seed)
+        bad = lorec.inject(self.split, poison, seed=self.seed)
+        known = lorec.known_fakes(bad, without=kind, seed=self.seed)
+        if self.it.parts:
+            yield from self.parts(kind, bad, known, poison)
+            return
+        yield "clean", lambda: self.judged(self.of_clean(), self.split, poison)
+        defenses = {"none": None, "oracle": lorec.Oracle().reveal(bad.fraudsters), "lorec": lorec.LoRec()}
+        if self.it.paper:
+            defenses["lorec-paper"] = lorec.LoRecPaper(view="pooled")
+        for name, defense in defenses.items():
+            yield name, lambda defense=defense: self.judged(self.fit(bad, defense, known), bad, poison)
+
+    def of_clean(self) -> lorec.Fit:
+        """The clean model is the same for every kind."""
+        self.clean = self.clean or self.fit(self.split)
+        return self.clean
+
+    def judged(self, fitted: lorec.Fit, log: lorec.Split, poison: lorec.Poison) -> dict:
+        """The figures of a trained model."""
+        figures = lorec.evaluate(fitted.recommender, log, targets=poison.targets).metrics
+        figures |= detected(fitted.guard, log, poison.targets) if log is not self.split else {}
+        figures |= {"items": len(log.catalog), "epochs": len(fitted.history), "best epoch": fitted.best_epoch}
+        figures |= {"seconds": sum(row["seconds"] for row in fitted.history)}
+        return figures | {"by popularity": by_popularity(fitted.recommender, log).to_dict(as_series=False)}
+
+    def parts(self, kind: str, bad: lorec.Split, known, poison: lorec.Poison):
+        """LoRec without each of its parts."""
+        for name, fields in PARTS.items():
+            yield f"part: {name}", lambda fields=fields: self.seen(bad, known, poison, fields, self.text)
+        for encoder in ENCODERS:
+            if encoder != self.it.encoder:
+                text = encoded(self.split, encoder)
+                yield f"part: encoder {encoder}", lambda text=text: self.seen(bad, known, poison, {}, text)
+        fakes = lorec.known_fakes(self.split, without=kind, seed=self.seed)
+        yield "part: clean log", lambda: self.seen(self.split, fakes, poison, {}, self.text)
+
+    def seen(self, log: lorec.Split, known, poison: lorec.Poison, fields: dict, text: lorec.TextVectors) -> dict:
+        """What LoRec with these fields turns down; no recommender is trained."""
+        started, rng = time.perf_counter(), np.random.default_rng(self.seed)
+        recommender = lorec.Recommender(lorec.SASRec(), "ids", len(log.catalog))
+        spec = dataclasses.replace(lorec.LoRec(), **fields)
+        guard = spec.start(recommender, log.train, text=text, known=known, rng=rng)
+        guard.decide()
+        return detected(guard, log, poison.targets) | {"seconds": time.perf_counter() - started}
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("data", nargs="?", default="amazon-beauty")
+    asked.add_argument("--seeds", type=int, nargs="+", default=[11])
+    asked.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    asked.add_argument("--share", type=float, default=0.01)
+    asked.add_argument("--items", default="ids")
+    asked.add_argument("--encoder", default="minilm", choices=list(ENCODERS))
+    asked.add_argument("--epochs", type=int, default=100)
+    asked.add_argument("--threads", type=int)
+    asked.add_argument("--paper", action="store_true", help="also LoRec as published: several times as long")
+    asked.add_argument("--parts", action="store_true", help="train nothing; what each part sees")
+    asked.add_argument("--out", type=Path, default=Path("runs/kinds.jsonl"))
+    asked.add_argument("--table", type=Path, nargs="+", help="only write the tables of these files")
+    it = asked.parse_args()
+    if it.table:
+        table([json.loads(line) for path in it.table for line in path.read_text().splitlines()])
+        return
+    print(machine())
+    it.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = it.out.read_text().splitlines() if it.out.exists() else []
+    done = {(row["seed"], row["kind"], row["arm"]) for row in map(json.loads, lines)}
+    for seed in it.seeds:
+        job = Job(it, seed)
+        for kind in it.kinds:
+            for arm, figures in job.arms(kind):
+                if (seed, kind, arm) in done:
+                    continue
+                row = {"data": it.data, "item kind": it.items, "share": it.share, "encoder": it.encoder, "seed": seed}
+                row |= {"kind": kind, "arm": arm} | figures()
+                with it.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(seed, kind, arm, {name: round(row[name], 4) for name in SHOWN if name in row}, flush=True)
+
+
+SHOWN = {
+    "HR@10": "HR@10", "T-HR@50": "T-HR@50", "success removed": "success removed", "ROC-AUC": "AUC users",
+    "recall@1%": "recall, worst 1 %", "interactions ROC-AUC": "AUC interactions",
+    "interactions recall": "lies turned down", "genuine interactions turned down": "genuine turned down", "seconds": "seconds",
+}  # fmt: skip
+
+
+def table(rows: list[dict]) -> None:
+    """Means over seeds, with 95 % intervals where there are several."""
+    for row in rows:
+        same = {other["arm"]: other for other in rows if (other["seed"], other["kind"]) == (row["seed"], row["kind"])}
+        if row["arm"] not in ("clean", "none") and {"clean", "none"} <= set(same) and "T-HR@50" in row:
+            removed = lorec.success_removed(same["clean"], same["none"], row, 50, row["items"])
+            row |= {} if removed is None else {"success removed": removed}
+    print(f"| kind | arm | seeds | {' | '.join(SHOWN.values())} |\n| --- | --- | --- |{' ---: |' * len(SHOWN)}")
+    for kind in KINDS:
+        for arm in dict.fromkeys(row["arm"] for row in rows if row["kind"] == kind):
+            these = [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]
+            cells = [cell([row[name] for row in these if name in row], name) for name in SHOWN]
+            print(f"| {kind} | {arm.removeprefix('part: ')} | {len(these)} | {' | '.join(cells)} |")
+
+
+def cell(values: list[float], name: str) -> str:
+    if not values:
+        return ""
+    digits = 0 if name == "seconds" else 4 if "HR" in name or "genuine" in name else 3
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) < 2 or name == "seconds":
+        return mean
+    student = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 2.0)
+    return f"{mean} ± {student * np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()
