@@ -149,7 +149,8 @@ def main() -> None:
 SHOWN = {
     "HR@10": "HR@10", "T-HR@50": "T-HR@50", "success removed": "success removed", "ROC-AUC": "AUC users",
     "recall@1%": "recall, worst 1 %", "interactions ROC-AUC": "AUC interactions",
-    "interactions recall": "lies turned down", "genuine interactions turned down": "genuine turned down", "seconds": "seconds",
+    "interactions recall": "lies turned down", "genuine interactions turned down": "genuine turned down",
+    "seconds": "seconds",
 }  # fmt: skip
 
 
