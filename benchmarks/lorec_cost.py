@@ -21,9 +21,8 @@ def main() -> None:
     known = lorec.known_fakes(bad, without="bandwagon", seed=1)
     text = lorec.TextVectors(split.catalog, lorec.Hash(dim=384))
     print(machine())
-    print(
-        f"{name}: {len(bad):,} users, {len(known[0].profiles):,} known fakes in each of {len(known)} rounds, width 64, language-model vectors of 384"
-    )
+    fakes = f"{len(known)} rounds of {len(known[0].profiles):,} known fakes"
+    print(f"{name}: {len(bad):,} users, {fakes}, width 64, language-model vectors of 384")
 
     recommender = lorec.Recommender(lorec.SASRec(), "ids", len(split.catalog))
     optimizer = torch.optim.AdamW(recommender.parameters(), lr=1e-3)
