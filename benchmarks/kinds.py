@@ -67,8 +67,9 @@ class Job:
         poison = lorec.forge(KINDS[kind](share=self.it.share), self.split, targets=5, seed=self.seed)
         bad = lorec.inject(self.split, poison, seed=self.seed)
         known = lorec.known_fakes(bad, without=kind, seed=self.seed)
-        if self.it.parts:
-            yield from self.parts(kind, bad, known, poison)
+        if self.it.parts is not None:
+            every = self.parts(kind, bad, known, poison)
+            yield from (one for one in every if not self.it.parts or one[0].removeprefix("part: ") in self.it.parts)
             return
         yield "clean", lambda: self.judged(self.of_clean(), self.split, poison)
         defenses = {"none": None, "oracle": lorec.Oracle().reveal(bad.fraudsters), "lorec": lorec.LoRec()}
@@ -122,7 +123,7 @@ def main() -> None:
     asked.add_argument("--epochs", type=int, default=100)
     asked.add_argument("--threads", type=int)
     asked.add_argument("--paper", action="store_true", help="also LoRec as published: several times as long")
-    asked.add_argument("--parts", action="store_true", help="train nothing; what each part sees")
+    asked.add_argument("--parts", nargs="*", help="train nothing; what LoRec sees without each part, or these of them")
     asked.add_argument("--out", type=Path, default=Path("runs/kinds.jsonl"))
     asked.add_argument("--table", type=Path, nargs="+", help="only write the tables of these files")
     it = asked.parse_args()
