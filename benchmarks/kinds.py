@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+from scipy.stats import t as student
 from side_by_side import machine
 
 import lorec
@@ -133,20 +134,23 @@ def main() -> None:
     print(machine())
     it.out.parent.mkdir(parents=True, exist_ok=True)
     lines = it.out.read_text().splitlines() if it.out.exists() else []
-    done = {(row["seed"], row["kind"], row["arm"]) for row in map(json.loads, lines)}
+    done = {tuple(row[key] for key in KEY) for row in map(json.loads, lines)}
     for seed in it.seeds:
         job = Job(it, seed)
         for kind in it.kinds:
             for arm, figures in job.arms(kind):
-                if (seed, kind, arm) in done:
+                row = {"data": it.data, "item kind": it.items, "share": it.share, "encoder": it.encoder}
+                row |= {"seed": seed, "kind": kind, "arm": arm}
+                if tuple(row[key] for key in KEY) in done:
                     continue
-                row = {"data": it.data, "item kind": it.items, "share": it.share, "encoder": it.encoder, "seed": seed}
-                row |= {"kind": kind, "arm": arm} | figures()
+                row |= figures()
                 with it.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(seed, kind, arm, {name: round(row[name], 4) for name in SHOWN if name in row}, flush=True)
 
 
+KEY = ("data", "item kind", "share", "encoder", "seed", "kind", "arm")
+"""What tells one row from another."""
 SHOWN = {
     "HR@10": "HR@10", "T-HR@50": "T-HR@50", "success removed": "success removed", "ROC-AUC": "AUC users",
     "recall@1%": "recall, worst 1 %", "interactions ROC-AUC": "AUC interactions",
@@ -156,7 +160,16 @@ SHOWN = {
 
 
 def table(rows: list[dict]) -> None:
-    """Means over seeds, with 95 % intervals where there are several."""
+    """Means over seeds, with 95 % intervals where there are several; one table for each log and setting."""
+    for world in dict.fromkeys(tuple(row[key] for key in KEY[:4]) for row in rows):
+        these = [row for row in rows if tuple(row[key] for key in KEY[:4]) == world]
+        print(f"### {world[0]}, items by {world[1]}, {world[2]:.0%} fraudsters, texts by {world[3]}\n")
+        part(these)
+        print()
+
+
+def part(rows: list[dict]) -> None:
+    """The table of one log and setting."""
     for row in rows:
         same = {other["arm"]: other for other in rows if (other["seed"], other["kind"]) == (row["seed"], row["kind"])}
         if row["arm"] not in ("clean", "none") and {"clean", "none"} <= set(same) and "T-HR@50" in row:
@@ -177,8 +190,7 @@ def cell(values: list[float], name: str) -> str:
     mean = f"{np.mean(values):.{digits}f}"
     if len(values) < 2 or name == "seconds":
         return mean
-    student = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 2.0)
-    return f"{mean} ± {student * np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
+    return f"{mean} ± {student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ LOREC_DATA=... python benchmarks/selection.py amazon-beauty bandwagon --seeds 11
 
 Ours trains fraudsters' whole profiles and chooses the epoch by genuine users' validation items, which uses labels. The
 other way holds the last two items of every account out and chooses by all of them, as somebody without labels must.
+That also takes fraudsters' last two items out of training: the second arm differs from the first by both.
 """
 
 import argparse

@@ -2,10 +2,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from conftest import shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorec.attacks import ATTACKS, Bandwagon, Random, Replace, Segment, View, choose_targets, forge, known_fakes
+from lorec.data import leave_two_out
 from lorec.errors import ConfigError, DataError
 
 FILLED = sorted(set(ATTACKS) - {"replace"})
@@ -207,6 +209,10 @@ class TestKnownFakes:
     def test_every_target_is_pushed_by_some_profile(self, split):
         for one in known_fakes(split, share=0.4, seed=3):
             assert set(one.targets) <= set(one.profiles.items)
+
+    def test_short_histories_get_profiles_with_fewer_targets(self):
+        short = leave_two_out(shop(users=200, items=100), last=4)
+        assert all(len(one.profiles) for one in known_fakes(short, without="bandwagon", share=0.1))
 
     def test_refuses_to_know_nothing(self, split):
         with pytest.raises(ConfigError, match="no kind is left"):

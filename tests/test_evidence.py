@@ -62,6 +62,14 @@ class TestCounts:
         made = _World.of(log, 8, 3, np.random.default_rng(0))
         assert np.bincount(made.asking).tolist() == [3] * 8 + [1, 1]
         assert (made.pair // 9 != made.pair % 9).all()
+        assert (
+            made.counts[np.isin(made.known, [1 * 9 + 2, 2 * 9 + 1], invert=True)] <= 1
+        ).all()  # nobody is drawn twice
+
+    def test_a_user_who_takes_an_item_again_does_not_vouch_for_it(self):
+        again, once = ([[1, 2, 1, 2], [3, 1, 4]], [[1, 2], [3, 1, 4]])
+        for name, values in _company(pairs_of(again)).items():
+            np.testing.assert_array_equal(values, _company(pairs_of(once))[name])
 
 
 class TestScores:
@@ -82,6 +90,22 @@ class TestScores:
         for some in (holders < 100, (holders > 100) & (holders < 300), holders > 300):
             assert abs(scores[some].mean()) < 0.15
             assert 0.85 < scores[some].std() < 1.15
+
+    @given(st.integers(0, 100))
+    def test_tied_values_share_the_middle_of_their_ranks(self, seed):
+        rng = np.random.default_rng(seed)
+        values = np.where(rng.random(600) < 0.6, 0.0, rng.exponential(size=600))
+        scores = _normal_scores(values, np.full(600, 9), np.ones(600, dtype=bool))
+        assert np.ptp(scores[values == 0]) == 0
+        assert scores[values == 0][0] == pytest.approx(-0.52, abs=0.35)  # the middle of the lower 60 %
+        assert scores[0] == _normal_scores(values[::-1], np.full(600, 9), np.ones(600, dtype=bool))[-1]
+        assert (_normal_scores(np.ones(600), np.full(600, 9), np.ones(600, dtype=bool)) == 0).all()
+
+    def test_items_of_one_popularity_are_judged_together_whatever_their_numbers(self):
+        values = np.linspace(0, 1, 2000)
+        scores = _normal_scores(values, np.full(2000, 3), np.ones(2000, dtype=bool))
+        assert abs(scores.mean()) < 0.02
+        assert scores[0] < -2 < 2 < scores[-1]
 
     def test_an_outlier_goes_beyond_the_ends_of_the_crowd(self):
         values = np.append(np.random.default_rng(0).standard_normal(500), 8.0)
@@ -120,6 +144,12 @@ class TestWhatItSees:
         one, other = (gather(log, n, text, np.random.default_rng(0), partners=50) for log in (town.train, moved))
         for name in ("fit", "strangers", "concentration", "text fit"):
             np.testing.assert_allclose(one.measures[name], other.measures[name], atol=1e-4)
+
+    def test_an_item_without_text_is_not_judged_by_it(self, town):
+        text = TextVectors(town.catalog, Hash(dim=64)).items()
+        text[[5, 6, 7]] = 0
+        found = gather(town.train, len(town.catalog), text, np.random.default_rng(0))
+        assert (found.measures["text fit"][[5, 6, 7]] == 0).all()
 
     def test_items_with_few_holders_and_padding_are_not_spoken_of(self):
         log = Sequences.of([[1, 2, 3], [1, 2, 3], [1, 2, 3], [1, 4]])

@@ -194,7 +194,7 @@ class TestRun:
     def test_one_defense_with_other_settings_is_another_arm(self, recipe, tmp_path):
         twice = '[{name = "lorec"}, {name = "lorec", sources = ["log"], budget = 0.1}]'
         made = run(read_run_file(recipe, {"defenses": twice, "training.epochs": "1"}), tmp_path / "t")
-        assert list(made.arms)[2:] == ["lorec", "lorec-log-0.1"]
+        assert list(made.arms)[2:] == ["lorec", "lorec-sources-log-budget-0.1"]
         with pytest.raises(ConfigError, match="'lorec' stands twice"):
             run(read_run_file(recipe, {"defenses": '["lorec", "lorec"]'}), tmp_path / "u")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from lorec.attacks import ATTACKS, Bandwagon, Random, Replace, Segment, forge, known_fakes
-from lorec.data import Feed, inject
+from lorec.data import Feed, Poison, inject
 from lorec.defenses import LoRec, LoRecPaper, Undefended
 from lorec.defenses.lorec import _within, calibrate
 from lorec.errors import ConfigError, DataError
@@ -108,6 +108,14 @@ class TestGuard:
         clean = decided(town, known_fakes(town, share=0.02)).weights.events
         assert 1 - clean.mean() < 0.02
 
+    @pytest.mark.parametrize("share", [0.04, 0.08])
+    def test_a_large_attack_does_not_drown_its_own_evidence(self, town, share):
+        """Real lies stand among the honest when it calibrates; many of them must not make lies look common."""
+        poison, bad, known = poisoned(town, Random(share=share))
+        users = bad.train.users()
+        lies = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
+        assert decided(bad, known).weights.events[lies].mean() < 0.25  # four targets of five at least
+
     def test_weights_do_not_move_when_the_recommender_learns(self, town):
         _, bad, known = poisoned(town, Random(share=0.02))
         recommender, guard = start(bad, known)
@@ -164,6 +172,8 @@ class TestGuard:
             LoRec(sources=("log",)).start(recommender, town.train, text=None, known=known, rng=rng).weights.events
             is None
         )
+        with pytest.raises(DataError, match="no known fake takes a target"):
+            start(town, [Poison(known[0].profiles, np.zeros(0, dtype=np.int32), {})])[1].decide()
         for wrong in ({"budget": 0.0}, {"surprise": 0.5}, {"collusion": 0.0, "surprise": 0.0, "incoherence": 0.0}):
             with pytest.raises(ConfigError, match="LoRec"):
                 LoRec(**wrong)

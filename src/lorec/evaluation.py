@@ -76,9 +76,11 @@ def by_popularity(scorer: Scorer, split: Split, k: int = 10, parts: int = 10) ->
         if not split.repeats:
             hide(scores, log.take(some))
             hide(scores, older.take(some))
-        best = scores.topk(min(k, n_items), dim=1).indices.cpu().numpy()
+        top = scores.topk(min(k, n_items), dim=1)
+        best = top.indices.masked_fill(torch.isinf(top.values), 0).cpu().numpy()  # fewer than k may be left to show
         shown += np.bincount(best.ravel(), minlength=n_items + 1)
         hit[some] = (best == split.test[rows][some][:, None]).any(axis=1)
+    shown[0] = 0
     held = part[split.test[rows]]
     return pl.DataFrame(
         {

@@ -13,6 +13,7 @@ holds that item, so that fraudsters can't vouch for one another.
 Time is not looked at: in a synthetic attack it is made up, and a detector of made-up times would only flatter itself.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,15 +64,21 @@ def gather(
     pairs of holders for each item. Time and memory grow with interactions x partners + items x pairs.
     """
     world = _World.of(log, n_items, partners, rng)
-    told = world.holders >= FEWEST
+    told = (world.holders >= FEWEST) & (world.mass > 0)
     told[0] = False
-    raw = _kinship(world, pairs, vectors, told, counted, rng)
+    unit = None if vectors is None else _unit(vectors)
+    raw = _kinship(world, pairs, unit, told, counted, rng)
     if counted:
         raw |= _company(world)
         raw["excess"] = _excess(raw, world.holders, told)
-    if vectors is not None:
-        raw["text fit"] = _text_fit(world, vectors)
-    scores = {name: _normal_scores(values, world.holders, told) for name, values in raw.items()}
+    worded = told
+    if unit is not None:
+        raw["text fit"] = _text_fit(world, unit)
+        worded = told & (unit != 0).any(axis=1)  # of an item without text its own text can't be judged
+    scores = {
+        name: _normal_scores(values, world.holders, worded if name == "text fit" else told)
+        for name, values in raw.items()
+    }
     distances = _distances(np.column_stack(list(scores.values())), world.holders, told)
     return Evidence(scores, _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE), distances)
 
@@ -112,26 +119,29 @@ class _World:
     """[P]: users in the order of their pairs."""
     mass: Floats
     """[V + 1]: pairs in which an item asks."""
+    taken: NDArray[np.int64]
+    """Sorted: user x size + item of every event."""
 
     @staticmethod
     def of(log: Sequences, n_items: int, partners: int, rng: np.random.Generator) -> "_World":
-        items, users, size = log.items.astype(np.int64), log.users(), n_items + 1
+        log, size = _distinct(log, n_items), n_items + 1
+        items, users = log.items.astype(np.int64), log.users()
         lengths = log.lengths[users]
         each = np.minimum(np.maximum(lengths - 1, 0), partners)
         asking = np.repeat(np.arange(len(items)), each)
-        step = np.arange(len(asking)) - np.repeat(offsets(each)[:-1], each) + 1
-        many = lengths[asking] - 1 > partners
-        step[many] = 1 + (rng.random(int(many.sum())) * (lengths[asking[many]] - 1)).astype(np.int64)
+        nth, others = np.arange(len(asking)) - np.repeat(offsets(each)[:-1], each), lengths[asking] - 1
+        # One partner from each of as many strata as there is room for: all of them where they are few, never one twice.
+        low, high = nth * others // each[asking], (nth + 1) * others // each[asking]
+        step = 1 + low + (rng.random(len(asking)) * (high - low)).astype(np.int64)
         begin = log.starts[users[asking]]
         other = begin + (asking - begin + step) % lengths[asking]
-        different = items[asking] != items[other]
-        asking, other = asking[different], other[different]
         pair = items[asking] * size + items[other]
         order = np.argsort(pair, kind="stable")
         known, first, counts = np.unique(pair[order], return_index=True, return_counts=True)
         mass = np.bincount(items[asking], minlength=size).astype(np.float64)
         holders = np.bincount(items, minlength=size)
-        return _World(log, items, users, size, holders, asking, pair, known, first, counts, users[asking][order], mass)
+        by_pair, taken = users[asking][order], np.sort(users * size + items)
+        return _World(log, items, users, size, holders, asking, pair, known, first, counts, by_pair, mass, taken)
 
     def places(self, pair: Ints) -> tuple[Ints, Bools]:
         """Where each pair stands among the distinct ones, and whether it does."""
@@ -148,6 +158,15 @@ class _World:
         """[V + 1]: the mean of values by item, 0 where there are none."""
         n = np.bincount(items, minlength=self.size)
         return np.bincount(items, values, minlength=self.size) / np.maximum(n, 1)
+
+
+def _distinct(log: Sequences, n_items: int) -> Sequences:
+    """Each user's items once, so that nobody vouches for themselves by taking an item again."""
+    pairs = np.unique(log.users() * (n_items + 1) + log.items)
+    if len(pairs) == len(log.items):
+        return log
+    lengths = np.bincount(pairs // (n_items + 1), minlength=len(log))
+    return Sequences((pairs % (n_items + 1)).astype(np.int32), offsets(lengths))
 
 
 def _company(world: _World) -> dict[str, Floats]:
@@ -167,7 +186,7 @@ def _company(world: _World) -> dict[str, Floats]:
 
 
 def _kinship(
-    world: _World, pairs: int, vectors: Floats | None, told: Bools, counted: bool, rng: np.random.Generator
+    world: _World, pairs: int, vectors: NDArray[np.float32] | None, told: Bools, counted: bool, rng: np.random.Generator
 ) -> dict[str, Floats]:
     """How two holders' other items go together, according to the users who do not hold the item."""
     by_item = np.argsort(world.items, kind="stable")
@@ -192,47 +211,44 @@ def _kinship(
         found["kinship"] = world.over_items(world.lift(together, left * world.size + right), asked)
         found["kinship share"] = world.over_items((together > 0).astype(np.float64), asked)
     if vectors is not None:
-        unit = _unit(vectors)
-        cosines = np.concatenate(  # in parts, as a million pairs of vectors would fill the memory
-            [np.einsum("ij,ij->i", unit[left[s : s + 65536]], unit[right[s : s + 65536]]) for s in _starts(left)]
-        )
+        cosines = np.zeros(len(left))
+        for part in _parts(left):  # a million pairs of vectors would fill the memory
+            cosines[part] = np.einsum("ij,ij->i", vectors[left[part]], vectors[right[part]])
         found["text kinship"] = world.over_items(cosines, asked)
     return found
 
 
-def _starts(values: Ints, size: int = 65536) -> range:
-    return range(0, max(len(values), 1), size)
+def _parts(values: Ints, size: int = 65536) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, len(values), size))
 
 
 def _without_holders(world: _World, pair: Ints, item: Ints, rng: np.random.Generator, most: int = 30) -> Floats:
     """How often each pair occurs among users who do not hold the item; of many, `most` are looked at."""
     place, is_known = world.places(pair)
     counts = np.where(is_known, world.counts[place] if len(world.counts) else 0, 0)
-    looked = np.minimum(counts, most)
-    row = np.repeat(np.arange(len(pair)), looked)
-    nth = np.arange(len(row)) - np.repeat(offsets(looked)[:-1], looked)
-    shift = (rng.random(len(pair)) * (counts - looked + 1)).astype(np.int64)
-    who = world.by_pair[world.first[place[row]] + shift[row] + nth]
-    taken = np.unique(world.users * world.size + world.items)
-    wanted = who * world.size + item[row]
-    holds = taken[np.minimum(np.searchsorted(taken, wanted), len(taken) - 1)] == wanted
-    held = np.bincount(row, holds, minlength=len(pair)) / np.maximum(looked, 1)
-    outside: Floats = counts * (1 - held)
+    start = (rng.random(len(pair)) * counts).astype(np.int64)
+    outside = np.zeros(len(pair))
+    for part in _parts(pair):  # up to `most` rows a pair: not all at once
+        looked = np.minimum(counts[part], most)
+        row = np.repeat(np.arange(len(looked)), looked)
+        nth = np.arange(len(row)) - np.repeat(offsets(looked)[:-1], looked)
+        at = (
+            world.first[place[part][row]] + (start[part][row] + nth) % counts[part][row]
+        )  # around, so that all are alike
+        wanted = world.by_pair[at] * world.size + item[part][row]
+        holds = world.taken[np.minimum(np.searchsorted(world.taken, wanted), len(world.taken) - 1)] == wanted
+        outside[part] = counts[part] * (1 - np.bincount(row, holds, minlength=len(looked)) / np.maximum(looked, 1))
     return outside
 
 
-def _text_fit(world: _World, vectors: Floats) -> Floats:
+def _text_fit(world: _World, vectors: NDArray[np.float32]) -> Floats:
     """The mean cosine between an item's text and the other items of its holders."""
-    unit = _unit(vectors)
-    sums = np.zeros((len(world.log), unit.shape[1]), dtype=np.float32)
-    np.add.at(sums, world.users, unit[world.items])
-    fit = np.concatenate(
-        [
-            np.einsum("ij,ij->i", sums[world.users[s : s + 65536]] - unit[some], unit[some])
-            for s in _starts(world.items)
-            for some in [world.items[s : s + 65536]]
-        ]
-    )
+    sums = np.zeros((len(world.log), vectors.shape[1]), dtype=np.float32)
+    np.add.at(sums, world.users, vectors[world.items])
+    fit = np.zeros(len(world.items))
+    for part in _parts(world.items):
+        own = vectors[world.items[part]]
+        fit[part] = np.einsum("ij,ij->i", sums[world.users[part]] - own, own)
     return world.over_items(fit / np.maximum(world.log.lengths[world.users] - 1, 1), world.items)
 
 
@@ -262,32 +278,45 @@ NORMAL_CUTS: NDArray[np.float64] = torch.special.ndtri(torch.from_numpy(CUTS)).n
 def _normal_scores(values: Floats, holders: Ints, told: Bools, part: int = 150) -> Floats:
     """What a value's rank among items of like popularity is worth on a normal scale, straight on beyond the ends.
 
-    Quantiles are taken in windows of three parts of about `part` items and interpolated over log popularity, so that
-    one popular item is compared with the next ones and not with the many rare.
+    Quantiles are taken in windows of three parts and interpolated over log popularity, so that one popular item is
+    compared with the next ones and not with the many rare. A part has `part` items or more: items of one popularity are
+    never parted, and tied values share the middle of their ranks.
     """
     scores = np.zeros(len(values))
     ranked = np.flatnonzero(told)
     if len(ranked) < 2:
         return scores
     ranked = ranked[np.argsort(holders[ranked], kind="stable")]
-    parts = np.array_split(ranked, max(1, len(ranked) // part))
+    popularity = holders[ranked]
+    rises = np.flatnonzero(np.diff(popularity)) + 1  # where a new popularity begins
+    cuts: list[int] = []
+    for rise in rises:
+        if rise - (cuts[-1] if cuts else 0) >= part and len(ranked) - rise >= part:
+            cuts.append(int(rise))
+    parts = np.split(ranked, cuts)
     where = np.array([np.log(holders[one]).mean() for one in parts])
     near = [np.concatenate(parts[max(0, i - 1) : i + 2]) for i in range(len(parts))]
     tables = np.array([np.quantile(values[some], CUTS) for some in near])
-    n = np.log(holders[ranked])
-    table = np.stack([np.interp(n, where, column) for column in tables.T], axis=1)
-    table += np.arange(len(CUTS)) * 1e-9  # strictly rising, also where values are tied
+    table = np.stack([np.interp(np.log(popularity), where, column) for column in tables.T], axis=1)
     mine = values[ranked]
-    above = np.clip((mine[:, None] >= table).sum(1), 1, len(CUTS) - 1)
-    row = np.arange(len(ranked))
-    low, high = table[row, above - 1], table[row, above]
-    inside = NORMAL_CUTS[above - 1] + (mine - low) / (high - low) * (NORMAL_CUTS[above] - NORMAL_CUTS[above - 1])
+    below, up_to = ((compare(mine[:, None], table)).sum(1) for compare in (np.greater, np.greater_equal))
+    first, last = _placed(mine, table, below), _placed(mine, table, up_to)
+    middle = torch.special.ndtri(torch.special.ndtr(torch.from_numpy(np.stack([first, last]))).mean(0)).numpy()
+    scores[ranked] = np.clip(np.where(first == last, first, middle), -10, 10)
+    return scores
+
+
+def _placed(mine: Floats, table: Floats, above: Ints) -> Floats:
+    """The normal score of values that lie above so many of their quantiles [rows, cuts]."""
+    row, at = np.arange(len(mine)), np.clip(above, 1, len(CUTS) - 1)
+    low, high = table[row, at - 1], table[row, at]
+    share = np.where(high > low, (mine - low) / np.maximum(high - low, 1e-12), above >= at)
+    inside = NORMAL_CUTS[at - 1] + np.clip(share, 0, 1) * (NORMAL_CUTS[at] - NORMAL_CUTS[at - 1])
     # Beyond the ends the slope of the outer quarter goes on: the last two quantiles alone would be noise.
     left = NORMAL_CUTS[0] + (mine - table[:, 0]) * _slope(table, 0, 6)
     right = NORMAL_CUTS[-1] + (mine - table[:, -1]) * _slope(table, -7, -1)
-    found = np.where(mine < table[:, 0], left, np.where(mine > table[:, -1], right, inside))
-    scores[ranked] = np.clip(found, -10, 10)
-    return scores
+    placed: Floats = np.where(mine < table[:, 0], left, np.where(mine > table[:, -1], right, inside))
+    return placed
 
 
 def _slope(table: Floats, start: int, end: int) -> Floats:

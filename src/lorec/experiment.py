@@ -376,12 +376,12 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 def _defended_arms(config: RunFile) -> dict[str, Defense]:
     named: dict[str, Defense] = {}
-    for defense in config.defenses:
-        name = _name("defenses", defense)
+    names = [_name("defenses", defense) for defense in config.defenses]
+    for name, defense in zip(names, config.defenses, strict=True):
         if name == "none":
             raise ConfigError("the undefended arm is always there, as 'poisoned'; take 'none' out of defenses")
-        if name in named:  # the same defense with other settings is called by what is set
-            name += "".join(f"-{_setting(getattr(defense, key))}" for key in _changed(defense))
+        if names.count(name) > 1:  # the same defense with other settings is called by what is set
+            name += "".join(f"-{key}-{_setting(getattr(defense, key))}" for key in _changed(defense))
         if name in named:
             raise ConfigError(f"defense {name!r} stands twice; one run compares different ones")
         named[name] = defense
@@ -390,8 +390,12 @@ def _defended_arms(config: RunFile) -> dict[str, Defense]:
 
 def _changed(spec: Any) -> list[str]:
     """The fields of a spec that are not as by default."""
-    fields = dataclasses.fields(spec)
-    return [field.name for field in fields if getattr(spec, field.name) != field.default]
+
+    def default(field: dataclasses.Field[Any]) -> Any:
+        made = field.default_factory
+        return field.default if made is dataclasses.MISSING else made()
+
+    return [field.name for field in dataclasses.fields(spec) if getattr(spec, field.name) != default(field)]
 
 
 def _setting(value: Any) -> str:
@@ -540,7 +544,8 @@ def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: boo
             "at least five times the clean model's and above chance): attack success removed has no meaning here."
         )
     for name, metrics in arms.items():
-        if name not in ("clean", "poisoned") and metrics.get("genuine turned down") == 0 == metrics.get("recall"):
+        untouched = metrics.get("genuine interactions turned down") == 0 and metrics.get("lies' weight", 0) >= 1
+        if name not in ("clean", "poisoned") and untouched:
             notes.append(f"{name} never turned anybody down: every weight stayed 1.")
         elif metrics.get("ROC-AUC", 1.0) < 0.6:
             notes.append(

@@ -139,11 +139,17 @@ def fit(
             "backbone": repr(backbone),
             "items": items,
             "text": None if vectors is None else _digest(vectors),
+            "encoder": _read(text) if text is not None and defense is not None and defense.needs_text else None,
             "defense": repr(defense),
             "weights": [None if one is None else _digest(one) for one in (guard.weights.users, guard.weights.events)],
             "known": [[one.profiles.digest(), _digest(one.targets)] for one in known or ()],
         }
         return loop.run(checkpoint, described)
+
+
+def _read(text: TextVectors) -> dict[str, Any]:
+    """What a defense's texts depend on, besides the catalogue."""
+    return text.encoder.identity() | {"scenario": text.scenario}
 
 
 def _digest(values: NDArray[Any]) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,11 +143,23 @@ def _round(split: Split, names: Sequence[str], share: float, number: int, seed: 
         m = budget(find("attacks", ATTACKS, name)(share=share / len(names)), len(split))
         targets = np.sort(rng.choice(everything, min(5, m, len(everything)), replace=False))
         together = int(rng.choice([1, 2, len(targets)]))
-        attack = find("attacks", ATTACKS, name)(targets_each=min(together, len(targets)))
-        profiles = profiles.extended(attack.forge(View(split.train, len(everything)), targets, m, rng))
+        profiles = profiles.extended(_campaign(name, min(together, len(targets)), split, targets, m, rng))
         pushed.append(targets)
     return Poison(
         profiles,
         np.unique(np.concatenate(pushed)).astype(np.int32),
         {"kinds": list(names), "share": share, "round": number, "seed": seed},
     )
+
+
+def _campaign(
+    name: str, together: int, split: Split, targets: Ints, fraudsters: int, rng: np.random.Generator
+) -> Sequences:
+    """Profiles with so many targets each, or one where histories are too short for more."""
+    view, spec = View(split.train, len(split.catalog)), find("attacks", ATTACKS, name)
+    try:
+        return cast(Sequences, spec(targets_each=together).forge(view, targets, fraudsters, rng))
+    except ConfigError:
+        if together == 1:
+            raise
+        return cast(Sequences, spec(targets_each=1).forge(view, targets, fraudsters, rng))

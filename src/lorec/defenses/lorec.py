@@ -4,14 +4,14 @@ The published calibrator (`lorec_paper`) asks whether a user's states look fraud
 training data, so the recommender fits them and their states look well; on short histories nothing is left to see. Ours
 asks what does not move when the recommender learns: does an item keep the company that its popularity leads one to
 expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Three views answer, `collusion`,
-`incoherence` and `surprise`; each is calibrated on rounds of known fakes, and a likelihood follows for every item,
-interaction and user. Interactions that a view makes
-likely enough to be bought count nothing, within a budget.
+`incoherence` and `surprise`. Each is calibrated on rounds of known fakes; a likelihood follows for every item, and so
+for every interaction and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as
+what is to be predicted; they still stand in histories.
 
 Differences from the paper, and why: weights are per interaction, because in a copied history one step alone is the lie;
 evidence is gathered on the log plus known fakes, so that known and real fakes stand in the same light; the calibrator
-has few parameters, because richer ones learned the known kinds and missed the others (docs/diagnosis.md); weights are
-there before the first step, so nothing feeds back and no gate can stay shut.
+has two parameters a view, because richer ones learned the known kinds and missed the others (docs/diagnosis.md);
+weights are there before the first step, so nothing feeds back and no gate can stay shut.
 """
 
 import math
@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 
 from lorec.data import Batch, Floats, Ints, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard, rounds_of
-from lorec.errors import ConfigError
+from lorec.errors import ConfigError, DataError
 from lorec.evidence import Evidence, gather
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
 Source = Literal["log", "text"]
+MOST = 20
+"""Interactions of an item that count in the calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +41,14 @@ class LoRec:
 
     sources: tuple[Source, ...] = ("log", "text")
     """What evidence is made of: the log's own co-occurrence, a language model's vectors of the items' texts."""
-    collusion: float = 8.0
+    collusion: float = 15.0
     """An interaction counts 0 where this view raises the odds of a lie so many times (a Bayes factor); 0: off.
 
     Honest items that fail this view are close-knit, and a recommender predicts them well: high, since they are missed.
     """
     surprise: float = 100.0
     """The same for this view, whose honest failures are missed even more; 0: off."""
-    incoherence: float = 6.0
+    incoherence: float = 5.0
     """The same for this view; low, since nobody can predict a crowd's random choices anyway; 0: off."""
     budget: float = 0.015
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
@@ -149,21 +151,26 @@ class _EvidenceGuard(Guard):
             self._set(*self.judge())
 
     def judge(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """p [V + 1] = 1 - product over the views of (1 - p_view), and whose interactions count nothing [V + 1]."""
+        """p [V + 1], the likelihood of the view that sees most, and whose interactions count nothing [V + 1]."""
         trials = [self._trial(one) for one in self.rounds]
         mine, holders = self._gather(self.log), self.log.counts(self.n_items)
         lies, honest = (np.concatenate([trial[place] for trial in trials]) for place in (1, 2))
+        if not lies.any():
+            raise DataError("no known fake takes a target of its round; give rounds as known_fakes(...) makes them")
+        # Real lies count as honest, and all of an attack's on few items: so an item counts as at most so many.
+        share = np.minimum(1, MOST / np.maximum(lies + honest, 1))
+        lies, honest = lies * share, honest * share
         odds = lies.sum() / max(honest.sum(), 1)
-        spared, off = np.ones(self.n_items + 1), np.zeros(self.n_items + 1, dtype=bool)
+        likely, off = np.zeros(self.n_items + 1), np.zeros(self.n_items + 1, dtype=bool)
         for view, factor in self.spec.factors().items():
-            p = calibrate(np.concatenate([getattr(trial[0], view) for trial in trials]), lies, honest)(
-                getattr(mine, view)
-            )
-            room = self.spec.budget * len(self.log.items) if view == "incoherence" else math.inf
-            off |= _within(p, p > factor * odds * (1 - p), holders, room)
-            spared *= 1 - p
-        spared[0] = 1
-        return (1 - spared).astype(np.float32), off
+            fitted = calibrate(np.concatenate([getattr(trial[0], view) for trial in trials]), lies, honest)
+            p = fitted(getattr(mine, view))
+            likely = np.maximum(likely, p)
+            if fitted.slope > 0:
+                room = self.spec.budget * len(self.log.items) if view == "incoherence" else math.inf
+                off |= _within(p, (p > factor * odds * (1 - p)) & ~off, holders, room)
+        likely[0] = off[0] = 0
+        return likely.astype(np.float32), off
 
     def _trial(self, known: Poison) -> tuple[Evidence, NDArray[np.int64], NDArray[np.int64]]:
         """Evidence on the log plus a round of known fakes, and how many interactions of each item are lies, or not."""
@@ -179,11 +186,13 @@ class _EvidenceGuard(Guard):
         self.weights = Weights(events=1 - off[self.log.items].astype(np.float32))
 
     def state(self) -> dict[str, Any]:
-        return {} if self.likely is None else {"likely": torch.from_numpy(self.likely), "off": self.off.tolist()}
+        return (
+            {} if self.likely is None else {"likely": torch.from_numpy(self.likely), "off": torch.from_numpy(self.off)}
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
         if state:
-            self._set(state["likely"].cpu().numpy(), np.array(state["off"]))
+            self._set(state["likely"].cpu().numpy(), state["off"].cpu().numpy())
 
 
 def _within(p: Floats, candidates: NDArray[np.bool_], costs: Ints | Floats, room: float) -> NDArray[np.bool_]:
@@ -198,7 +207,7 @@ def _within(p: Floats, candidates: NDArray[np.bool_], costs: Ints | Floats, room
     return chosen
 
 
-def calibrate(seen: Floats, lies: NDArray[np.int64], honest: NDArray[np.int64]) -> "Logistic":
+def calibrate(seen: Floats, lies: Floats | Ints, honest: Floats | Ints) -> "Logistic":
     """Logistic regression by Newton's method: of `lies` + `honest` interactions of each item, how many are lies.
 
     `seen` [items] is a view's score. The slope is kept at 0 or above: more suspicion never makes an item more innocent.
