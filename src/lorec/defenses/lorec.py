@@ -53,7 +53,7 @@ class LoRec:
     budget: float = 0.015
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
 
-    The other views have none: a large attack with targets in common makes many lies, and these views see them surely.
+    The other views have none, as a large attack with targets in common makes more lies than any budget that spares.
     """
     accused: float = 0.05
     """The share of users that it may flag, the most suspicious of those with a turned-down interaction."""
@@ -186,9 +186,9 @@ class _EvidenceGuard(Guard):
         self.weights = Weights(events=1 - off[self.log.items].astype(np.float32))
 
     def state(self) -> dict[str, Any]:
-        return (
-            {} if self.likely is None else {"likely": torch.from_numpy(self.likely), "off": torch.from_numpy(self.off)}
-        )
+        if self.likely is None:
+            return {}
+        return {"likely": torch.from_numpy(self.likely), "off": torch.from_numpy(self.off)}
 
     def restore(self, state: dict[str, Any]) -> None:
         if state:
