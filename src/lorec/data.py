@@ -140,6 +140,10 @@ class Sequences:
         """[events]: the user of each event."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    def positions(self) -> NDArray[np.int64]:
+        """[events]: the place of each event in its user's history, from 0."""
+        return np.arange(len(self.items)) - self.starts[:-1][self.users()]
+
     def counts(self, n_items: int) -> NDArray[np.int64]:
         """[n_items + 1]: how often each item occurs; entry 0, the padding, is 0."""
         return np.bincount(self.items, minlength=n_items + 1)

@@ -72,10 +72,7 @@ def by_popularity(scorer: Scorer, split: Split, k: int = 10, parts: int = 10) ->
     hit = np.zeros(len(rows), dtype=bool)
     older = split.older.take(rows)
     for some, scores in scorer.score(log):
-        scores[:, 0] = -torch.inf
-        if not split.repeats:
-            hide(scores, log.take(some))
-            hide(scores, older.take(some))
+        _leave_candidates(scores, some, log, split.repeats, older)
         top = scores.topk(min(k, n_items), dim=1)
         best = top.indices.masked_fill(torch.isinf(top.values), 0).cpu().numpy()  # fewer than k may be left to show
         shown += np.bincount(best.ravel(), minlength=n_items + 1)
@@ -107,11 +104,7 @@ def ranks_of(
     for rows, scores in scorer.score(log):
         wanted = torch.from_numpy(goals[rows].astype(np.int64)).to(scores.device)
         own = scores.gather(1, wanted)
-        scores[:, 0] = -torch.inf
-        if not seen:
-            hide(scores, log.take(rows))
-            if older is not None and len(older.items):
-                hide(scores, older.take(rows))
+        _leave_candidates(scores, rows, log, seen, older)
         # Counting passes over the scores once a goal and never writes; NaN would fail every comparison unseen.
         if bool(torch.isnan(scores.sum())) and bool(torch.isnan(scores).any()):
             raise DataError("a score is not a number; the model has diverged: lower the learning rate and train again")
@@ -119,6 +112,15 @@ def ranks_of(
         itself = scores.gather(1, wanted) > -torch.inf  # a hidden goal was not counted as its own equal
         ranks[rows] = (above + 1 - itself.long()).cpu().numpy()
     return ranks
+
+
+def _leave_candidates(scores: Tensor, rows: Ints, log: Sequences, seen: bool, older: Sequences | None) -> None:
+    """Hide padding and, unless the seen compete too, what these rows' users have seen."""
+    scores[:, 0] = -torch.inf
+    if not seen:
+        hide(scores, log.take(rows))
+        if older is not None and len(older.items):
+            hide(scores, older.take(rows))
 
 
 def _count(where: Tensor) -> Tensor:

@@ -577,11 +577,10 @@ def _short(value: Any) -> str:
 
 def _save_poison(folder: Path, job: _Job) -> None:
     profiles = job.poison.profiles
-    users = profiles.users()
     frame = pl.DataFrame(
         {
-            "fraudster": users,
-            "position": np.arange(len(users)) - profiles.starts[:-1][users],
+            "fraudster": profiles.users(),
+            "position": profiles.positions(),
             "item": job.clean.catalog.ids(profiles.items),
         }
     )
@@ -609,11 +608,10 @@ def _save_weights(path: Path, split: Split, trained: Fit) -> None:
 
 def _save_interactions(path: Path, split: Split, trained: Fit) -> None:
     """Every training interaction's weight and likelihood, in order of users and positions."""
-    users = split.train.users()
     frame = pl.DataFrame(
         {
-            "user": split.users.gather(users),
-            "position": np.arange(len(users)) - split.train.starts[:-1][users],
+            "user": split.users.gather(split.train.users()),
+            "position": split.train.positions(),
             "item": split.catalog.ids(split.train.items),
             "weight": trained.weights.of_events(split.train),
             "suspicion": trained.guard.interactions,
