@@ -9,67 +9,126 @@ from hypothesis import strategies as st
 
 from lorec.attacks import Bandwagon, Random, Replace, Segment, forge
 from lorec.data import Sequences, inject
-from lorec.evidence import _company, _normal_scores, _without_holders, _World, gather
+from lorec.evidence import Examiner, _Company, _kinship, _Quantiles, _texts, _World
 from lorec.text import Hash, TextVectors
 
 HISTORIES = st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=7, unique=True), min_size=2, max_size=12)
+EVERYTHING = np.arange(9)
 
 
-def pairs_of(histories, rng=None):
-    log = Sequences.of(histories)
-    return _World.of(log, 8, 50, rng or np.random.default_rng(0))
+def world(histories, partners=50):
+    return _World.of(Sequences.of(histories), 8, partners, np.random.default_rng(0))
+
+
+def both(histories, cut):
+    """One log in two layers: some of its histories beside the others."""
+    return world(histories[:cut]).extended(Sequences.of(histories[cut:]), 50, np.random.default_rng(0))
+
+
+def holders_of(histories, item):
+    """Each holder's other items."""
+    return [[other for other in history if other != item] for history in histories if item in history]
 
 
 class TestCounts:
     @settings(max_examples=100, deadline=None)
     @given(HISTORIES)
     def test_pairs_are_those_of_every_history(self, histories):
-        made = pairs_of(histories)
+        (made,) = world(histories).layers
         wanted = {}
         for history in histories:
             for one, other in itertools.permutations(history, 2):
                 wanted[one * 9 + other] = wanted.get(one * 9 + other, 0) + 1
-        assert dict(zip(made.known.tolist(), made.counts.tolist(), strict=True)) == wanted
+        assert dict(zip(made.known.tolist(), np.diff(made.first).tolist(), strict=True)) == wanted
 
     @settings(max_examples=100, deadline=None)
-    @given(HISTORIES)
-    def test_company_leaves_the_asking_user_out(self, histories):
-        """`strangers`: the mean over holders of the share of their other items that nobody else has beside it."""
-        found = _company(pairs_of(histories))["strangers"]
-        for item in range(1, 9):
-            shares = []
-            for user, history in enumerate(histories):
-                if item in history:
-                    others = [other for other in history if other != item]
-                    unknown = [
-                        not any(item in h and other in h for u, h in enumerate(histories) if u != user)
-                        for other in others
-                    ]
-                    shares.append(np.mean(unknown) if others else 0.0)
-            assert found[item] == pytest.approx(np.mean(shares) if shares else 0.0)
+    @given(HISTORIES, st.integers(1, 11), st.sets(st.integers(1, 8), min_size=1))
+    def test_company_against_its_definition_and_in_layers(self, histories, cut, asked):
+        """Whatever part of the log stands beside the rest, and whichever items are asked for."""
+        together = {
+            pair: sum(set(pair) <= set(history) for history in histories)
+            for pair in itertools.permutations(range(1, 9), 2)
+        }
+        mass = {item: sum(n for (one, _), n in together.items() if one == item) for item in range(1, 9)}
+        total = sum(mass.values())
+
+        def lift(one, other):
+            return np.log((together[one, other] - 0.5) / (mass[one] * mass[other] / max(total, 1) + 0.5))
+
+        items = np.array(sorted(asked))
+        found = _Company.of(both(histories, cut), items).measures()
+        for place, item in enumerate(items.tolist()):
+            companies = holders_of(histories, item)
+            social = [company for company in companies if company]
+            fits = [np.mean([lift(item, other) for other in company]) for company in social]
+            alone = [np.mean([together[item, other] == 1 for other in company]) for company in social]
+            n = max(len(companies), 1)
+            assert found["fit"][place] == pytest.approx(sum(fits) / n)
+            assert found["strangers"][place] == pytest.approx(sum(alone) / n)
+            drawn = [other for company in companies for other in company]
+            pairs = [one == other for one, other in itertools.permutations(drawn, 2)]
+            assert found["concentration"][place] == pytest.approx(np.mean(pairs) if pairs else 0)
+            shared = [np.mean([[a == b for b in two] for a in one]) for one, two in itertools.permutations(social, 2)]
+            assert found["same"][place] == pytest.approx(np.mean(shared) if shared else 0)
 
     @settings(max_examples=100, deadline=None)
-    @given(HISTORIES, st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))
-    def test_holders_of_an_item_do_not_vouch_for_a_pair(self, histories, item, left, right):
-        made = pairs_of(histories)
+    @given(HISTORIES, st.integers(1, 11), st.integers(0, 100), st.integers(1, 8))
+    def test_texts_against_their_definition_and_in_layers(self, histories, cut, seed, item):
+        vectors = np.random.default_rng(seed).standard_normal((9, 3)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors[8] = 0  # an item without text
+        company = _Company.of(both(histories, cut), np.array([item]))
+        found, same = _texts(company, vectors), company.same()
+        companies = holders_of(histories, item)
+        social = [company for company in companies if company]
+        fits = [np.mean(vectors[company] @ vectors[item]) for company in social]
+        assert found["text fit"][0] == pytest.approx(sum(fits) / max(len(companies), 1), abs=1e-5)
+        pairs = list(itertools.permutations(social, 2))
+        # Averaged over pairs of holders: cosines of their items that differ, weighed by how often such a pair is drawn.
+        differ = [np.mean([[(a != b) * (vectors[a] @ vectors[b]) for b in two] for a in one]) for one, two in pairs]
+        wanted = np.mean(differ) / (1 - same[0]) if pairs and same[0] < 1 - 1e-6 else 0
+        assert found["text kinship"][0] == pytest.approx(wanted, abs=1e-4)
+
+    @settings(max_examples=100, deadline=None)
+    @given(HISTORIES, st.integers(1, 11), st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))
+    def test_holders_of_an_item_do_not_vouch_for_a_pair(self, histories, cut, item, left, right):
         asked = (np.array([left * 9 + right]), np.array([item]))
-        found = _without_holders(made, *asked, np.random.default_rng(0))[0]
+        layers = both(histories, cut).layers
+        found = sum(layer.without_holders(*asked, np.random.default_rng(0))[0] for layer in layers)
         wanted = sum(left != right and {left, right} <= set(h) and item not in h for h in histories)
         assert found == pytest.approx(wanted)
 
+    @settings(max_examples=25, deadline=None)
+    @given(HISTORIES, st.integers(1, 8))
+    def test_kinship_is_a_mean_over_holders_and_their_items(self, histories, item):
+        """Many draws come near what all pairs of holders say."""
+        made = both(histories, 1)
+        shares = []
+        weights = []
+        for one, two in itertools.permutations(holders_of(histories, item), 2):
+            for a, b in itertools.product(one, two):
+                if a != b:
+                    shares.append(any({a, b} <= set(h) and item not in h for h in histories))
+                    weights.append(1 / len(one) / len(two))
+        found = _kinship(made, np.array([item]), 4000, np.random.default_rng(0))["kinship share"][0]
+        assert found == pytest.approx(np.average(shares, weights=weights) if shares else 0, abs=0.06)
+
     def test_a_long_history_is_sampled_within_itself(self):
         log = Sequences.of([range(1, 9), [1, 2]])
-        made = _World.of(log, 8, 3, np.random.default_rng(0))
-        assert np.bincount(made.asking).tolist() == [3] * 8 + [1, 1]
+        made = _World.of(log, 8, 3, np.random.default_rng(0)).layers[0]
+        assert np.bincount(made.pair // 9).tolist() == [0, 4, 4, 3, 3, 3, 3, 3, 3]
         assert (made.pair // 9 != made.pair % 9).all()
-        assert (
-            made.counts[np.isin(made.known, [1 * 9 + 2, 2 * 9 + 1], invert=True)] <= 1
-        ).all()  # nobody is drawn twice
+        assert (np.diff(made.first)[np.isin(made.known, [1 * 9 + 2, 2 * 9 + 1], invert=True)] <= 1).all()
 
     def test_a_user_who_takes_an_item_again_does_not_vouch_for_it(self):
         again, once = ([[1, 2, 1, 2], [3, 1, 4]], [[1, 2], [3, 1, 4]])
-        for name, values in _company(pairs_of(again)).items():
-            np.testing.assert_array_equal(values, _company(pairs_of(once))[name])
+        repeated, plain = (_Company.of(world(histories), EVERYTHING).measures() for histories in (again, once))
+        for name, values in repeated.items():
+            np.testing.assert_array_equal(values, plain[name])
+
+
+def scored(values, holders):
+    return _Quantiles.of(values, holders).scores(values, holders)
 
 
 class TestScores:
@@ -78,15 +137,14 @@ class TestScores:
     def test_neither_scale_nor_shift_of_a_measure_matters(self, seed, scale, shift):
         rng = np.random.default_rng(seed)
         values, holders = rng.standard_normal(300), rng.integers(3, 100, 300)
-        told = np.ones(300, dtype=bool)
-        one, other = (_normal_scores(v, holders, told) for v in (values, values * scale + shift))
+        one, other = (scored(v, holders) for v in (values, values * scale + shift))
         np.testing.assert_allclose(one, other, atol=1e-3)
 
     def test_honest_items_are_about_standard_normal_at_every_popularity(self):
         rng = np.random.default_rng(0)
         holders = rng.integers(3, 500, 4000)
         values = holders**0.5 + rng.gumbel(size=4000) * holders**0.25  # skewed, and wider where popular
-        scores = _normal_scores(values, holders, np.ones(4000, dtype=bool))
+        scores = scored(values, holders)
         for some in (holders < 100, (holders > 100) & (holders < 300), holders > 300):
             assert abs(scores[some].mean()) < 0.15
             assert 0.85 < scores[some].std() < 1.15
@@ -95,28 +153,28 @@ class TestScores:
     def test_tied_values_share_the_middle_of_their_ranks(self, seed):
         rng = np.random.default_rng(seed)
         values = np.where(rng.random(600) < 0.6, 0.0, rng.exponential(size=600))
-        scores = _normal_scores(values, np.full(600, 9), np.ones(600, dtype=bool))
+        scores = scored(values, np.full(600, 9))
         assert np.ptp(scores[values == 0]) == 0
         assert scores[values == 0][0] == pytest.approx(-0.52, abs=0.35)  # the middle of the lower 60 %
-        assert scores[0] == _normal_scores(values[::-1], np.full(600, 9), np.ones(600, dtype=bool))[-1]
-        assert (_normal_scores(np.ones(600), np.full(600, 9), np.ones(600, dtype=bool)) == 0).all()
+        assert scores[0] == scored(values[::-1], np.full(600, 9))[-1]
+        assert (scored(np.ones(600), np.full(600, 9)) == 0).all()
 
     def test_items_of_one_popularity_are_judged_together_whatever_their_numbers(self):
         values = np.linspace(0, 1, 2000)
-        scores = _normal_scores(values, np.full(2000, 3), np.ones(2000, dtype=bool))
+        scores = scored(values, np.full(2000, 3))
         assert abs(scores.mean()) < 0.02
         assert scores[0] < -2 < 2 < scores[-1]
 
     def test_an_outlier_goes_beyond_the_ends_of_the_crowd(self):
         values = np.append(np.random.default_rng(0).standard_normal(500), 8.0)
-        scores = _normal_scores(values, np.full(501, 20), np.ones(501, dtype=bool))
+        scores = scored(values, np.full(501, 20))
         assert scores[-1] > 5
         assert scores[:-1].max() < 4.5
 
 
-def told(split, vectors=True):
+def examiner(split, vectors=True):
     text = TextVectors(split.catalog, Hash(dim=64)).items() if vectors else None
-    return gather(split.train, len(split.catalog), text, np.random.default_rng(0))
+    return Examiner(split.train, len(split.catalog), text, np.random.default_rng(0))
 
 
 class TestWhatItSees:
@@ -132,33 +190,54 @@ class TestWhatItSees:
     @pytest.mark.parametrize("vectors", [True, False])
     def test_targets_stand_out_in_one_view(self, town, attack, view, vectors):
         poison = forge(attack, town, 5, seed=5)
-        scores = getattr(told(inject(town, poison, seed=5), vectors), view)
+        scores = getattr(examiner(inject(town, poison, seed=5), vectors).evidence, view)
         honest = np.delete(scores[1:], poison.targets - 1)
         above = [(honest > scores[target]).mean() for target in poison.targets]
         assert np.mean(above) < 0.1
+
+    @pytest.mark.parametrize("attack", [Random(share=0.02), Segment(share=0.02), Replace(share=0.02)])
+    def test_beside_a_log_is_as_in_it(self, town, attack):
+        """Targets look alike whether their campaign stands in the log, or beside it."""
+        poison = forge(attack, town, 5, seed=5)
+        text, n = TextVectors(town.catalog, Hash(dim=64)).items(), len(town.catalog)
+        whole, apart = (
+            Examiner(log, n, text, np.random.default_rng(0), partners=50, pairs=2000)
+            for log in (town.train.extended(poison.profiles), town.train)
+        )
+        found = apart.beside(poison.profiles, poison.targets)
+        for view in ("collusion", "incoherence", "surprise"):
+            # Its fillers belong to the crowd, or they don't: ranks among honest items are near, not equal.
+            honest = [np.delete(getattr(one.evidence, view)[1:], poison.targets - 1) for one in (whole, apart)]
+            theirs = [getattr(whole.evidence, view)[poison.targets], getattr(found, view)]
+            above = [[(h > score).mean() for score in some] for h, some in zip(honest, theirs, strict=True)]
+            np.testing.assert_allclose(*above, atol=0.1, err_msg=view)
 
     def test_the_order_of_users_does_not_matter(self, town):
         """What is counted is the same; only the draws of pairs of holders differ."""
         text, n = TextVectors(town.catalog, Hash(dim=64)).items(), len(town.catalog)
         moved = town.train.take(np.random.default_rng(1).permutation(len(town)))
-        one, other = (gather(log, n, text, np.random.default_rng(0), partners=50) for log in (town.train, moved))
-        for name in ("fit", "strangers", "concentration", "text fit"):
+        one, other = (
+            Examiner(log, n, text, np.random.default_rng(0), partners=50).evidence for log in (town.train, moved)
+        )
+        for name in ("fit", "strangers", "concentration", "same", "text fit"):
             np.testing.assert_allclose(one.measures[name], other.measures[name], atol=1e-4)
 
     def test_an_item_without_text_is_not_judged_by_it(self, town):
         text = TextVectors(town.catalog, Hash(dim=64)).items()
         text[[5, 6, 7]] = 0
-        found = gather(town.train, len(town.catalog), text, np.random.default_rng(0))
+        found = Examiner(town.train, len(town.catalog), text, np.random.default_rng(0)).evidence
         assert (found.measures["text fit"][[5, 6, 7]] == 0).all()
 
     def test_items_with_few_holders_and_padding_are_not_spoken_of(self):
         log = Sequences.of([[1, 2, 3], [1, 2, 3], [1, 2, 3], [1, 4]])
-        found = gather(log, 4, None, np.random.default_rng(0))
+        found = Examiner(log, 4, None, np.random.default_rng(0)).evidence
         assert found.surprise[[0, 4]].tolist() == [0, 0]
         assert all(np.isfinite(values).all() for values in found.measures.values())
 
     def test_the_smallest_logs_do_not_break(self):
         for histories in ([[1]], [[1], [1], [1]], [[1, 2]] * 3, [[1, 1, 1]] * 3):
-            found = gather(Sequences.of(histories), 3, np.ones((4, 2)), np.random.default_rng(0))
-            assert np.isfinite(found.collusion).all()
-            assert np.isfinite(found.surprise).all()
+            made = Examiner(Sequences.of(histories), 3, np.ones((4, 2)), np.random.default_rng(0))
+            beside = made.beside(Sequences.of([[1, 2], [1, 3]]), np.array([1, 3]))
+            for found in (made.evidence, beside):
+                assert np.isfinite(found.collusion).all()
+                assert np.isfinite(found.surprise).all()

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from lorec.attacks import ATTACKS, Bandwagon, Random, Replace, Segment, forge, known_fakes
-from lorec.data import Feed, Poison, inject
+from lorec.data import Feed, Poison, Sequences, inject
 from lorec.defenses import LoRec, LoRecPaper, Undefended
-from lorec.defenses.lorec import _within, calibrate
+from lorec.defenses.lorec import _Scene, _within, calibrate
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection, evaluate
 from lorec.models import Recommender, SASRec
@@ -81,6 +81,41 @@ class TestCalibration:
             assert p[chosen].min() > p[left].max()
         if left.any():  # the next likelihood would not have fitted
             assert costs[chosen].sum() + costs[left & (p == p[left].max())].sum() > room
+
+
+class TestAssociation:
+    @settings(max_examples=100, deadline=None)
+    @given(
+        st.lists(st.lists(st.integers(1, 5), max_size=4, unique=True), min_size=1, max_size=8),
+        st.integers(0, 8),
+        st.sets(st.integers(1, 5), min_size=1),
+        st.integers(0, 100),
+    )
+    def test_against_its_definition(self, histories, cut, asked, seed):
+        """An item's holders are as suspicious as the likeliest of their other items, beside the log or in it."""
+        rng = np.random.default_rng(seed)
+        items, likely = np.array(sorted(asked)), rng.choice([0.01, 0.2, 0.9], 6)
+        p = rng.choice([0.02, 0.5, 0.8], len(items))
+        layers = (Sequences.of(histories[:cut]), Sequences.of(histories[cut:]))
+        found = _Scene(layers, items, None, None, None).associated(likely, p, 0.25)
+        now = {**dict(enumerate(likely)), **dict(zip(items.tolist(), p, strict=True))}
+        for place, item in enumerate(items.tolist()):
+            holders = [[now[other] for other in history if other != item] for history in histories if item in history]
+            suspicion = [max(others, default=0) for others in holders]
+            mean = (sum(suspicion) + 0.2) / (len(holders) + 1)
+            assert found[place] == pytest.approx(np.log(mean / (1 - mean)))
+
+    def test_the_rest_of_a_campaign_follows_what_was_found_of_it(self, town):
+        poison, bad, known = poisoned(town, Random(share=0.02))
+        users = bad.train.users()
+        lies = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
+        caught = {}
+        for association in (0.0, 15.0):
+            spec = LoRec(incoherence=0, surprise=0, collusion=60, association=association)
+            caught[association] = 1 - decided(bad, known, spec).weights.events
+        assert 0 < caught[0.0][lies].mean() < 1
+        assert caught[15.0][lies].mean() == 1
+        assert caught[15.0][~bad.fraudsters[users]].mean() < 0.02
 
 
 class TestGuard:

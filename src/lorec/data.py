@@ -125,9 +125,8 @@ class Sequences:
 
     def slices(self, begins: Ints, lengths: Ints) -> "Sequences":
         """One history for each run of events from `begins` on, `lengths` long."""
-        starts = offsets(lengths)
-        events = np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])
-        return Sequences(self.items[events], starts, None if self.times is None else self.times[events])
+        events = runs(begins, lengths)
+        return Sequences(self.items[events], offsets(lengths), None if self.times is None else self.times[events])
 
     def extended(self, others: "Sequences") -> "Sequences":
         """Both, these users first. Times are kept only where both have them."""
@@ -164,6 +163,12 @@ class Sequences:
 def offsets(lengths: Ints) -> NDArray[np.int64]:
     """[n + 1]: where each of n runs of these lengths starts, and the end of the last."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def runs(begins: Ints, lengths: Ints) -> NDArray[np.int64]:
+    """The numbers of each run, begin, begin + 1, ..., one run after the other."""
+    starts = offsets(lengths)
+    return np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])
 
 
 # ------------------------------------------------------------------------------------------------------ the split

@@ -10,6 +10,9 @@ The measures are counts of the log and cosines of text vectors. Whatever asks ho
 interaction that asks (`leave one out`), and what asks how two holders of an item go together leaves out everybody who
 holds that item, so that fraudsters can't vouch for one another.
 
+A log is counted once. What a few items would look like if some more histories stood in it (`Examiner.beside`) follows
+from those counts and the newcomers' own, on the scale of the log as it is.
+
 Time is not looked at: in a synthetic attack it is made up, and a detector of made-up times would only flatter itself.
 """
 
@@ -20,9 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorec.data import Bools, Floats, Ints, Sequences, offsets
+from lorec.data import Bools, Floats, Ints, Sequences, offsets, runs
 
-__all__ = ["Evidence", "gather"]
+__all__ = ["Evidence", "Examiner"]
 
 FEWEST = 3
 """Holders below which nothing is said of an item."""
@@ -36,95 +39,99 @@ INCOHERENCE = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of each item; row 0 is padding, and an item with fewer than three holders has zeros."""
+    """What is known of each of n items; of one with fewer than three holders, zeros."""
 
     measures: dict[str, Floats]
-    """[V + 1] each: normal scores among items of like popularity, about N(0, 1) for honest items."""
+    """[n] each: normal scores among items of like popularity, about N(0, 1) for honest items."""
     collusion: Floats
-    """[V + 1]: a mean of normal scores."""
+    """[n]: a mean of normal scores."""
     incoherence: Floats
-    """[V + 1]: a mean of normal scores."""
+    """[n]: a mean of normal scores."""
     surprise: Floats
-    """[V + 1]: the Mahalanobis distance from the crowd in all measures together."""
+    """[n]: the Mahalanobis distance from the crowd in all measures together."""
 
 
-def gather(
-    log: Sequences,
-    n_items: int,
-    vectors: Floats | None,
-    rng: np.random.Generator,
-    *,
-    counted: bool = True,
-    partners: int = 20,
-    pairs: int = 192,
-) -> Evidence:
-    """Measure every item of a log; `vectors` [V + 1, dim] of its text, or None to go without; `counted`: by the log.
+class Examiner:
+    """Measures items: all of a log, or some beside further histories.
 
-    `partners` other items of the same user are looked at for each interaction (drawn where there are more), `pairs`
-    pairs of holders for each item. Time and memory grow with interactions x partners + items x pairs.
+    Time and memory grow with interactions x `partners` + items x `pairs`; `beside` costs what its items' holders do.
     """
-    world = _World.of(log, n_items, partners, rng)
-    told = (world.holders >= FEWEST) & (world.mass > 0)
-    told[0] = False
-    unit = None if vectors is None else _unit(vectors)
-    raw = _kinship(world, pairs, unit, told, counted, rng)
-    if counted:
-        raw |= _company(world)
-        raw["excess"] = _excess(raw, world.holders, told)
-    worded = told
-    if unit is not None:
-        raw["text fit"] = _text_fit(world, unit)
-        worded = told & (unit != 0).any(axis=1)  # of an item without text its own text can't be judged
-    scores = {
-        name: _normal_scores(values, world.holders, worded if name == "text fit" else told)
-        for name, values in raw.items()
-    }
-    distances = _distances(np.column_stack(list(scores.values())), world.holders, told)
-    return Evidence(scores, _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE), distances)
 
+    def __init__(
+        self,
+        log: Sequences,
+        n_items: int,
+        vectors: Floats | None,
+        rng: np.random.Generator,
+        *,
+        counted: bool = True,
+        partners: int = 20,
+        pairs: int = 192,
+    ) -> None:
+        """`vectors` [V + 1, dim] of the items' texts, or None to go without; `counted`: whether to go by the log.
 
-def _mean_of(scores: dict[str, Floats], signs: dict[str, int]) -> Floats:
-    """The mean of those measures that there are, none of them more than 5 either way."""
-    mean: NDArray[np.float64] = np.mean(
-        [sign * np.clip(scores[name], -5, 5) for name, sign in signs.items() if name in scores], axis=0
-    )
-    return mean
+        `partners` other items of the same user are looked at for each interaction (drawn where there are more), `pairs`
+        pairs of holders for each item.
+        """
+        self._counted, self._partners, self._pairs, self._rng = counted, partners, pairs, rng
+        self._unit = None if vectors is None else _unit(vectors)
+        self._world = _World.of(log, n_items, partners, rng)
+        everything = np.arange(n_items + 1)
+        raw = self._measure(self._world, everything)
+        self._scale = _Scale.of(raw, self._world.holders, self._told(self._world, everything), self._worded(everything))
+        self.evidence = self._judge(raw, self._world, everything)
+        """Of every item; row 0 is padding."""
+
+    def beside(self, profiles: Sequences, items: Ints) -> Evidence:
+        """What these items, sorted and distinct, would look like if the profiles stood in the log, too."""
+        world = self._world.extended(profiles, self._partners, self._rng)
+        return self._judge(self._measure(world, items), world, items)
+
+    def _told(self, world: "_World", items: Ints) -> Bools:
+        told: Bools = (world.holders[items] >= FEWEST) & (world.mass[items] > 0) & (items > 0)
+        return told
+
+    def _worded(self, items: Ints) -> Bools:
+        return np.ones(len(items), dtype=bool) if self._unit is None else (self._unit[items] != 0).any(axis=1)
+
+    def _measure(self, world: "_World", items: Ints) -> dict[str, Floats]:
+        company = _Company.of(world, items)
+        raw: dict[str, Floats] = {}
+        if self._counted:
+            raw |= company.measures() | _kinship(world, items, self._pairs, self._rng)
+        if self._unit is not None:
+            raw |= _texts(company, self._unit)
+        return raw
+
+    def _judge(self, raw: dict[str, Floats], world: "_World", items: Ints) -> Evidence:
+        return self._scale.judge(raw, world.holders[items], self._told(world, items), self._worded(items))
 
 
 # ------------------------------------------------------------------------------------------------- the log as pairs
 
 
 @dataclass(frozen=True)
-class _World:
-    """A log, and which items stand together in a history: directed pairs (asking event, other event of that user)."""
+class _Pairs:
+    """Which items stand together in histories: directed pairs (asking item, other item of that user), sorted."""
 
-    log: Sequences
-    items: NDArray[np.int64]
-    users: NDArray[np.int64]
     size: int
     """V + 1"""
-    holders: NDArray[np.int64]
-    """[V + 1]: interactions of each item."""
-    asking: NDArray[np.int64]
-    """[P]: the event that asks."""
     pair: NDArray[np.int64]
     """[P]: asking item x size + the other item."""
+    users: NDArray[np.int64]
+    """[P]: whose history it is."""
+    weights: Floats
+    """[P]: one over the partners of that event, so that every holder of the asking item counts alike."""
     known: NDArray[np.int64]
     """Distinct pairs, sorted."""
     first: NDArray[np.int64]
-    """Where each distinct pair begins in `by_pair`."""
-    counts: NDArray[np.int64]
-    """How often each distinct pair occurs."""
-    by_pair: NDArray[np.int64]
-    """[P]: users in the order of their pairs."""
-    mass: Floats
-    """[V + 1]: pairs in which an item asks."""
+    """Where each distinct pair begins, and the end of the last."""
     taken: NDArray[np.int64]
     """Sorted: user x size + item of every event."""
 
     @staticmethod
-    def of(log: Sequences, n_items: int, partners: int, rng: np.random.Generator) -> "_World":
-        log, size = _distinct(log, n_items), n_items + 1
+    def of(log: Sequences, size: int, partners: int, rng: np.random.Generator) -> "_Pairs":
+        """Of a log in which nobody takes an item again."""
         items, users = log.items.astype(np.int64), log.users()
         lengths = log.lengths[users]
         each = np.minimum(np.maximum(lengths - 1, 0), partners)
@@ -134,30 +141,79 @@ class _World:
         low, high = nth * others // each[asking], (nth + 1) * others // each[asking]
         step = 1 + low + (rng.random(len(asking)) * (high - low)).astype(np.int64)
         begin = log.starts[users[asking]]
-        other = begin + (asking - begin + step) % lengths[asking]
-        pair = items[asking] * size + items[other]
+        pair = items[asking] * size + items[begin + (asking - begin + step) % lengths[asking]]
         order = np.argsort(pair, kind="stable")
-        known, first, counts = np.unique(pair[order], return_index=True, return_counts=True)
-        mass = np.bincount(items[asking], minlength=size).astype(np.float64)
-        holders = np.bincount(items, minlength=size)
-        by_pair, taken = users[asking][order], np.sort(users * size + items)
-        return _World(log, items, users, size, holders, asking, pair, known, first, counts, by_pair, mass, taken)
+        pair, asking = pair[order], asking[order]
+        first = _firsts(pair)
+        return _Pairs(
+            size, pair, users[asking], 1 / each[asking], pair[first[:-1]], first, np.sort(users * size + items)
+        )
 
-    def places(self, pair: Ints) -> tuple[Ints, Bools]:
-        """Where each pair stands among the distinct ones, and whether it does."""
-        place = np.minimum(np.searchsorted(self.known, pair), max(len(self.known) - 1, 0))
-        return place, self.known[place] == pair if len(self.known) else np.zeros(len(pair), dtype=bool)
+    def rows(self, items: Ints) -> NDArray[np.int64]:
+        """The rows in which these items (sorted, distinct) ask."""
+        if len(items) == self.size:
+            return np.arange(len(self.pair))
+        begins, ends = np.searchsorted(self.pair, [items * self.size, (items + 1) * self.size])
+        return runs(begins, ends - begins)
+
+    def without_holders(self, pair: Ints, item: Ints, rng: np.random.Generator, most: int = 30) -> Floats:
+        """How often each pair occurs among users who do not hold the item; of many, `most` are looked at."""
+        outside = np.zeros(len(pair))
+        if not len(self.known):
+            return outside
+        place = np.minimum(np.searchsorted(self.known, pair), len(self.known) - 1)
+        found = np.flatnonzero(self.known[place] == pair)
+        first, counts = self.first[place[found]], self.first[place[found] + 1] - self.first[place[found]]
+        start = (rng.random(len(found)) * counts).astype(np.int64)
+        for part in _parts(found):  # up to `most` rows a pair: not all at once
+            looked = np.minimum(counts[part], most)
+            row = np.repeat(np.arange(len(looked)), looked)
+            nth = np.arange(len(row)) - np.repeat(offsets(looked)[:-1], looked)
+            at = first[part][row] + (start[part][row] + nth) % counts[part][row]  # around, so that all are alike
+            wanted = self.users[at] * self.size + item[found[part]][row]
+            holds = self.taken[np.minimum(np.searchsorted(self.taken, wanted), len(self.taken) - 1)] == wanted
+            outside[found[part]] = counts[part] * (1 - np.bincount(row, holds, minlength=len(looked)) / looked)
+        return outside
+
+
+@dataclass(frozen=True)
+class _World:
+    """A log with its pairs, in layers: those of the log itself, and those of further histories."""
+
+    log: Sequences
+    """Every user's items once."""
+    layers: tuple[_Pairs, ...]
+    holders: NDArray[np.int64]
+    """[V + 1]: users of each item."""
+    mass: Floats
+    """[V + 1]: pairs in which an item asks."""
+
+    @staticmethod
+    def of(log: Sequences, n_items: int, partners: int, rng: np.random.Generator) -> "_World":
+        log, size = _distinct(log, n_items), n_items + 1
+        layer = _Pairs.of(log, size, partners, rng)
+        mass = np.bincount(layer.pair // size, minlength=size).astype(np.float64)
+        return _World(log, (layer,), log.counts(n_items), mass)
+
+    def extended(self, profiles: Sequences, partners: int, rng: np.random.Generator) -> "_World":
+        """With further histories; the log's own pairs are not counted again."""
+        more = _World.of(profiles, len(self.holders) - 1, partners, rng)
+        log, layers = self.log.extended(more.log), self.layers + more.layers
+        return _World(log, layers, self.holders + more.holders, self.mass + more.mass)
 
     def lift(self, counts: Floats, pair: Ints) -> Floats:
         """log of (times together) over (times expected by chance), both softened by half a count."""
-        expected = self.mass[pair // self.size] * self.mass[pair % self.size] / max(float(self.mass.sum()), 1.0)
+        size = len(self.holders)
+        expected = self.mass[pair // size] * self.mass[pair % size] / max(float(self.mass.sum()), 1.0)
         lifted: Floats = np.log((counts + 0.5) / (expected + 0.5))
         return lifted
 
-    def over_items(self, values: Floats, items: Ints) -> Floats:
-        """[V + 1]: the mean of values by item, 0 where there are none."""
-        n = np.bincount(items, minlength=self.size)
-        return np.bincount(items, values, minlength=self.size) / np.maximum(n, 1)
+    def events(self, items: Ints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The events of these items (sorted, distinct), item by item, and where each item's begin."""
+        mine = np.zeros(len(self.holders), dtype=bool)
+        mine[items] = True
+        events = np.flatnonzero(mine[self.log.items])
+        return events[np.argsort(self.log.items[events], kind="stable")], offsets(self.holders[items])
 
 
 def _distinct(log: Sequences, n_items: int) -> Sequences:
@@ -169,87 +225,135 @@ def _distinct(log: Sequences, n_items: int) -> Sequences:
     return Sequences((pairs % (n_items + 1)).astype(np.int32), offsets(lengths))
 
 
-def _company(world: _World) -> dict[str, Floats]:
-    """How an item goes with its holders' other items, according to all other users."""
-    place, _ = world.places(world.pair)
-    others = world.counts[place] - 1.0  # leave one out: the asking user does not vouch for itself
-    n = np.bincount(world.asking, minlength=len(world.items))
-    lift = np.bincount(world.asking, world.lift(others, world.pair), minlength=len(world.items)) / np.maximum(n, 1)
-    alone = np.bincount(world.asking, others <= 0, minlength=len(world.items)) / np.maximum(n, 1)
-    squares = np.bincount(world.known // world.size, world.counts.astype(np.float64) ** 2, minlength=world.size)
-    return {
-        "fit": world.over_items(lift, world.items),
-        "strangers": world.over_items(alone, world.items),
-        # the chance that two companions drawn from an item's histories are the same item
-        "concentration": (squares - world.mass) / np.maximum(world.mass * np.maximum(world.mass - 1, 1), 1),
-    }
-
-
-def _kinship(
-    world: _World, pairs: int, vectors: NDArray[np.float32] | None, told: Bools, counted: bool, rng: np.random.Generator
-) -> dict[str, Floats]:
-    """How two holders' other items go together, according to the users who do not hold the item."""
-    by_item = np.argsort(world.items, kind="stable")
-    starts = offsets(world.holders)
-    asked = np.repeat(np.flatnonzero(told), pairs)
-
-    def draw() -> tuple[Ints, Ints]:
-        event = by_item[starts[asked] + (rng.random(len(asked)) * world.holders[asked]).astype(np.int64)]
-        user = world.users[event]
-        length, begin = world.log.lengths[user], world.log.starts[user]
-        step = 1 + (rng.random(len(asked)) * np.maximum(length - 1, 0)).astype(np.int64)
-        return user, world.items[begin + (event - begin + step) % length]
-
-    (one, left), (two, right) = draw(), draw()
-    usable = (one != two) & (left != asked) & (right != asked)
-    asked, left, right = asked[usable], left[usable], right[usable]
-    same = left == right
-    found = {"same": world.over_items(same.astype(np.float64), asked)} if counted else {}
-    asked, left, right = asked[~same], left[~same], right[~same]
-    if counted:
-        together = _without_holders(world, left * world.size + right, asked, rng)
-        found["kinship"] = world.over_items(world.lift(together, left * world.size + right), asked)
-        found["kinship share"] = world.over_items((together > 0).astype(np.float64), asked)
-    if vectors is not None:
-        cosines = np.zeros(len(left))
-        for part in _parts(left):  # a million pairs of vectors would fill the memory
-            cosines[part] = np.einsum("ij,ij->i", vectors[left[part]], vectors[right[part]])
-        found["text kinship"] = world.over_items(cosines, asked)
-    return found
+def _firsts(values: Ints) -> NDArray[np.int64]:
+    """Where each run of equal values begins, and the end of the last."""
+    begins = np.flatnonzero(np.diff(values)) + 1
+    return np.concatenate([[0] if len(values) else [], begins, [len(values)]]).astype(np.int64)
 
 
 def _parts(values: Ints, size: int = 65536) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(values), size))
 
 
-def _without_holders(world: _World, pair: Ints, item: Ints, rng: np.random.Generator, most: int = 30) -> Floats:
-    """How often each pair occurs among users who do not hold the item; of many, `most` are looked at."""
-    place, is_known = world.places(pair)
-    counts = np.where(is_known, world.counts[place] if len(world.counts) else 0, 0)
-    start = (rng.random(len(pair)) * counts).astype(np.int64)
-    outside = np.zeros(len(pair))
-    for part in _parts(pair):  # up to `most` rows a pair: not all at once
-        looked = np.minimum(counts[part], most)
-        row = np.repeat(np.arange(len(looked)), looked)
-        nth = np.arange(len(row)) - np.repeat(offsets(looked)[:-1], looked)
-        at = (
-            world.first[place[part][row]] + (start[part][row] + nth) % counts[part][row]
-        )  # around, so that all are alike
-        wanted = world.by_pair[at] * world.size + item[part][row]
-        holds = world.taken[np.minimum(np.searchsorted(world.taken, wanted), len(world.taken) - 1)] == wanted
-        outside[part] = counts[part] * (1 - np.bincount(row, holds, minlength=len(looked)) / np.maximum(looked, 1))
-    return outside
+# ---------------------------------------------------------------------------------------------------- the measures
 
 
-def _text_fit(world: _World, vectors: NDArray[np.float32]) -> Floats:
-    """The mean cosine between an item's text and the other items of its holders."""
-    sums = np.zeros((len(world.log), vectors.shape[1]), dtype=np.float32)
-    np.add.at(sums, world.users, vectors[world.items])
-    fit = np.zeros(len(world.items))
-    for part in _parts(world.items):
-        own = vectors[world.items[part]]
-        fit[part] = np.einsum("ij,ij->i", sums[world.users[part]] - own, own)
-    return world.over_items(fit / np.maximum(world.log.lengths[world.users] - 1, 1), world.items)
+@dataclass(frozen=True)
+class _Company:
+    """Every distinct pair of an asking item, of those that were asked for, and another one that its holders have."""
+
+    world: _World
+    items: Ints
+    """[n], sorted and distinct: which were asked for."""
+    pairs: NDArray[np.int64]
+    """[P]: asking item x size + the other one."""
+    counts: Floats
+    """[P]: holders of both."""
+    shares: Floats
+    """[P]: the same, each holder's weight divided among their other items."""
+    squares: Floats
+    """[P]: of the squares of those weights."""
+
+    @staticmethod
+    def of(world: _World, items: Ints) -> "_Company":
+        rows = [layer.rows(items) for layer in world.layers]
+        pair, weights = (
+            np.concatenate([getattr(layer, name)[row] for layer, row in zip(world.layers, rows, strict=True)])
+            for name in ("pair", "weights")
+        )
+        if len(rows) > 1:
+            order = np.argsort(pair, kind="stable")
+            pair, weights = pair[order], weights[order]
+        first = _firsts(pair)
+        shares, squares = (np.add.reduceat(w, first[:-1]) if len(pair) else w for w in (weights, weights**2))
+        return _Company(world, items, pair[first[:-1]], np.diff(first).astype(np.float64), shares, squares)
+
+    def over(self, values: Floats) -> Floats:
+        """[n]: the sum by asking item."""
+        size = len(self.world.holders)
+        return np.bincount(self.pairs // size, values, minlength=size).astype(np.float64)[self.items]
+
+    def same(self, which: Bools | None = None) -> Floats:
+        """[n]: the chance that other items of two holders, one of each, are the same item (and of these [V + 1])."""
+        counted = 1.0 if which is None else which[self.pairs % len(self.world.holders)]
+        n = self.over(self.shares)  # holders that have another item at all
+        chance: Floats = self.over((self.shares**2 - self.squares) * counted) / np.maximum(n * (n - 1), 1)
+        return chance
+
+    def measures(self) -> dict[str, Floats]:
+        """[n] each: how items go with their holders' other items, according to all other users."""
+        holders, mass = self.world.holders[self.items], self.world.mass[self.items]
+        others = self.counts - 1  # leave one out: the asking user does not vouch for itself
+        return {
+            "fit": self.over(self.shares * self.world.lift(others, self.pairs)) / np.maximum(holders, 1),
+            "strangers": self.over(self.shares * (others == 0)) / np.maximum(holders, 1),
+            # the chance that two companions drawn from an item's histories are the same item
+            "concentration": (self.over(self.counts**2) - mass) / np.maximum(mass * (mass - 1), 1),
+            "same": self.same(),
+        }
+
+
+def _kinship(world: _World, items: Ints, pairs: int, rng: np.random.Generator) -> dict[str, Floats]:
+    """How two holders' other items go together, according to the users who do not hold the item."""
+    events, starts = world.events(items)
+    able = np.flatnonzero(np.diff(starts) > 1)
+    asked = np.repeat(able, pairs)
+    users, log = world.log.users(), world.log
+
+    def draw() -> tuple[Ints, Ints]:
+        event = events[starts[asked] + (rng.random(len(asked)) * np.diff(starts)[asked]).astype(np.int64)]
+        user = users[event]
+        length, begin = log.lengths[user], log.starts[user]
+        step = 1 + (rng.random(len(asked)) * np.maximum(length - 1, 0)).astype(np.int64)
+        return user, log.items[begin + (event - begin + step) % length].astype(np.int64)
+
+    (one, left), (two, right) = draw(), draw()
+    usable = (one != two) & (left != items[asked]) & (right != items[asked]) & (left != right)
+    asked, pair = asked[usable], left[usable] * len(world.holders) + right[usable]
+    order = np.argsort(pair)  # neighbouring pairs are found in neighbouring places
+    asked, pair = asked[order], pair[order]
+    together = sum((layer.without_holders(pair, items[asked], rng) for layer in world.layers), np.zeros(len(pair)))
+    n = np.maximum(np.bincount(asked, minlength=len(items)), 1)
+    return {
+        "kinship": np.bincount(asked, world.lift(together, pair), minlength=len(items)) / n,
+        "kinship share": np.bincount(asked, together > 0, minlength=len(items)) / n,
+    }
+
+
+def _texts(company: _Company, vectors: NDArray[np.float32]) -> dict[str, Floats]:
+    """The mean cosine between an item's text and its holders' other items, and between two holders' other items."""
+    world, items = company.world, company.items
+    events, starts = world.events(items)
+    users, nth = world.log.users()[events], np.repeat(np.arange(len(items)), np.diff(starts))
+    social = world.log.lengths[users] > 1
+    users, nth = users[social], nth[social]
+    asking, place = np.unique(users, return_inverse=True)
+    theirs = world.log.take(asking)
+    sums = _sums(vectors, theirs.items, theirs.starts)  # [holders, dim]: all that each of them has
+    sizes, per = np.einsum("ij,ij->i", sums, sums)[place], 1 / (theirs.lengths[place] - 1)
+    own, dots = (vectors[items] ** 2).sum(1)[nth], np.zeros(len(nth))
+    for part in _parts(nth, 32768):
+        dots[part] = np.einsum("ij,ij->i", sums[place[part]], vectors[items[nth[part]]])
+    # What a holder has besides the item is on average m = (sum - own) / (length - 1): sums of m and of |m|^2 by item.
+    n, weights = np.bincount(nth, minlength=len(items)), np.bincount(nth, per, minlength=len(items))
+    total = _sums(sums, place, offsets(n), per) - vectors[items] * weights[:, None]
+    squares = np.bincount(nth, (sizes - 2 * dots + own) * per**2, minlength=len(items))
+    kinship, differ = ((total**2).sum(1) - squares) / np.maximum(n * (n - 1), 1), 1 - company.same()
+    return {
+        "text fit": np.bincount(nth, (dots - own) * per, minlength=len(items)) / np.maximum(world.holders[items], 1),
+        # What is the same is counted elsewhere; an item without text is 0 to every other one, and to itself.
+        "text kinship": (kinship - company.same((vectors != 0).any(axis=1))) / np.where(differ > 1e-6, differ, np.inf),
+    }
+
+
+def _sums(rows: NDArray[np.float32], which: Ints, starts: Ints, weights: Floats | None = None) -> NDArray[np.float32]:
+    """[n, dim]: the sum, weighted or not, of each of n runs of rows."""
+    weighed = None if weights is None else torch.from_numpy(weights.astype(np.float32))
+    made: NDArray[np.float32] = torch.nn.functional.embedding_bag(
+        torch.from_numpy(which.astype(np.int64)), torch.from_numpy(rows), torch.from_numpy(starts[:-1]), mode="sum",
+        per_sample_weights=weighed,
+    ).numpy()  # fmt: skip
+    return made
 
 
 def _unit(vectors: Floats) -> NDArray[np.float32]:
@@ -260,50 +364,116 @@ def _unit(vectors: Floats) -> NDArray[np.float32]:
 
 # ---------------------------------------------------------------------------------------- against what is expected
 
-
-def _excess(raw: dict[str, Floats], holders: Ints, told: Bools) -> Floats:
-    """How much better an item fits its company than the rest of the world's view of that company explains."""
-    n, kinship = np.log(np.maximum(holders, 1)), raw["kinship"]
-    explain = np.column_stack([np.ones(len(n)), kinship, n, kinship * n, raw["kinship share"]])
-    weight = np.minimum(np.sqrt(holders), 7)[told]  # popular items are measured better, but are not everything
-    fitted = np.linalg.lstsq(explain[told] * weight[:, None], raw["fit"][told] * weight, rcond=None)[0]
-    excess: Floats = np.where(told, raw["fit"] - explain @ fitted, 0)
-    return excess
-
-
 CUTS = np.concatenate([[0.01, 0.02], np.arange(0.05, 0.96, 0.05), [0.98, 0.99]])
 NORMAL_CUTS: NDArray[np.float64] = torch.special.ndtri(torch.from_numpy(CUTS)).numpy()
 
 
-def _normal_scores(values: Floats, holders: Ints, told: Bools, part: int = 150) -> Floats:
-    """What a value's rank among items of like popularity is worth on a normal scale, straight on beyond the ends.
+@dataclass(frozen=True)
+class _Scale:
+    """What is usual in a log, item by item of like popularity."""
+
+    explains: Floats
+    """What the fit of an item follows from: see `_explaining`."""
+    quantiles: dict[str, "_Quantiles"]
+    centre: Floats
+    """[measures]: the crowd's mean scores."""
+    inverse: Floats
+    """[measures, measures]: of the crowd's covariance."""
+
+    @staticmethod
+    def of(raw: dict[str, Floats], holders: Ints, told: Bools, worded: Bools) -> "_Scale":
+        explains: Floats = np.zeros(5)
+        if "fit" in raw:
+            weight = np.minimum(np.sqrt(holders), 7)[told]  # popular items are measured better, but are not everything
+            explaining = _explaining(raw, holders)[told]
+            explains = np.linalg.lstsq(explaining * weight[:, None], raw["fit"][told] * weight, rcond=None)[0]
+        raw = _with_excess(raw, holders, explains)
+        judged = {name: told & worded if name == "text fit" else told for name in raw}
+        quantiles = {name: _Quantiles.of(raw[name][some], holders[some]) for name, some in judged.items()}
+        n = len(raw)
+        scale = _Scale(explains, quantiles, np.zeros(n), np.zeros((n, n)))
+        if told.sum() < 2:
+            return scale
+        # Scores are cut at 4 when the crowd is measured, so that outliers don't.
+        crowd = np.clip(np.column_stack(list(scale.scores(raw, holders, told, worded).values()))[told], -4, 4)
+        weight = holders[told] / holders[told].sum()
+        centre = weight @ crowd
+        spread = (crowd - centre).T @ ((crowd - centre) * weight[:, None]) + 0.05 * np.eye(n)
+        return _Scale(explains, quantiles, centre, np.linalg.inv(spread))
+
+    def scores(self, raw: dict[str, Floats], holders: Ints, told: Bools, worded: Bools) -> dict[str, Floats]:
+        """Normal scores; zeros of items that can't be judged. Of an item without text its own text can't be."""
+        found: dict[str, Floats] = {}
+        for name, values in raw.items():
+            some = told & worded if name == "text fit" else told
+            found[name] = np.zeros(len(values))
+            found[name][some] = self.quantiles[name].scores(values[some], holders[some])
+        return found
+
+    def judge(self, raw: dict[str, Floats], holders: Ints, told: Bools, worded: Bools) -> Evidence:
+        """Scores, and what follows from them."""
+        scores = self.scores(_with_excess(raw, holders, self.explains), holders, told, worded)
+        away = np.column_stack(list(scores.values())) - self.centre
+        distances = np.where(told, np.sqrt(np.einsum("ij,ij->i", away @ self.inverse, away)), 0)
+        return Evidence(scores, _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE), distances)
+
+
+def _explaining(raw: dict[str, Floats], holders: Ints) -> Floats:
+    n, kinship = np.log(np.maximum(holders, 1)), raw["kinship"]
+    return np.column_stack([np.ones(len(n)), kinship, n, kinship * n, raw["kinship share"]])
+
+
+def _with_excess(raw: dict[str, Floats], holders: Ints, explains: Floats) -> dict[str, Floats]:
+    """And how much better an item fits its company than the rest of the world's view of that company explains."""
+    if "fit" not in raw:
+        return raw
+    return raw | {"excess": raw["fit"] - _explaining(raw, holders) @ explains}
+
+
+def _mean_of(scores: dict[str, Floats], signs: dict[str, int]) -> Floats:
+    """The mean of those measures that there are, none of them more than 5 either way."""
+    mean: NDArray[np.float64] = np.mean(
+        [sign * np.clip(scores[name], -5, 5) for name, sign in signs.items() if name in scores], axis=0
+    )
+    return mean
+
+
+@dataclass(frozen=True)
+class _Quantiles:
+    """A measure's quantiles by popularity: what a value's rank among like items is worth on a normal scale.
 
     Quantiles are taken in windows of three parts and interpolated over log popularity, so that one popular item is
     compared with the next ones and not with the many rare. A part has `part` items or more: items of one popularity are
-    never parted, and tied values share the middle of their ranks.
+    never parted. Beyond the ends a score goes straight on; tied values share the middle of their ranks.
     """
-    scores = np.zeros(len(values))
-    ranked = np.flatnonzero(told)
-    if len(ranked) < 2:
+
+    where: Floats
+    """[parts]: log popularity."""
+    table: Floats
+    """[parts, cuts]"""
+
+    @staticmethod
+    def of(values: Floats, holders: Ints, part: int = 150) -> "_Quantiles":
+        order = np.argsort(holders, kind="stable")
+        values, popularity = values[order], holders[order]
+        cuts: list[int] = []
+        for rise in np.flatnonzero(np.diff(popularity)) + 1:  # where a new popularity begins
+            if rise - (cuts[-1] if cuts else 0) >= part and len(values) - rise >= part:
+                cuts.append(int(rise))
+        parts = np.split(values, cuts)
+        where = [np.log(some).mean() if len(some) else 0.0 for some in np.split(popularity, cuts)]
+        near = [np.concatenate(parts[max(0, i - 1) : i + 2]) for i in range(len(parts))]
+        table = [np.quantile(some, CUTS) if len(some) > 1 else np.zeros(len(CUTS)) for some in near]
+        return _Quantiles(np.array(where), np.array(table))
+
+    def scores(self, values: Floats, holders: Ints) -> Floats:
+        """[n]: cut at 10 either way."""
+        table = np.stack([np.interp(np.log(holders), self.where, column) for column in self.table.T], axis=1)
+        below, up_to = ((compare(values[:, None], table)).sum(1) for compare in (np.greater, np.greater_equal))
+        first, last = _placed(values, table, below), _placed(values, table, up_to)
+        middle = torch.special.ndtri(torch.special.ndtr(torch.from_numpy(np.stack([first, last]))).mean(0)).numpy()
+        scores: Floats = np.clip(np.where(first == last, first, middle), -10, 10)
         return scores
-    ranked = ranked[np.argsort(holders[ranked], kind="stable")]
-    popularity = holders[ranked]
-    rises = np.flatnonzero(np.diff(popularity)) + 1  # where a new popularity begins
-    cuts: list[int] = []
-    for rise in rises:
-        if rise - (cuts[-1] if cuts else 0) >= part and len(ranked) - rise >= part:
-            cuts.append(int(rise))
-    parts = np.split(ranked, cuts)
-    where = np.array([np.log(holders[one]).mean() for one in parts])
-    near = [np.concatenate(parts[max(0, i - 1) : i + 2]) for i in range(len(parts))]
-    tables = np.array([np.quantile(values[some], CUTS) for some in near])
-    table = np.stack([np.interp(np.log(popularity), where, column) for column in tables.T], axis=1)
-    mine = values[ranked]
-    below, up_to = ((compare(mine[:, None], table)).sum(1) for compare in (np.greater, np.greater_equal))
-    first, last = _placed(mine, table, below), _placed(mine, table, up_to)
-    middle = torch.special.ndtri(torch.special.ndtr(torch.from_numpy(np.stack([first, last]))).mean(0)).numpy()
-    scores[ranked] = np.clip(np.where(first == last, first, middle), -10, 10)
-    return scores
 
 
 def _placed(mine: Floats, table: Floats, above: Ints) -> Floats:
@@ -322,16 +492,3 @@ def _placed(mine: Floats, table: Floats, above: Ints) -> Floats:
 def _slope(table: Floats, start: int, end: int) -> Floats:
     rise: Floats = (NORMAL_CUTS[end] - NORMAL_CUTS[start]) / np.maximum(table[:, end] - table[:, start], 1e-6)
     return rise
-
-
-def _distances(scores: Floats, holders: Ints, told: Bools) -> Floats:
-    """Mahalanobis distance from the crowd; scores are cut at 4 when the crowd is measured, so that outliers don't."""
-    distances = np.zeros(len(scores))
-    if told.sum() < 2:
-        return distances
-    crowd, weight = np.clip(scores[told], -4, 4), holders[told] / holders[told].sum()
-    centre = weight @ crowd
-    spread = (crowd - centre).T @ ((crowd - centre) * weight[:, None]) + 0.05 * np.eye(scores.shape[1])
-    away = scores[told] - centre
-    distances[told] = np.sqrt(np.einsum("ij,ij->i", away @ np.linalg.inv(spread), away))
-    return distances

@@ -68,7 +68,7 @@ class Known:
     """Kinds of attack; every kind but the judged one where not given. A run that knows the judged kind says so."""
     share: float = 0.01
     """Known fakes as a share of users, in each round."""
-    rounds: int = 8
+    rounds: int = 16
     """How many poisoned logs the defender imagines; `lorec-paper` learns from the first alone."""
 
 

@@ -111,20 +111,25 @@ def forge(
     return Poison(profiles, chosen, provenance)
 
 
+SIZES = (1.0, 2.0, 4.0, 0.5)
+"""Of rounds of known fakes, in turn, as multiples of the share that was asked for."""
+
+
 def known_fakes(
     split: Split,
     *,
     without: str | None = None,
     kinds: Sequence[str] | None = None,
     share: float = 0.01,
-    rounds: int = 8,
+    rounds: int = 16,
     seed: int = 0,
 ) -> tuple[Poison, ...]:
     """Fakes that a defender synthesises to learn from: rounds of campaigns of the kinds of attack that it knows.
 
-    A round is what one poisoned log would hold: a campaign of each kind, together `share` of the users, each with five
-    targets of its own from the whole catalogue, one, two or all of them in a profile, lengths as genuine users have
-    them. By default every kind is known but the judged one (`without`). The defender makes them from the log that it
+    A round is what one poisoned log would hold: a campaign of each kind, each with five targets of its own from the
+    whole catalogue, one, two or all of them in a profile, lengths as genuine users have them. Together they are `share`
+    of the users in the first round, and two, four and half times as many in the next ones, as attacks come in all
+    sizes. By default every kind is known but the judged one (`without`). The defender makes them from the log that it
     has, poisoned as it may be. Raises ConfigError where no kind is left.
     """
     names = list(kinds) if kinds is not None else [name for name in sorted(ATTACKS) if name != without]
@@ -132,7 +137,8 @@ def known_fakes(
         raise ConfigError("no kind is left for known fakes; name one under [known] kinds")
     if rounds < 1:
         raise ConfigError(f"{rounds} rounds of known fakes wanted; give 1 or more")
-    return tuple(_round(split, names, share, number, seed) for number in range(rounds))
+    shares = [min(1.0, share * SIZES[number % len(SIZES)]) for number in range(rounds)]
+    return tuple(_round(split, names, one, number, seed) for number, one in enumerate(shares))
 
 
 def _round(split: Split, names: Sequence[str], share: float, number: int, seed: int) -> Poison:

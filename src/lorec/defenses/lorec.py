@@ -4,9 +4,10 @@ The published calibrator (`lorec_paper`) asks whether a user's states look fraud
 training data, so the recommender fits them and their states look well; on short histories nothing is left to see. Ours
 asks what does not move when the recommender learns: does an item keep the company that its popularity leads one to
 expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Three views answer, `collusion`,
-`incoherence` and `surprise`. Each is calibrated on rounds of known fakes; a likelihood follows for every item, and so
-for every interaction and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as
-what is to be predicted; they still stand in histories.
+`incoherence` and `surprise`; a fourth, `association`, asks whether an item's holders are suspects by what they hold
+besides. Each is calibrated on rounds of known fakes; a likelihood follows for every item, and so for every interaction
+and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as what is to be
+predicted; they still stand in histories.
 
 Differences from the paper, and why: weights are per interaction, because in a copied history one step alone is the lie;
 evidence is gathered on the log plus known fakes, so that known and real fakes stand in the same light; the calibrator
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from lorec.data import Batch, Floats, Ints, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard, rounds_of
 from lorec.errors import ConfigError, DataError
-from lorec.evidence import Evidence, gather
+from lorec.evidence import Evidence, Examiner
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
@@ -50,6 +51,8 @@ class LoRec:
     """The same for this view, whose honest failures are missed even more; 0: off."""
     incoherence: float = 5.0
     """The same for this view; low, since nobody can predict a crowd's random choices anyway; 0: off."""
+    association: float = 15.0
+    """The same for items whose holders are suspects by what else they hold, according to the views above; 0: off."""
     budget: float = 0.015
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
 
@@ -59,16 +62,19 @@ class LoRec:
     """The share of users that it may flag, the most suspicious of those with a turned-down interaction."""
 
     def __post_init__(self) -> None:
-        if not self.sources or not self.factors():
-            raise ConfigError("LoRec needs at least one source, and a view whose factor is not 0")
+        if not self.sources or not self.factors().keys() - {"association"}:
+            raise ConfigError("LoRec needs at least one source, and a view besides association whose factor is not 0")
         if not all(1 <= factor < math.inf for factor in self.factors().values()):
-            raise ConfigError("LoRec's factors (collusion, surprise, incoherence) are 1 or more, or 0 for off")
+            raise ConfigError(
+                "LoRec's factors (collusion, surprise, incoherence, association) are 1 or more, or 0 for off"
+            )
         if not 0 < self.budget <= 1 or not 0 < self.accused <= 1:
             raise ConfigError("LoRec's budget and accused are shares of interactions and of users in (0, 1]")
 
     def factors(self) -> dict[str, float]:
         """The views that are asked, each with its Bayes factor."""
         factors = {"collusion": self.collusion, "surprise": self.surprise, "incoherence": self.incoherence}
+        factors["association"] = self.association
         return {view: factor for view, factor in factors.items() if factor}
 
     @property
@@ -152,34 +158,32 @@ class _EvidenceGuard(Guard):
 
     def judge(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """p [V + 1], the likelihood of the view that sees most, and whose interactions count nothing [V + 1]."""
-        trials = [self._trial(one) for one in self.rounds]
-        mine, holders = self._gather(self.log), self.log.counts(self.n_items)
-        lies, honest = (np.concatenate([trial[place] for trial in trials]) for place in (1, 2))
-        if not lies.any():
+        examiner = Examiner(self.log, self.n_items, self.vectors, self.rng, counted="log" in self.spec.sources)
+        trials = [_Scene.of(one, examiner, self.log, self.n_items) for one in self.rounds]
+        if not any(trial.lies.any() for trial in trials):
             raise DataError("no known fake takes a target of its round; give rounds as known_fakes(...) makes them")
+        holders, everything = self.log.counts(self.n_items), np.arange(self.n_items + 1)
+        scenes = [_Scene((self.log,), everything, examiner.evidence, 0 * holders, holders), *trials]
+        lies, honest = (np.concatenate([getattr(scene, name) for scene in scenes]) for name in ("lies", "honest"))
         # Real lies count as honest, and all of an attack's on few items: so an item counts as at most so many.
         share = np.minimum(1, MOST / np.maximum(lies + honest, 1))
         lies, honest = lies * share, honest * share
+        honest[: len(everything)] *= len(trials)  # the log's own items are the same in every round
         odds = lies.sum() / max(honest.sum(), 1)
-        likely, off = np.zeros(self.n_items + 1), np.zeros(self.n_items + 1, dtype=bool)
+        likely, off = [np.zeros(len(scene.items)) for scene in scenes], np.zeros(len(everything), dtype=bool)
         for view, factor in self.spec.factors().items():
-            fitted = calibrate(np.concatenate([getattr(trial[0], view) for trial in trials]), lies, honest)
-            p = fitted(getattr(mine, view))
-            likely = np.maximum(likely, p)
+            if view == "association":
+                seen = [scene.associated(likely[0], p, odds) for scene, p in zip(scenes, likely, strict=True)]
+            else:
+                seen = [getattr(scene.evidence, view) for scene in scenes]
+            fitted = calibrate(np.concatenate(seen), lies, honest)
+            found = [fitted(some) for some in seen]
             if fitted.slope > 0:
                 room = self.spec.budget * len(self.log.items) if view == "incoherence" else math.inf
-                off |= _within(p, (p > factor * odds * (1 - p)) & ~off, holders, room)
-        likely[0] = off[0] = 0
-        return likely.astype(np.float32), off
-
-    def _trial(self, known: Poison) -> tuple[Evidence, NDArray[np.int64], NDArray[np.int64]]:
-        """Evidence on the log plus a round of known fakes, and how many interactions of each item are lies, or not."""
-        pushed = np.isin(known.profiles.items, known.targets)
-        lies = np.bincount(known.profiles.items[pushed], minlength=self.n_items + 1)
-        return self._gather(self.log.extended(known.profiles)), lies, self.log.counts(self.n_items)
-
-    def _gather(self, log: Sequences) -> Evidence:
-        return gather(log, self.n_items, self.vectors, self.rng, counted="log" in self.spec.sources)
+                off |= _within(found[0], (found[0] > factor * odds * (1 - found[0])) & ~off, holders, room)
+            likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
+        likely[0][0] = off[0] = 0
+        return likely[0].astype(np.float32), off
 
     def _set(self, likely: NDArray[np.float32], off: NDArray[np.bool_]) -> None:
         self.likely, self.off = likely, off
@@ -193,6 +197,53 @@ class _EvidenceGuard(Guard):
     def restore(self, state: dict[str, Any]) -> None:
         if state:
             self._set(state["likely"].cpu().numpy(), state["off"].cpu().numpy())
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Items in a log: all of the log's own, or the targets of a round of known fakes that stands beside it."""
+
+    histories: tuple[Sequences, ...]
+    """The log, and the known fakes beside it."""
+    items: NDArray[np.int64]
+    """[n], sorted."""
+    evidence: Evidence
+    lies: NDArray[np.int64]
+    """[n]: the known fakes' interactions with the item."""
+    honest: NDArray[np.int64]
+    """[n]: the log's own."""
+
+    @staticmethod
+    def of(known: Poison, examiner: Examiner, log: Sequences, n_items: int) -> "_Scene":
+        items = np.unique(known.targets).astype(np.int64)
+        lies, honest = known.profiles.counts(n_items)[items], log.counts(n_items)[items]
+        return _Scene((log, known.profiles), items, examiner.beside(known.profiles, items), lies, honest)
+
+    def associated(self, likely: Floats, p: Floats, odds: float) -> Floats:
+        """[n]: guilt by association, the log-odds of the holders' mean suspicion.
+
+        A holder is as suspicious as the likeliest of their other items: `likely` [V + 1] in the log, `p` [n] for the
+        items of this scene. One more holder, of usual suspicion (`odds`), keeps what few holders say in bounds.
+        """
+        p = np.concatenate([likely, p])
+        at = np.arange(len(likely))
+        at[self.items] = len(likely) + np.arange(len(self.items))
+        mine = np.zeros(len(likely), dtype=bool)
+        mine[self.items] = True
+        holders = Sequences.of([])
+        for some in self.histories:
+            holders = holders.extended(some.take(np.unique(some.users()[mine[some.items]])))
+        users, suspicion = holders.users(), p[at[holders.items]]
+        ranked = np.lexsort((-suspicion, users))
+        nth = np.empty(len(ranked), dtype=np.int64)
+        nth[ranked] = np.arange(len(ranked))
+        first = holders.starts[:-1][users]
+        second = np.where(holders.lengths[users] > 1, suspicion[ranked[np.minimum(first + 1, len(users) - 1)]], 0)
+        others = np.where(nth == first, second, suspicion[ranked[first]])
+        n, total = (np.bincount(holders.items, w, minlength=len(likely))[self.items] for w in (None, others))
+        mean = (total + odds / (1 + odds)) / (n + 1)
+        guilt: Floats = np.log(mean / (1 - mean))
+        return guilt
 
 
 def _within(p: Floats, candidates: NDArray[np.bool_], costs: Ints | Floats, room: float) -> NDArray[np.bool_]:
