@@ -111,7 +111,22 @@ class Job:
         spec = dataclasses.replace(lorec.LoRec(), **fields)
         guard = spec.start(recommender, log.train, text=text, known=known, rng=rng)
         guard.decide()
-        return detected(guard, log, poison.targets) | {"seconds": time.perf_counter() - started}
+        figures = detected(guard, log, poison.targets) | {"seconds": time.perf_counter() - started}
+        return figures | {"reliability": reliability(guard, log, poison)}
+
+
+BINS = (0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1.01)
+
+
+def reliability(guard, log: lorec.Split, poison: lorec.Poison) -> list[list[float]]:
+    """For each bin of p: interactions, the sum of their p, and how many are lies. Fakes' fillers are neither."""
+    fake = log.fraudsters[log.train.users()]
+    lies = fake & np.isin(log.train.items, poison.targets)
+    p, lies = guard.interactions[lies | ~fake], lies[lies | ~fake]
+    place = np.digitize(p, BINS) - 1
+    return [
+        [int((place == n).sum()), float(p[place == n].sum()), int(lies[place == n].sum())] for n in range(len(BINS) - 1)
+    ]
 
 
 def main() -> None:
@@ -167,6 +182,9 @@ def table(rows: list[dict]) -> None:
         print(f"### {world[0]}, items by {world[1]}, {world[2]:.0%} fraudsters, texts by {world[3]}\n")
         part(these)
         print()
+        whole = [row["reliability"] for row in these if row["arm"] == "part: whole" and "reliability" in row]
+        if whole:
+            plot(np.sum(whole, axis=0))
 
 
 def part(rows: list[dict]) -> None:
@@ -182,6 +200,15 @@ def part(rows: list[dict]) -> None:
             these = [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]
             cells = [cell([row[name] for row in these if name in row], name) for name in SHOWN]
             print(f"| {kind} | {arm.removeprefix('part: ')} | {len(these)} | {' | '.join(cells)} |")
+
+
+def plot(bins: np.ndarray) -> None:
+    """Said and found, bin by bin."""
+    print("| p | interactions | mean p | lies among them |\n| --- | ---: | ---: | ---: |")
+    for low, high, (n, said, lies) in zip(BINS[:-1], BINS[1:], bins, strict=True):
+        if n:
+            print(f"| {low} to {min(high, 1)} | {n:,.0f} | {said / n:.4f} | {lies / n:.4f} |")
+    print()
 
 
 def cell(values: list[float], name: str) -> str:

@@ -133,6 +133,21 @@ class TestGuard:
         assert found["ROC-AUC"] > 0.9
         assert detection(guard.suspicion, guard.flagged, bad.fraudsters)["ROC-AUC"] > 0.8
 
+    def test_a_likelihood_means_what_it_says(self, town):
+        """Over kinds that were not known: of what it calls likely as many are lies as it says, or more; few escape."""
+        said, found, n, lies_of_all = 0.0, 0, 0, 0
+        for attack in (Random(share=0.02), Bandwagon(share=0.02), Segment(share=0.02)):
+            poison, bad, known = poisoned(town, attack)
+            p, fake = decided(bad, known).interactions, bad.fraudsters[bad.train.users()]
+            lies = fake & np.isin(bad.train.items, poison.targets)
+            bold = (p > 0.1) & (lies | ~fake)
+            said, found, n = said + p[bold].sum(), found + lies[bold].sum(), n + bold.sum()
+            lies_of_all += lies.sum()
+            assert p[~fake].mean() < 0.02
+        assert found / n > said / n - 0.1
+        assert said / n > 0.25
+        assert found > 0.8 * lies_of_all
+
     def test_incoherence_turns_down_no_more_than_its_budget(self, town):
         _, bad, known = poisoned(town, Replace(share=0.02))
         for budget in (0.005, 0.05):

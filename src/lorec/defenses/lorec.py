@@ -157,7 +157,7 @@ class _EvidenceGuard(Guard):
             self._set(*self.judge())
 
     def judge(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """p [V + 1], the likelihood of the view that sees most, and whose interactions count nothing [V + 1]."""
+        """p [V + 1], how likely interactions with each item are lies, and which items count nothing [V + 1]."""
         examiner = Examiner(self.log, self.n_items, self.vectors, self.rng, counted="log" in self.spec.sources)
         trials = [_Scene.of(one, examiner, self.log, self.n_items) for one in self.rounds]
         if not any(trial.lies.any() for trial in trials):
@@ -182,8 +182,15 @@ class _EvidenceGuard(Guard):
                 room = self.spec.budget * len(self.log.items) if view == "incoherence" else math.inf
                 off |= _within(found[0], (found[0] > factor * odds * (1 - found[0])) & ~off, holders, room)
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
-        likely[0][0] = off[0] = 0
-        return likely[0].astype(np.float32), off
+        # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
+        # more. And real lies stand among the log's own items as if they were honest: so they count by how likely they
+        # are to be so (expectation and maximisation, as in learning from positive and unlabelled examples).
+        seen, p = [np.log(one / (1 - one)) for one in likely], np.zeros(len(everything))
+        for _ in range(4):
+            innocent = np.concatenate([1 - p, *(np.ones(len(trial.items)) for trial in trials)])
+            p = calibrate(np.concatenate(seen), lies, honest * innocent)(seen[0])
+        p[0] = off[0] = 0
+        return p.astype(np.float32), off
 
     def _set(self, likely: NDArray[np.float32], off: NDArray[np.bool_]) -> None:
         self.likely, self.off = likely, off
