@@ -185,7 +185,8 @@ class _EvidenceGuard(Guard):
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
         # more. And real lies stand among the log's own items as if they were honest: so they count by how likely they
         # are to be so (expectation and maximisation, as in learning from positive and unlabelled examples).
-        seen, p = [np.log(one / (1 - one)) for one in likely], np.zeros(len(everything))
+        seen = [np.log(one / (1 - one)) for one in likely]
+        p: Floats = np.zeros(len(everything))
         for _ in range(4):
             innocent = np.concatenate([1 - p, *(np.ones(len(trial.items)) for trial in trials)])
             p = calibrate(np.concatenate(seen), lies, honest * innocent)(seen[0])
