@@ -40,7 +40,7 @@ def main() -> None:
 
     def look() -> None:
         table = guard._table(recommender)
-        for _, history in guard._batches(np.arange(len(guard.everyone))):
+        for _, history in recommender.histories(guard.everyone, guard.spec.tokens):
             guard._sees(recommender, table, history)
 
     train()

@@ -226,7 +226,7 @@ def test_lorec_beats_undefended_where_histories_are_long():
     bad = inject(split, poison, seed=3)
     known = known_fakes(bad, kinds=["random"], share=0.1, seed=3)
     text = TextVectors(split.catalog, Hash(dim=64))
-    training = Training(epochs=60, patience=60, tokens=1024, learning_rate=3e-3)
+    training = Training(epochs=60, patience=60, tokens=1024, learning_rate=1e-3)
     exposed, fits = {}, {}
     for name, defense in (("none", Undefended()), ("lorec", LoRecPaper(view="pooled", tokens=1024))):
         fits[name] = fit(bad, SASRec(width=32), defense=defense, known=known, text=text, training=training, seed=3)
@@ -237,5 +237,5 @@ def test_lorec_beats_undefended_where_histories_are_long():
     assert found["ROC-AUC"] > 0.95
     assert found["recall"] > 0.9
     assert parted["weight fraudsters"] < 0.1 < 0.95 < parted["weight genuine"]
-    assert exposed["lorec"]["T-HR@50"] < 0.85 * exposed["none"]["T-HR@50"]
+    assert exposed["lorec"]["T-HR@50"] < 0.75 * exposed["none"]["T-HR@50"]
     assert exposed["lorec"]["HR@10"] > 0.9 * exposed["none"]["HR@10"]

@@ -89,13 +89,31 @@ from .experiment import (
     run as run,
 )
 from .models import (
+    BCE as BCE,
+)
+from .models import (
+    FMLP as FMLP,
+)
+from .models import (
+    GBCE as GBCE,
+)
+from .models import (
+    GRU4Rec as GRU4Rec,
+)
+from .models import (
     Popularity as Popularity,
 )
 from .models import (
     Recommender as Recommender,
 )
 from .models import (
+    SampledSoftmax as SampledSoftmax,
+)
+from .models import (
     SASRec as SASRec,
+)
+from .models import (
+    Softmax as Softmax,
 )
 from .models import (
     load_recommender as load_recommender,
@@ -126,10 +144,14 @@ from .training import (
 )
 
 __all__ = [
+    "BCE",
+    "FMLP",
+    "GBCE",
     "Bandwagon",
     "Catalog",
     "Dataset",
     "Fit",
+    "GRU4Rec",
     "Hash",
     "LoRec",
     "LoRecPaper",
@@ -144,9 +166,11 @@ __all__ = [
     "Run",
     "RunFile",
     "SASRec",
+    "SampledSoftmax",
     "Scorecard",
     "Segment",
     "Sequences",
+    "Softmax",
     "Split",
     "TextVectors",
     "Training",

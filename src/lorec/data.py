@@ -522,11 +522,13 @@ class Batch:
     history: NDArray[np.int32]
     """[B, T]"""
     positives: NDArray[np.int32]
-    """[B, T]: the item that follows each position; 0 at padding."""
+    """[B, T]: the item that follows each position; 0 at padding, and before the last position of a prefix."""
     negatives: NDArray[np.int32]
-    """[B, T, k]: uniform items that the user's training history does not hold; 0 at padding."""
+    """[B, T, k]: items that the user's training history does not hold; 0 where there is no positive."""
     events: NDArray[np.int64]
-    """[B, T]: the place in train.items of each positive; 0 at padding."""
+    """[B, T]: the place in train.items of each positive; 0 where there is none."""
+    chances: NDArray[np.float32] | None = None
+    """[B, T, k]: the log of each negative's chance of being drawn; None where all are alike."""
 
 
 @dataclass(frozen=True)
@@ -540,16 +542,26 @@ class Feed:
     tokens: int = 4096
     """Positions in a batch, padding included."""
     negatives: int = 1
+    popular: bool = False
+    """Draw negatives as often as items occur in the log (and once more, so that each can be), or uniformly."""
+    prefixes: bool = False
+    """A history for each positive, which follows its last position, for backbones that see all of a history at once."""
     pad_to: int = 0
-    """Pad every batch to this width and don't sort by length: only to measure what sorting saves."""
+    """Pad every batch to this width, and don't sort by length."""
     _windows: tuple[Ints, Ints, Ints] = field(init=False, repr=False, compare=False)
     _seen: NDArray[np.int64] = field(init=False, repr=False, compare=False)
+    _popularity: Floats = field(init=False, repr=False, compare=False)
+    """[V + 1]: the chance that a draw is this item or one of a lower number."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_windows", windows(self.log, self.max_length))
+        cut = prefixes if self.prefixes else windows
+        object.__setattr__(self, "_windows", cut(self.log, self.max_length))
+        counts = (self.log.counts(self.n_items) if self.popular else np.zeros(self.n_items + 1)) + 1.0
+        counts[0] = 0
+        object.__setattr__(self, "_popularity", np.cumsum(counts) / counts.sum())
         taken = self.log.users() * (self.n_items + 1) + self.log.items
         object.__setattr__(self, "_seen", np.unique(taken))
-        if int(self.log.lengths.max(initial=0)) >= self.n_items:
+        if self.negatives and int(self.log.lengths.max(initial=0)) >= self.n_items:
             fullest = self.log.take(np.flatnonzero(self.log.lengths >= self.n_items))
             if any(len(np.unique(fullest[row])) >= self.n_items for row in range(len(fullest))):
                 raise DataError("a user has taken every item of the catalogue and leaves no negative; drop that user")
@@ -566,8 +578,13 @@ class Feed:
             width = self.pad_to or int(widths[chosen].max())
             history, real = left_padded(self.log.items, begins[chosen], widths[chosen], width)
             events = np.where(real, _places(begins[chosen], widths[chosen], width) + 1, 0)
+            if self.prefixes:
+                real[:, :-1] = False
+                events[:, :-1] = 0
             positives = np.where(real, self.log.items[events], 0).astype(np.int32)
-            yield Batch(users[chosen], history, positives, self._negatives(users[chosen], real, rng), events)
+            negatives = self._negatives(users[chosen], real, rng)
+            chances = self._chances()[negatives] if self.popular else None
+            yield Batch(users[chosen], history, positives, negatives, events, chances)
 
     def _plan(self, rng: np.random.Generator) -> Iterator[Ints]:
         """Cut the windows, shuffled and then sorted by width, where the budget is full; no batch has a single row."""
@@ -580,16 +597,27 @@ class Feed:
     def _negatives(self, users: Ints, real: Bools, rng: np.random.Generator) -> NDArray[np.int32]:
         rows, columns = np.nonzero(real)
         base = (users[rows] * (self.n_items + 1))[:, None]
-        drawn = rng.integers(1, self.n_items + 1, size=(len(rows), self.negatives))
-        while True:
+        drawn = self._draw((len(rows), self.negatives), rng)
+        while self.negatives:
             place = np.searchsorted(self._seen, base + drawn)
             clash = self._seen[np.minimum(place, len(self._seen) - 1)] == base + drawn
             if not clash.any():
                 break
-            drawn[clash] = rng.integers(1, self.n_items + 1, size=int(clash.sum()))
+            drawn[clash] = self._draw((int(clash.sum()),), rng)
         negatives = np.zeros((*real.shape, self.negatives), dtype=np.int32)
         negatives[rows, columns] = drawn
         return negatives
+
+    def _chances(self) -> NDArray[np.float32]:
+        """[V + 1]: the log of each item's chance of being drawn, 0 for padding."""
+        chances = np.diff(self._popularity, prepend=0)
+        chances[0] = 1
+        return np.log(chances).astype(np.float32)
+
+    def _draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
+        if not self.popular:
+            return rng.integers(1, self.n_items + 1, size=shape)
+        return np.searchsorted(self._popularity, rng.random(shape), side="right")
 
 
 def windows(log: Sequences, max_length: int) -> tuple[Ints, Ints, Ints]:
@@ -599,6 +627,15 @@ def windows(log: Sequences, max_length: int) -> tuple[Ints, Ints, Ints]:
     users = np.repeat(np.arange(len(log)), pieces)
     nth = np.arange(len(users)) - np.repeat(offsets(pieces)[:-1], pieces)
     ends = targets[users] - nth * max_length  # cut from the newest end, so that the newest window is full
+    widths = np.minimum(ends, max_length)
+    return users, log.starts[:-1][users] + ends - widths, widths
+
+
+def prefixes(log: Sequences, max_length: int) -> tuple[Ints, Ints, Ints]:
+    """(user, first event, width) of what came before each event but a user's first: its newest `max_length` events."""
+    targets = np.maximum(log.lengths - 1, 0)
+    users = np.repeat(np.arange(len(log)), targets)
+    ends = 1 + np.arange(len(users)) - np.repeat(offsets(targets)[:-1], targets)
     widths = np.minimum(ends, max_length)
     return users, log.starts[:-1][users] + ends - widths, widths
 
@@ -628,15 +665,15 @@ def _places(begins: Ints, widths: Ints, width: int) -> Ints:
 
 
 def histories(
-    log: Sequences, max_length: int, tokens: int, rows: Ints | None = None
+    log: Sequences, max_length: int, tokens: int, rows: Ints | None = None, pad_to: int = 0
 ) -> Iterator[tuple[Ints, NDArray[np.int32]]]:
     """Every user's newest `max_length` items once: (rows [B], left-padded items [B, T]), sorted by length.
 
-    `rows` chooses users, and their order among those of one length.
+    `rows` chooses users, and their order among those of one length; `pad_to`: every batch is as wide as this.
     """
     rows = np.arange(len(log)) if rows is None else rows
     widths = np.minimum(log.lengths, max_length)
     order = rows[np.argsort(widths[rows], kind="stable")]
-    for some in cut_by_tokens(order, widths[order], tokens):
-        width = max(int(widths[some].max()), 1)
+    for some in cut_by_tokens(order, np.full(len(order), pad_to) if pad_to else widths[order], tokens):
+        width = pad_to or max(int(widths[some].max()), 1)
         yield some, left_padded(log.items, log.starts[1:][some] - widths[some], widths[some], width)[0]

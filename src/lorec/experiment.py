@@ -36,7 +36,18 @@ from lorec.defenses import DEFENSES, Defense, Guard, LoRec, Oracle, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import detection, evaluate, mean_weights, success_removed
 from lorec.files import inside, read_json, replacing, sha256, write_json
-from lorec.models import BACKBONES, Backbone, ItemKind, Popularity, Recommender, SASRec, load_recommender
+from lorec.models import (
+    BACKBONES,
+    BCE,
+    LOSSES,
+    Backbone,
+    ItemKind,
+    Loss,
+    Popularity,
+    Recommender,
+    SASRec,
+    load_recommender,
+)
 from lorec.registry import build, member, name_of, unknown
 from lorec.sources import SOURCES, CompleteJourney, Source, located
 from lorec.text import ENCODERS, Encoder, MiniLM, TextVectors
@@ -92,6 +103,8 @@ class RunFile:
     """Where text vectors come from."""
     backbone: Backbone = field(default_factory=SASRec)
     """The encoder of histories."""
+    loss: Loss = field(default_factory=BCE)
+    """What the recommender is trained to do."""
     attack: Attack = field(default_factory=Bandwagon)
     """What the fraudsters do."""
     targets: Targets = field(default_factory=Targets)
@@ -113,10 +126,11 @@ FAMILIES: dict[str, dict[str, type]] = {
     "backbones": BACKBONES,
     "defenses": DEFENSES,
     "encoders": ENCODERS,
+    "losses": LOSSES,
     "sources": SOURCES,
 }
 """Every family of which a run file may name a member."""
-MEMBERS = {"data": "sources", "encoder": "encoders", "backbone": "backbones", "attack": "attacks"}
+MEMBERS = {"data": "sources", "encoder": "encoders", "backbone": "backbones", "loss": "losses", "attack": "attacks"}
 """The sections that are one member of a family."""
 TABLES: dict[str, type] = {"split": Protocol, "targets": Targets, "known": Known, "training": Training}
 PLAIN = ("name", "seed", "items", "scenario")
@@ -471,6 +485,7 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
         config.backbone,
         items=config.items,
         text=job.text,
+        loss=config.loss,
         defense=defense.reveal(split.fraudsters) if isinstance(defense, Oracle) else defense,
         known=job.known,
         training=config.training,

@@ -35,7 +35,7 @@ def find(family: str, table: Mapping[str, type], name: str, *, strangers: bool =
     if name in points:  # an entry point's name can't smuggle in a module: the package itself declared it
         found: type = points[name].load()
         return found
-    raise unknown(family.removesuffix("s"), name, [*table, *points])
+    raise unknown("loss" if family == "losses" else family.removesuffix("s"), name, [*table, *points])
 
 
 def build(spec: type, values: Mapping[str, Any], where: str) -> Any:

@@ -20,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorec.data import Feed, Poison, Split, Weights, stream
+from lorec.data import Poison, Split, Weights, stream
 from lorec.defenses import Defense, Guard, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
 from lorec.files import replacing
-from lorec.models import Backbone, ItemKind, Recommender
+from lorec.models import Backbone, ItemKind, Loss, Recommender
 from lorec.text import TextVectors
 
 __all__ = ["Fit", "Progress", "Training", "choose_device", "fit"]
@@ -45,15 +45,13 @@ class Training:
     """Of AdamW."""
     tokens: int = 4096
     """Positions in a batch."""
-    negatives: int = 1
-    """Uniform negatives for each positive."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ...; chosen once."""
     threads: int | None = None
     """CPU threads; as torch chooses where not given."""
 
     def __post_init__(self) -> None:
-        counts = {"epochs": self.epochs, "patience": self.patience, "tokens": self.tokens, "negatives": self.negatives}
+        counts = {"epochs": self.epochs, "patience": self.patience, "tokens": self.tokens}
         for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"[training] {name} is {value}; it must be at least 1")
@@ -111,6 +109,7 @@ def fit(
     *,
     items: ItemKind = "ids",
     text: TextVectors | None = None,
+    loss: Loss | None = None,
     defense: Defense | None = None,
     known: Sequence[Poison] | None = None,
     training: Training | None = None,
@@ -131,12 +130,13 @@ def fit(
     vectors = text.items() if items != "ids" and text is not None else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        recommender = Recommender(backbone, items, len(split.catalog), vectors, seed).to(device)
+        recommender = Recommender(backbone, items, len(split.catalog), vectors, seed, loss).to(device)
         rng = stream(seed, "guard")
         guard = (defense or Undefended()).start(recommender, split.train, text=text, known=known, rng=rng)
         loop = _Loop(split, recommender, guard, training, seed, watch)
         described = {
             "backbone": repr(backbone),
+            "loss": repr(recommender.loss),
             "items": items,
             "text": None if vectors is None else _digest(vectors),
             "encoder": _read(text) if text is not None and defense is not None and defense.needs_text else None,
@@ -172,9 +172,7 @@ class _Loop:
         self.optimizer = torch.optim.AdamW(
             recommender.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
         )
-        self.feed = Feed(
-            split.train, len(split.catalog), recommender.spec.max_length, training.tokens, training.negatives
-        )
+        self.feed = recommender.feed(split.train, training.tokens)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch, self.best_value = 0, -1.0

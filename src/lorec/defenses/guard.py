@@ -11,7 +11,7 @@ from torch import Tensor
 from lorec.data import Batch, Poison, Weights
 from lorec.errors import DataError
 from lorec.models import Recommender
-from lorec.models.losses import binary_cross_entropy, mean_loss
+from lorec.models.losses import mean_loss
 
 
 class Guard:
@@ -42,7 +42,7 @@ class Guard:
 
     def loss(self, recommender: Recommender, batch: Batch) -> Tensor:
         """The loss to descend."""
-        losses = binary_cross_entropy(recommender, batch)
+        losses = recommender.losses(batch)
         if self.weights.users is None and self.weights.events is None:
             return mean_loss(losses, batch)
         return mean_loss(losses, batch, torch.from_numpy(self.weights.of(batch)).to(losses.device))

@@ -11,7 +11,7 @@ due twice in an epoch happens once.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorec.data import Floats, Ints, Poison, Sequences, Weights, histories
+from lorec.data import Floats, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard, rounds_of
 from lorec.errors import ConfigError
 from lorec.models import Recommender
@@ -100,7 +100,7 @@ class _PaperGuard(Guard):
     ) -> None:
         super().__init__(Weights(users=np.ones(n_users, dtype=np.float32)))
         self.spec, self.rng, self.n_users = spec, rng, n_users
-        self.everyone, self.max_length = everyone, recommender.spec.max_length
+        self.everyone = everyone
         self.views = None if views is None else torch.from_numpy(np.asarray(views, dtype=np.float32))
         self.states: Floats = np.full(n_users, START)
         self.epoch, self.retry = 0, False
@@ -142,7 +142,7 @@ class _PaperGuard(Guard):
         likely = np.empty(self.n_users, dtype=np.float32)
         table = self._table(recommender)
         with torch.no_grad():
-            for rows, history in self._batches(np.arange(self.n_users)):
+            for rows, history in recommender.histories(self.everyone, self.spec.tokens, np.arange(self.n_users)):
                 logits, _ = self.calibrator(*self._sees(recommender, table, history), None)
                 likely[rows] = logits.sigmoid().cpu().numpy()
         return likely
@@ -152,7 +152,7 @@ class _PaperGuard(Guard):
         self.calibrator.train()
         table = self._table(recommender)
         order = self.rng.permutation(len(self.everyone))
-        batches = list(self._batches(order))
+        batches = list(recommender.histories(self.everyone, self.spec.tokens, order))
         total = 0.0
         for place in self.rng.permutation(len(batches)):
             rows, history = batches[place]
@@ -165,9 +165,6 @@ class _PaperGuard(Guard):
             self.optimizer.step()
             total += float(loss.detach())
         return total / len(batches)
-
-    def _batches(self, rows: NDArray[np.int64]) -> Iterator[tuple[Ints, NDArray[np.int32]]]:
-        return histories(self.everyone, self.max_length, self.spec.tokens, rows)
 
     @torch.no_grad()
     def _table(self, recommender: Recommender) -> Tensor:

@@ -5,6 +5,7 @@
     scores()  [B, V + 1]   <state, table>
 
 A Backbone is a spec with one verb, `build() -> nn.Module`, whose module maps ([B, T, H], padding [B, T]) to [B, T, H].
+It says whether it is `causal` and of `fixed_length`, and batches obey. A Loss is a spec of what training makes small.
 """
 
 import dataclasses
@@ -22,17 +23,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorec.data import Catalog, Floats, Ints, Sequences
+from lorec.data import Batch, Catalog, Feed, Floats, Ints, Sequences
 from lorec.data import histories as padded_histories
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.files import replacing
+from lorec.models.fmlp import FMLP
+from lorec.models.gru4rec import GRU4Rec
+from lorec.models.losses import BCE, GBCE, LOSSES, Loss, SampledSoftmax, Softmax
 from lorec.models.sasrec import SASRec
 from lorec.registry import build, find, name_of
 
-__all__ = ["BACKBONES", "Backbone", "ItemKind", "Popularity", "Recommender", "SASRec", "Scorer", "load_recommender"]
+__all__ = [
+    "BACKBONES", "BCE", "FMLP", "GBCE", "LOSSES", "Backbone", "GRU4Rec", "ItemKind", "Loss", "Popularity",
+    "Recommender", "SASRec", "SampledSoftmax", "Scorer", "Softmax", "load_recommender",
+]  # fmt: skip
 
 ItemKind = Literal["ids", "text", "both"]
-BACKBONES: dict[str, type] = {"sasrec": SASRec}
+BACKBONES: dict[str, type] = {"fmlp": FMLP, "gru4rec": GRU4Rec, "sasrec": SASRec}
 
 
 class Backbone(Protocol):
@@ -46,6 +53,16 @@ class Backbone(Protocol):
     @property
     def max_length(self) -> int:
         """The longest history it sees; older items are cut."""
+        ...
+
+    @property
+    def causal(self) -> bool:
+        """Whether no state sees what comes later; if one does, only the last state of a prefix is trained on."""
+        ...
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether every history must be padded to max_length."""
         ...
 
     def build(self) -> nn.Module:
@@ -65,13 +82,20 @@ class Recommender(nn.Module):
     """A trainable next-item model."""
 
     def __init__(
-        self, backbone: Backbone, items: ItemKind, n_items: int, text: Floats | Tensor | None = None, seed: int = 0
+        self,
+        backbone: Backbone,
+        items: ItemKind,
+        n_items: int,
+        text: Floats | Tensor | None = None,
+        seed: int = 0,
+        loss: Loss | None = None,
     ) -> None:
         """Fresh weights from a seed. `text` [V + 1, dim]: vectors of the items, row 0 zero, for kinds text and both."""
         super().__init__()
         if items != "ids" and text is None:
             raise ConfigError(f"items = {items!r} needs text vectors; choose an [encoder], or items = 'ids'")
         self.spec, self.kind, self.n_items = backbone, items, n_items
+        self.loss: Loss = loss or BCE()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.backbone = backbone.build()
@@ -101,6 +125,27 @@ class Recommender(nn.Module):
         states: Tensor = self.backbone(vectors, padding)
         return states
 
+    def losses(self, batch: Batch) -> Tensor:
+        """[B, T]: what training makes small at each position; 0 where there is no positive."""
+        return self.loss.losses(self, batch)
+
+    def feed(self, log: Sequences, tokens: int = 4096) -> Feed:
+        """A log in batches as this backbone and this loss want them."""
+        return Feed(
+            log, self.n_items, self.spec.max_length, tokens, self.loss.negatives,
+            popular=self.loss.sampling == "popularity", prefixes=not self.spec.causal, pad_to=self._pad_to,
+        )  # fmt: skip
+
+    def histories(
+        self, log: Sequences, tokens: int, rows: Ints | None = None
+    ) -> Iterator[tuple[Ints, NDArray[np.int32]]]:
+        """Every user's newest items once, (rows [B], left-padded items [B, T]), as this backbone wants them."""
+        return padded_histories(log, self.spec.max_length, tokens, rows, self._pad_to)
+
+    @property
+    def _pad_to(self) -> int:
+        return self.spec.max_length if self.spec.fixed_length else 0
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -117,7 +162,7 @@ class Recommender(nn.Module):
         table = self.table()
         chunk = max(1, 1_000_000 // (self.n_items + 1))
         scores = torch.empty(chunk, self.n_items + 1, device=self.device, dtype=table.dtype)
-        for rows, history in padded_histories(log, self.spec.max_length, tokens):
+        for rows, history in self.histories(log, tokens):
             last = self(torch.from_numpy(history).to(self.device), table)[:, -1]
             for start in range(0, len(rows), chunk):
                 some = rows[start : start + chunk]
@@ -127,7 +172,7 @@ class Recommender(nn.Module):
     def fresh(self, seed: int) -> "Recommender":
         """The same spec with new weights."""
         text = None if self.kind == "ids" else self.get_buffer("text")
-        return Recommender(self.spec, self.kind, self.n_items, text, seed).to(self.device)
+        return Recommender(self.spec, self.kind, self.n_items, text, seed, self.loss).to(self.device)
 
     def recommend(
         self, log: Sequences, catalog: Catalog, k: int = 10, *, users: pl.Series | None = None, seen: bool = False

@@ -1,46 +1,181 @@
-"""What a recommender is trained to do: a loss for each position of a batch."""
+"""What a recommender is trained to do: a loss for each position of a batch.
 
+A Loss is a spec with one verb, `losses(recommender, batch) -> [B, T]`, and says which negatives it wants drawn. Weights
+per user or interaction scale what it gives (`mean_loss`), so every loss takes them.
+"""
+
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lorec.data import Batch
-from lorec.models import Recommender
+from lorec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lorec.models import Recommender
+
+Sampling = Literal["uniform", "popularity"]
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """A batch on a device."""
+class Loss(Protocol):
+    """The spec of a loss."""
 
-    history: Tensor
-    """[B, T]"""
-    positives: Tensor
-    """[B, T]"""
-    negatives: Tensor
-    """[B, T, k]"""
+    @property
+    def negatives(self) -> int:
+        """How many negatives each positive gets."""
+        ...
 
-    @staticmethod
-    def of(batch: Batch, device: torch.device) -> "Tensors":
-        """Move what the loss needs."""
-        return Tensors(
-            *(torch.from_numpy(part).to(device) for part in (batch.history, batch.positives, batch.negatives))
-        )
+    @property
+    def sampling(self) -> Sampling:
+        """Negatives uniform over items, or as often as items occur in the log (each once more than that)."""
+        ...
+
+    def losses(self, recommender: "Recommender", batch: Batch) -> Tensor:
+        """[B, T]: what is to be made small at each position; 0 where there is no positive."""
+        ...
 
 
-def binary_cross_entropy(recommender: Recommender, batch: Batch) -> Tensor:
-    """[B, T]: -log s(<h_t, v+>) - sum over the k negatives of log s(-<h_t, v->); 0 at padding (METHOD: setting).
+@dataclass(frozen=True, kw_only=True)
+class _Sampled:
+    negatives: int = 1
+    """Negatives for each positive, drawn anew every time; never what the user's training history holds."""
+    sampling: Sampling = "uniform"
+    """Uniform over items, or as often as an item occurs in the log (and once more)."""
+
+    def __post_init__(self) -> None:
+        if self.negatives < 1:
+            raise ConfigError(f"negatives is {self.negatives}; this loss needs at least 1")
+
+    def losses(self, recommender: "Recommender", batch: Batch) -> Tensor:
+        """[B, T]: what is to be made small at each position; 0 where there is no positive."""
+        logits, scored = candidate_logits(recommender, batch)
+        found = logits.new_zeros(scored.shape)
+        found[scored] = self._of(logits, recommender.n_items, batch, scored)
+        return found
+
+    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> Tensor:
+        """[N] of logits [N, 1 + k], the positive's first."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BCE(_Sampled):
+    """Binary cross-entropy of the next item and of sampled ones, -log s(+) - sum of log s(-), as SASRec and LoRec."""
+
+    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> Tensor:
+        return F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GBCE(_Sampled):
+    """Binary cross-entropy that does not grow overconfident on few negatives (gSASRec, Petrov, Macdonald 2023).
+
+    The positive's likelihood is raised to beta = a (t (1 - 1 / a) + 1 / a), a = k / (V - 1).
+    """
+
+    negatives: int = 64
+    """Negatives for each positive, drawn anew every time; never what the user's training history holds."""
+    calibration: float = 0.75
+    """t: 0 is plain binary cross-entropy, 1 corrects wholly for how few negatives were drawn."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.calibration <= 1:
+            raise ConfigError(f"calibration is {self.calibration}; it lies in [0, 1]")
+
+    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> Tensor:
+        drawn = min(self.negatives / max(n_items - 1, 1), 1.0)
+        beta = drawn * (self.calibration * (1 - 1 / drawn) + 1 / drawn)
+        losses: Tensor = beta * F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1)
+        return losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledSoftmax(_Sampled):
+    """Softmax over the next item and sampled ones, each counted for the items that it stands for.
+
+    A negative's score gets -log(k q), q its chance of being drawn, so that the sum is right on average (Bengio,
+    Senecal 2008). The positive is always there and gets nothing. What the user took before is never drawn, so it
+    does not compete.
+    """
+
+    negatives: int = 64
+    """Negatives for each positive, drawn anew every time; never what the user's training history holds."""
+
+    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> Tensor:
+        chances = torch.full_like(logits[:, 1:], -math.log(max(n_items - 1, 1)))
+        if batch.chances is not None:
+            chances = torch.from_numpy(batch.chances).to(logits.device)[scored]
+        corrected = torch.cat([logits[:, :1], logits[:, 1:] - chances - math.log(self.negatives)], dim=1)
+        losses: Tensor = torch.logsumexp(corrected, 1) - logits[:, 0]
+        return losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax:
+    """Softmax over the whole catalogue, a chunk of positions at a time, so that memory stays flat."""
+
+    chunk: int = 4_000_000
+    """Scores in memory at once."""
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise ConfigError(f"chunk is {self.chunk}; it must be at least 1")
+
+    @property
+    def negatives(self) -> int:
+        """None are drawn."""
+        return 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """None are drawn."""
+        return "uniform"
+
+    def losses(self, recommender: "Recommender", batch: Batch) -> Tensor:
+        """[B, T]: -log of the positive's share; what a chunk needs for its gradient is computed again, not kept."""
+        history = torch.from_numpy(batch.history).to(recommender.device)
+        positives = torch.from_numpy(batch.positives).to(recommender.device).long()
+        scored, table = positives > 0, recommender.table()
+        states, wanted = recommender(history, table)[scored], positives[scored]
+        size = max(1, self.chunk // len(table))
+        parts: list[Tensor] = [
+            checkpoint(_cross_entropy, some, table, which, use_reentrant=False)
+            for some, which in zip(torch.split(states, size), torch.split(wanted, size), strict=True)
+        ]
+        found: Tensor = states.new_zeros(scored.shape)
+        found[scored] = torch.cat(parts)
+        return found
+
+
+def _cross_entropy(states: Tensor, table: Tensor, wanted: Tensor) -> Tensor:
+    losses: Tensor = F.cross_entropy(states @ table[1:].T, wanted - 1, reduction="none")
+    return losses
+
+
+LOSSES: dict[str, type] = {"bce": BCE, "gbce": GBCE, "sampled-softmax": SampledSoftmax, "softmax": Softmax}
+
+
+def candidate_logits(recommender: "Recommender", batch: Batch) -> tuple[Tensor, Tensor]:
+    """<h_t, v> of each positive and its negatives [N, 1 + k], and where they stand in the batch [B, T].
 
     All rows that the batch needs are looked up at once, so that the backward pass scatters into the table once.
     """
-    on = Tensors.of(batch, recommender.device)
-    asked = torch.cat([on.history[..., None], on.positives[..., None], on.negatives], dim=2)
+    history, positives, negatives = (
+        torch.from_numpy(part).to(recommender.device) for part in (batch.history, batch.positives, batch.negatives)
+    )
+    scored = positives > 0
+    candidates = torch.cat([positives[..., None], negatives], dim=2)[scored]
+    asked = torch.cat([history.flatten(), candidates.flatten()])
     vectors = F.embedding(asked, recommender.table(), padding_idx=0)
-    states = recommender.encode(vectors[:, :, 0], on.history == 0)
-    logits = (vectors[:, :, 1:] * states[:, :, None]).sum(-1)
-    losses = F.softplus(-logits[..., 0]) + F.softplus(logits[..., 1:]).sum(-1)
-    return losses * (on.positives > 0)
+    read, compared = vectors[: history.numel()], vectors[history.numel() :]
+    states = recommender.encode(read.view(*history.shape, -1), history == 0)[scored]
+    return (compared.view(*candidates.shape, -1) @ states[:, :, None])[:, :, 0], scored
 
 
 def mean_loss(losses: Tensor, batch: Batch, weights: Tensor | None = None) -> Tensor:

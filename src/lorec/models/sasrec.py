@@ -1,14 +1,13 @@
 """SASRec: causal self-attention over a history (Kang and McAuley, ICDM 2018)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lorec.errors import ConfigError
+from lorec.models.layers import Activation, Attention, FeedForward, causal_mask, dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +30,13 @@ class SASRec:
     """Inner width of the feed-forward; 4 x width where not given."""
     norm: Literal["pre", "post"] = "pre"
     """Where a block normalises: its input, or the sum at its end."""
-    activation: Literal["gelu", "relu"] = "gelu"
+    activation: Activation = "gelu"
     """Of the feed-forward."""
     dropout: float = 0.2
     """Of item vectors, attention and feed-forward."""
+
+    causal: ClassVar[bool] = True
+    fixed_length: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.heads < 1 or self.width % self.heads:
@@ -60,7 +62,7 @@ class _Encoder(nn.Module):
     def forward(self, vectors: Tensor, padding: Tensor) -> Tensor:
         width = vectors.shape[1]
         places = self.positions[:width].flip(0)  # row 0 is the newest item's
-        hidden = F.dropout(vectors * self.scale + places, self.dropout, self.training)
+        hidden = dropout(vectors * self.scale + places, self.dropout, self.training)
         mask = causal_mask(padding) if bool(padding.any()) else None
         for block in self.blocks:
             hidden = block(hidden, mask)
@@ -71,37 +73,18 @@ class _Encoder(nn.Module):
 class _Block(nn.Module):
     def __init__(self, spec: SASRec) -> None:
         super().__init__()
-        inner = spec.feed_forward or 4 * spec.width
-        self.heads, self.dropout, self.pre = spec.heads, spec.dropout, spec.norm == "pre"
-        self.activation: Callable[[Tensor], Tensor] = F.gelu if spec.activation == "gelu" else F.relu
-        self.query_key_value = nn.Linear(spec.width, 3 * spec.width)
-        self.out = nn.Linear(spec.width, spec.width)
-        self.up, self.down = nn.Linear(spec.width, inner), nn.Linear(inner, spec.width)
+        self.dropout, self.pre = spec.dropout, spec.norm == "pre"
+        self.attention = Attention(spec.width, spec.heads, spec.dropout)
+        self.feed = FeedForward(spec.width, spec.feed_forward or 4 * spec.width, spec.activation)
         self.norm_attention, self.norm_feed = nn.LayerNorm(spec.width), nn.LayerNorm(spec.width)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         if self.pre:
-            hidden = hidden + self._attend(self.norm_attention(hidden), mask)
-            return hidden + self._feed(self.norm_feed(hidden))
-        hidden = self.norm_attention(hidden + self._attend(hidden, mask))
-        normed: Tensor = self.norm_feed(hidden + self._feed(hidden))
+            hidden = hidden + self._dropped(self.attention(self.norm_attention(hidden), mask))
+            return hidden + self._dropped(self.feed(self.norm_feed(hidden)))
+        hidden = self.norm_attention(hidden + self._dropped(self.attention(hidden, mask)))
+        normed: Tensor = self.norm_feed(hidden + self._dropped(self.feed(hidden)))
         return normed
 
-    def _attend(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        b, t, h = hidden.shape
-        q, k, v = self.query_key_value(hidden).view(b, t, 3, self.heads, h // self.heads).permute(2, 0, 3, 1, 4)
-        p = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=mask is None)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(b, t, h))
-        return F.dropout(out, self.dropout, self.training)
-
-    def _feed(self, hidden: Tensor) -> Tensor:
-        return F.dropout(self.down(self.activation(self.up(hidden))), self.dropout, self.training)
-
-
-def causal_mask(padding: Tensor) -> Tensor:
-    """[B, 1, T, T]: who may look at whom; padding looks at itself alone, or its softmax would be of nothing."""
-    t = padding.shape[1]
-    causal = torch.ones(t, t, dtype=torch.bool, device=padding.device).tril()
-    itself = torch.eye(t, dtype=torch.bool, device=padding.device)
-    return ((causal & ~padding[:, None, :]) | itself)[:, None]
+    def _dropped(self, hidden: Tensor) -> Tensor:
+        return dropout(hidden, self.dropout, self.training)
