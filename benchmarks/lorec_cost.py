@@ -15,6 +15,7 @@ from lorec.data import Feed
 
 
 def main() -> None:
+    torch.set_flush_denormal(True)  # as fit does
     name = sys.argv[1] if len(sys.argv) > 1 else "amazon-games"
     split = lorec.leave_two_out(lorec.load(name))
     bad = lorec.inject(split, lorec.forge(lorec.Bandwagon(), split, 5, seed=1), seed=1)

@@ -197,6 +197,15 @@ class TestOptions:
         finally:
             torch.set_num_threads(before)
 
+    def test_numbers_too_small_count_as_nothing_while_it_trains_and_only_then(self, bad):
+        def flushed():
+            return bool((torch.full((1,), 1e-40) * 1 == 0).all())
+
+        before, seen = flushed(), []
+        fit(bad, SMALL, training=Training(epochs=1), watch=lambda _: seen.append(flushed()))
+        assert all(seen)
+        assert flushed() == before
+
     def test_options_are_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             Training().epochs = 3

@@ -4,11 +4,12 @@ A checkpoint is one safetensors file, written whole after each epoch: weights, o
 and in its header every generator's state. A run that was killed loses at most one epoch.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def fit(
     if training.threads:
         torch.set_num_threads(training.threads)
     vectors = text.items() if items != "ids" and text is not None else None
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _without_denormals():
         torch.manual_seed(seed)
         recommender = Recommender(backbone, items, len(split.catalog), vectors, seed, loss).to(device)
         rng = stream(seed, "guard")
@@ -145,6 +146,17 @@ def fit(
             "known": [[one.profiles.digest(), _digest(one.targets)] for one in known or ()],
         }
         return loop.run(checkpoint, described)
+
+
+@contextlib.contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Numbers too small for full precision count as 0: a CPU is slow on them, and dying gradients are full of them."""
+    before = bool((torch.full((1,), 1e-40) * 1 == 0).all())
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def _read(text: TextVectors) -> dict[str, Any]:
@@ -170,7 +182,7 @@ class _Loop:
         self.watch = watch or (lambda _: None)
         self.seed, self.rng = seed, stream(seed, "batches")
         self.optimizer = torch.optim.AdamW(
-            recommender.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+            recommender.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
         self.feed = recommender.feed(split.train, training.tokens)
         self.history: list[dict[str, float]] = []
