@@ -326,8 +326,33 @@ def test_streams_differ_by_purpose_and_repeat_by_seed():
     assert stream(1, "a").integers(10**9) != stream(1, "b").integers(10**9)
 
 
-def test_whole_histories_are_in_order_of_time(split):
-    log = frame([("x", "i003", 5), ("x", "i001", 2), ("y", "i002", 1)])
-    users, found = whole_histories(Dataset("h", log, pl.DataFrame()), split.catalog)
-    assert users.to_list() == ["x", "y"]
-    assert [split.catalog.ids(found[row]) for row in range(2)] == [["i001", "i003"], ["i002"]]
+def test_whole_histories_are_in_order_of_time_and_strangers_are_named(split):
+    log = frame(
+        [("x", "i003", 5), ("x", "new", 3), ("x", "i001", 2), ("y", "i002", 1), ("z", "other", 1), ("z", "new", 2)]
+    )
+    users, found, strangers = whole_histories(Dataset("h", log, pl.DataFrame()), split.catalog)
+    assert users.to_list() == ["x", "y", "z"]
+    assert [split.catalog.ids(found[row]) for row in range(3)] == [["i001", "i003"], ["i002"], []]
+    assert strangers == ["new", "other"]
+
+
+class TestHidden:
+    ITEMS = pl.DataFrame({"item": ["a", "b", "c"], "title": ["A", None, "A"], "kind": [1, 2, None]})
+
+    def test_what_is_blocked_or_lacks_a_value(self):
+        catalog = Catalog(self.ITEMS)
+        assert catalog.hidden([], {}).tolist() == []
+        assert catalog.hidden(["b"], {}).tolist() == [2]
+        assert catalog.hidden([], {"title": "A"}).tolist() == [2]
+        assert catalog.hidden(["a"], {"title": "A"}).tolist() == [1, 2]
+        assert catalog.hidden([], {"kind": "2"}).tolist() == [1, 3]
+
+    def test_says_what_is_not_there(self):
+        catalog = Catalog(self.ITEMS)
+        for wrong, said in (
+            ((["x"], {}), "no item 'x'"),
+            (([], {"colour": "red"}), "no column 'colour'"),
+            ((["b"], {"kind": "2"}), "none is left"),
+        ):
+            with pytest.raises(DataError, match=said):
+                catalog.hidden(*wrong)

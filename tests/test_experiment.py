@@ -8,12 +8,22 @@ import time
 from pathlib import Path
 
 import polars as pl
+import polars.testing
 import pytest
 from conftest import world
 
 from lorec.cli import literal, main
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
-from lorec.experiment import Run, open_run, plain, read_run_file, reevaluate, resolve, run
+from lorec.experiment import (
+    Run,
+    open_run,
+    plain,
+    read_run_file,
+    reevaluate,
+    resolve,
+    run,
+    save_recommendations,
+)  # fmt: skip
 
 TOML = """
 name = "small"
@@ -425,8 +435,56 @@ class TestCommandLine:
             monkeypatch, capsys, "recommend", done.folder, "--histories", tmp_path / "h.csv", "--k", 3, "--out", out
         )
         assert code == 0
-        assert pl.read_parquet(out).columns == ["user", "rank", "item", "title", "score"]
+        assert pl.read_parquet(out).columns == ["user", "rank", "item", "title", "score", "by"]
         assert pl.read_parquet(out)["user"].to_list() == ["=cmd"] * 3 + ["new"] * 3
+
+    def test_recommend_names_strangers_and_falls_back_on_popularity(self, done, monkeypatch, capsys, tmp_path):
+        (tmp_path / "h.csv").write_text("user,item\nold,i003\nold,new1\nnew,new1\nnew,new2\x1b[31m\n")
+        asked = ("recommend", done.folder, "--histories", tmp_path / "h.csv", "--k", 2)
+        code, out, err = call(monkeypatch, capsys, *asked)
+        assert code == 0
+        assert "2 items are not in the catalogue and were left out of the histories: new1, new2\\x1b[31m" in err
+        assert [out.count(by) for by in (" model", " popularity")] == [2, 2]
+        assert "gets the most popular ones" in out
+
+    def test_recommend_keeps_to_what_may_be_shown(self, done, monkeypatch, capsys, tmp_path):
+        def items(*options):
+            out = tmp_path / "top.parquet"
+            asked = ("recommend", done.folder, "--history", "i001", "--k", 60, "--out", out, *options)
+            assert call(monkeypatch, capsys, *asked)[0] == 0
+            return pl.read_parquet(out)["item"].to_list()
+
+        every = items()
+        (tmp_path / "blocked.txt").write_text("i004\n\ni005\n")
+        kept = items("--without", "i002, i003", "--without-file", tmp_path / "blocked.txt")
+        assert kept == [item for item in every if item not in ("i002", "i003", "i004", "i005")]
+        title = done.catalog().items.filter(pl.col("title").is_not_null())["title"][0]
+        assert items("--where", f"title={title}") == done.catalog().items.filter(title=title)["item"].to_list()
+        for wrong in (("--where", "colour=red"), ("--where", "title=nothing"), ("--without-file", tmp_path / "no.txt")):
+            assert call(monkeypatch, capsys, "recommend", done.folder, "--history", "i001", *wrong)[0] == 2
+
+    def test_recommendations_for_many_go_out_in_blocks(self, done, split, tmp_path):
+        made, catalog, log = done.recommender("clean"), done.catalog(), split.train
+        users = pl.Series([f"u{n}" for n in range(len(log))])
+        n = save_recommendations(tmp_path / "top.parquet", made, log, catalog, 4, users=users, block=7)
+        whole = made.recommend(log, catalog, 4, users=users)
+        pl.testing.assert_frame_equal(pl.read_parquet(tmp_path / "top.parquet"), whole)
+        assert n == whole.height
+
+    def test_an_interrupted_export_leaves_nothing(self, done, split, tmp_path, monkeypatch):
+        made, catalog, log = done.recommender("clean"), done.catalog(), split.train
+        users = pl.Series([f"u{n}" for n in range(len(log))])
+        rows = made.recommend
+
+        def interrupted(some, *rest, **options):
+            if len(some) and some[0][0] != log[0][0]:
+                raise RuntimeError("interrupted")
+            return rows(some, *rest, **options)
+
+        monkeypatch.setattr(made, "recommend", interrupted)
+        with pytest.raises(RuntimeError, match="interrupted"):
+            save_recommendations(tmp_path / "top.parquet", made, log, catalog, 4, users=users, block=1)
+        assert list(tmp_path.iterdir()) == []
 
     def test_list(self, monkeypatch, capsys):
         code, out, _ = call(monkeypatch, capsys, "list", "attacks")
@@ -454,7 +512,7 @@ class TestCommandLine:
             ("evaluate", "nowhere"),
             ("recommend", "{run}"),
             ("recommend", "{run}", "--history", "nothing"),
-            ("recommend", "{run}", "--history", ","),
+            ("recommend", "{run}", "--history", "i001", "--without", "nothing"),
             ("recommend", "{run}", "--history", "i001", "--arm", "none"),
             ("data", "stats", "nowhere.csv"),
             ("data", "check", "complete-jorney"),

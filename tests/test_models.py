@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -376,9 +377,26 @@ class TestRecommend:
     def test_seen_items_on_request(self, catalog):
         assert model().recommend(Sequences.of([[1, 2]]), catalog, k=ITEMS, seen=True).height == ITEMS
 
-    def test_refuses_an_empty_history(self, catalog):
+    def test_an_empty_history_gets_popular_items_and_says_so(self, catalog):
         with pytest.raises(DataError, match="history is empty"):
             model().recommend(Sequences.of([[1], []]), catalog)
+        counted = Catalog(catalog.items.with_columns(count=pl.Series([(7 * n) % 31 for n in range(ITEMS)])))
+        found = model().recommend(Sequences.of([[], [1], []]), counted, k=3, without=np.array([31 - 9]))
+        order = counted.items.filter(pl.col("item") != counted.ids([22])[0]).sort("count", descending=True)["item"][:3]
+        assert found["by"].to_list() == ["popularity"] * 3 + ["model"] * 3 + ["popularity"] * 3
+        assert found.filter(user="0")["item"].to_list() == found.filter(user="2")["item"].to_list() == order.to_list()
+        assert found.filter(user="0")["score"].to_list() == sorted(found.filter(user="0")["score"], reverse=True)
+
+    def test_nobody_gets_what_is_blocked(self, catalog):
+        every = model().recommend(Sequences.of([[1, 2]]), catalog, k=ITEMS)
+        some = model().recommend(Sequences.of([[1, 2]]), catalog, k=ITEMS, without=np.array([3, 9, 9]))
+        blocked = catalog.ids([3, 9])
+        assert some["item"].to_list() == [item for item in every["item"] if item not in blocked]
+
+    def test_nobody_asks(self, catalog):
+        found = model().recommend(Sequences.of([]), catalog)
+        assert found.height == 0
+        assert found.schema == model().recommend(Sequences.of([[1]]), catalog).schema
 
 
 class TestDamage:

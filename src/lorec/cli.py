@@ -139,15 +139,25 @@ def recommend(
     arm: Arm = "lorec",
     k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
     seen: Annotated[bool, typer.Option(help="Recommend also what the history holds.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write Parquet instead of showing a table.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="ITEM,...", help="Never recommend these items; may repeat.")
+    ] = None,
+    without_file: Annotated[Path | None, typer.Option(help="Nor those of a text file, an item id a line.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Only items whose catalogue says so, as category=Tea; may repeat."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write Parquet, user by user, instead of showing a table.")] = None,
 ) -> None:
-    """The top items for histories that are typed or come from a file; they need not have been in training."""
+    """The top items for histories that are typed or come from a file; they need not have been in training.
+
+    Items that the catalogue does not have are named and left out; a history without any gets the most popular items.
+    """
     import polars as pl
 
     from lorec.data import Sequences, whole_histories
     from lorec.errors import ConfigError
-    from lorec.experiment import open_run
-    from lorec.files import replacing
+    from lorec.experiment import open_run, save_recommendations
     from lorec.sources import read
 
     if (history is None) == (histories is None):
@@ -155,18 +165,40 @@ def recommend(
     opened = open_run(folder)
     catalog = opened.catalog()
     if histories is not None:
-        users, log = whole_histories(read(histories, columns=_columns(column)), catalog)
+        users, log, strangers = whole_histories(read(histories, columns=_columns(column)), catalog)
+        if strangers:
+            named = ", ".join(strangers[:5]) + (", ..." if len(strangers) > 5 else "")
+            told = f"{len(strangers)} items are not in the catalogue and were left out of the histories: {named}"
+            print(f"lorec: {literal(told, 500)}", file=sys.stderr)
     else:
-        typed = [[part.strip() for part in one.split(",") if part.strip()] for one in history or []]
+        typed = [_ids(one) for one in history or []]
         users = pl.Series([f"history {n}" for n in range(1, len(typed) + 1)], dtype=pl.String)
         log = Sequences.of(catalog.numbers(one) for one in typed)
-    found = opened.recommender(arm).recommend(log, catalog, k, users=users, seen=seen)
+    blocked = [item for one in without or [] for item in _ids(one)] + _lines(without_file)
+    hidden = catalog.hidden(blocked, dict(_pair("--where", one) for one in where or []))
+    recommender = opened.recommender(arm)
     if out is not None:
-        with replacing(out) as temporary:
-            found.write_parquet(temporary)
-        print(f"{found.height:,} rows in {out}")
+        n = save_recommendations(out, recommender, log, catalog, k, users=users, seen=seen, without=hidden)
+        print(f"{n:,} rows in {out}")
         return
-    _rows(["user", "rank", "item", "title", "score"], ([*row[:4], f"{row[4]:.3f}"] for row in found.iter_rows()))
+    found = recommender.recommend(log, catalog, k, users=users, seen=seen, without=hidden)
+    rows = ([*row[:4], f"{row[4]:.3f}", row[5]] for row in found.iter_rows())
+    _rows(["user", "rank", "item", "title", "score", "by"], rows)
+    if (log.lengths == 0).any():
+        print("- A history without any known item gets the most popular ones; the score is how often each was taken.")
+
+
+def _ids(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _lines(path: Path | None) -> list[str]:
+    from lorec.errors import DataError
+
+    try:
+        return [] if path is None else [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} can't be read as text: {error}; give a file with an item id a line") from None
 
 
 @app.command(name="list")

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,12 @@ class Catalog:
     def __len__(self) -> int:
         return self.items.height
 
+    def known(self, ids: pl.Series) -> NDArray[np.int32]:
+        """The numbers of raw ids; 0 for one that is not in the catalogue."""
+        mine = self.items.select("item", number=pl.int_range(1, pl.len() + 1, dtype=pl.Int32))
+        asked = ids.cast(pl.String).rename("item").to_frame()
+        return asked.join(mine, on="item", how="left", maintain_order="left")["number"].fill_null(0).to_numpy()
+
     def numbers(self, ids: Iterable[str]) -> NDArray[np.int32]:
         """The numbers of raw ids. Raises DataError for an id that is not in the catalogue."""
         known = {one: number for number, one in enumerate(self.items["item"].to_list(), start=1)}
@@ -72,6 +78,21 @@ class Catalog:
                 hint = f"; did you mean {near[0]!r}?" if near else "; ids are compared exactly"
                 raise DataError(f"no item {one!r} in the catalogue of {len(self)} items{hint}")
         return np.array([known[one] for one in wanted], dtype=np.int32)
+
+    def hidden(self, blocked: Iterable[str], where: Mapping[str, str]) -> NDArray[np.int32]:
+        """The numbers of the items of a list, and of those that lack a value in a column.
+
+        Raises DataError for an id or a column that is not there, and where nothing is left.
+        """
+        kept = np.ones(len(self), dtype=bool)
+        kept[self.numbers(blocked) - 1] = False
+        for column, value in where.items():
+            if column not in self.items.columns:
+                raise DataError(f"the catalogue has no column {column!r}; it has {', '.join(self.items.columns)}")
+            kept &= (self.items[column].cast(pl.String) == value).fill_null(False).to_numpy()
+        if not kept.any():
+            raise DataError(f"of {len(self)} items none is left to recommend; block fewer, or ask for another value")
+        return (np.flatnonzero(~kept) + 1).astype(np.int32)
 
     def ids(self, numbers: Ints) -> list[str]:
         """The raw ids of item numbers (all >= 1)."""
@@ -326,15 +347,19 @@ def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: 
     )
 
 
-def whole_histories(dataset: Dataset, catalog: Catalog) -> tuple[pl.Series, Sequences]:
-    """Every user's whole history in order of time, for serving: (raw user ids, histories).
+def whole_histories(dataset: Dataset, catalog: Catalog) -> tuple[pl.Series, Sequences, list[str]]:
+    """Every user's whole history in order of time, for serving: raw user ids, histories, and who is a stranger.
 
-    Raises DataError for an item that the catalogue does not have.
+    Items that the catalogue does not have can't be read by a model: they are left out of the histories and named, the
+    most frequent first.
     """
     frame = dataset.interactions.with_columns(pl.col("user", "item").cast(pl.String))
     frame = frame.sort("user", *(["time"] if "time" in frame.columns else []), maintain_order=True)
-    runs = frame.group_by("user", maintain_order=True).len()
-    return runs["user"], Sequences(catalog.numbers(frame["item"]), offsets(runs["len"].to_numpy()))
+    frame = frame.with_columns(number=pl.Series(catalog.known(frame["item"])))
+    runs = frame.group_by("user", maintain_order=True).agg(known=(pl.col("number") > 0).sum())
+    strangers = frame.filter(pl.col("number") == 0)["item"].value_counts(sort=True)["item"].to_list()
+    items = frame.filter(pl.col("number") > 0)["number"].to_numpy()
+    return runs["user"], Sequences(items, offsets(runs["known"].to_numpy())), strangers
 
 
 def _encode(ids: pl.Series) -> tuple[pl.Series, Ints]:

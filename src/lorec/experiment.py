@@ -4,7 +4,7 @@
 
     run.json           resolved configuration, versions, seed, digests of data and files, what to keep in mind
     scorecard.json     every arm's metrics, the popularity floor
-    catalog.parquet    the items by number
+    catalog.parquet    the items by number, and how often each was taken
     poison/            profiles.parquet, poison.json
     <arm>/             model.safetensors, history.jsonl, ranks.parquet, scorecard.json; weights.parquet of users and
                        interactions.parquet where a defense has an opinion
@@ -20,7 +20,7 @@ import platform
 import re
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from polars.io.plugins import register_io_source
 
 from lorec.attacks import ATTACKS, Attack, Bandwagon, Rule, forge, known_fakes
-from lorec.data import Catalog, Ints, Poison, Protocol, Split, inject, leave_two_out
+from lorec.data import Catalog, Ints, Poison, Protocol, Sequences, Split, inject, leave_two_out
 from lorec.defenses import DEFENSES, Defense, Guard, LoRec, Oracle, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import detection, evaluate, mean_weights, success_removed
@@ -333,7 +334,8 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
         raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
     if record["finished"]:
         return open_run(folder)
-    clean.catalog.save(folder / "catalog.parquet")
+    counts = job.bad.train.counts(len(clean.catalog))[1:]
+    Catalog(clean.catalog.items.with_columns(count=pl.Series(counts))).save(folder / "catalog.parquet")
     _save_poison(folder / "poison", job)
     _seal(record, folder, ["catalog.parquet", "poison/profiles.parquet", "poison/poison.json"])
 
@@ -655,6 +657,40 @@ def _checked(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
             f"{path} is not what the run wrote: edited or damaged; restore it, or delete the folder and run again"
         )
     return path
+
+
+def save_recommendations(
+    path: Path,
+    recommender: Recommender,
+    log: Sequences,
+    catalog: Catalog,
+    k: int = 10,
+    *,
+    users: pl.Series,
+    seen: bool = False,
+    without: Ints | None = None,
+    block: int = 20_000,
+) -> int:
+    """Write the top k of every history as Parquet, `block` users at a time, so that memory stays flat; its rows.
+
+    The columns are those of `Recommender.recommend`. Raises what that does.
+    """
+    schema = recommender.recommend(log.take(np.arange(0)), catalog, k, users=users[:0]).schema
+    rows = 0
+
+    def blocks(*_: object) -> Iterator[pl.DataFrame]:
+        nonlocal rows
+        for start in range(0, len(log), block):
+            some = np.arange(start, min(start + block, len(log)))
+            found = recommender.recommend(
+                log.take(some), catalog, k, users=users[start : start + block], seen=seen, without=without
+            )
+            rows += found.height
+            yield found
+
+    with replacing(path) as temporary:
+        register_io_source(blocks, schema=schema).sink_parquet(temporary)
+    return rows
 
 
 def reevaluate(opened: Run, arms: list[str] | None = None) -> dict[str, dict[str, float]]:

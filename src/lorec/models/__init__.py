@@ -175,40 +175,53 @@ class Recommender(nn.Module):
         return Recommender(self.spec, self.kind, self.n_items, text, seed, self.loss).to(self.device)
 
     def recommend(
-        self, log: Sequences, catalog: Catalog, k: int = 10, *, users: pl.Series | None = None, seen: bool = False
+        self,
+        log: Sequences,
+        catalog: Catalog,
+        k: int = 10,
+        *,
+        users: pl.Series | None = None,
+        seen: bool = False,
+        without: Ints | None = None,
     ) -> pl.DataFrame:
-        """The top k of each history: user, rank, item, title, score. `seen`: also what the history holds.
+        """The top k of each history: user, rank, item, title, score, by.
 
-        Raises DataError for an empty history, which has no state.
+        `seen`: also what the history holds; `without`: item numbers that nobody is to get. An empty history has no
+        state: it gets the most popular items (`by` says so, the score is how often each was taken), where the catalogue
+        counts them. Raises DataError where it does not.
         """
-        if not len(log) or int(log.lengths.min()) == 0:
-            raise DataError("a history is empty; give at least one item of the catalogue")
         names = users if users is not None else pl.Series([str(row) for row in range(len(log))], dtype=pl.String)
-        parts = []
-        for rows, scores in self.score(log):
-            scores[:, 0] = -torch.inf
-            if not seen:
-                hide(scores, log.take(rows))
-            best = scores.topk(min(k, self.n_items), dim=1)
-            n = best.values.shape[1]
-            parts.append(
-                pl.DataFrame(
-                    {
-                        "row": np.repeat(rows, n),
-                        "rank": np.tile(np.arange(1, n + 1), len(rows)),
-                        "number": best.indices.flatten().cpu().numpy(),
-                        "score": best.values.flatten().cpu().numpy(),
-                    }
-                )
-            )
+        hidden = torch.as_tensor(np.asarray([] if without is None else without, dtype=np.int64), device=self.device)
+        empty = log.lengths == 0
+        parts = [_NOTHING]
+        for by, which in (("model", ~empty), ("popularity", empty)):
+            chosen = np.flatnonzero(which)
+            if not len(chosen):
+                continue
+            some = log.take(chosen)
+            scorer: Scorer = self if by == "model" else _popular(catalog)
+            for rows, scores in scorer.score(some):
+                scores[:, 0] = -torch.inf
+                scores[:, hidden] = -torch.inf
+                if not seen:
+                    hide(scores, some.take(rows))
+                best = scores.topk(min(k, self.n_items), dim=1)
+                n = best.values.shape[1]
+                columns = {"row": np.repeat(chosen[rows], n), "rank": np.tile(np.arange(1, n + 1), len(rows))}
+                columns |= {
+                    "number": best.indices.flatten().cpu().numpy(),
+                    "score": best.values.flatten().cpu().numpy(),
+                }
+                parts.append(pl.DataFrame(columns).with_columns(by=pl.lit(by)))
         found = pl.concat(parts).filter(pl.col("score").is_finite()).sort("row", "rank")
-        titles = pl.Series(catalog.titles())
+        titles = pl.Series(catalog.titles(), dtype=pl.String)
         return found.select(
             names.gather(found["row"]).alias("user"),
             "rank",
-            pl.Series("item", catalog.ids(found["number"].to_numpy())),
+            pl.Series("item", catalog.ids(found["number"].to_numpy()), dtype=pl.String),
             titles.gather(found["number"] - 1).alias("title"),
             "score",
+            "by",
         )
 
     def save(self, path: Path) -> None:
@@ -241,6 +254,17 @@ def hide(scores: Tensor, log: Sequences) -> None:
     rows = torch.from_numpy(log.users()).to(scores.device)
     items = torch.from_numpy(log.items.astype(np.int64)).to(scores.device)
     scores[rows, items] = -torch.inf
+
+
+_NOTHING = pl.DataFrame(
+    schema={"row": pl.Int64, "rank": pl.Int64, "number": pl.Int64, "score": pl.Float32, "by": pl.String}
+)
+
+
+def _popular(catalog: Catalog) -> "Popularity":
+    if "count" not in catalog.items.columns:
+        raise DataError("a history is empty, and the catalogue does not count its items; give at least one item of it")
+    return Popularity(np.concatenate([[0], catalog.items["count"].to_numpy()]))
 
 
 class Popularity:
