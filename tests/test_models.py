@@ -399,6 +399,51 @@ class TestRecommend:
         assert found.schema == model().recommend(Sequences.of([[1]]), catalog).schema
 
 
+@pytest.mark.parametrize(
+    "spec", [SASRec(width=8, max_length=1), GRU4Rec(width=8, max_length=1), FMLP(width=8, max_length=1)]
+)
+def test_a_history_of_one_item_is_enough(spec):
+    made = Recommender(spec, "ids", ITEMS)
+    assert trained(made, Sequences.of([[1, 2, 3], [4, 5, 6]]), 30) < 0.7
+    assert (
+        made.eval()
+        .recommend(
+            Sequences.of([[1, 2]]),
+            Catalog(pl.DataFrame({"item": [str(n) for n in range(ITEMS)], "title": [""] * ITEMS})),
+            1,
+        )
+        .height
+        == 1
+    )
+
+
+def test_a_catalogue_of_one_item_leaves_no_negative():
+    made = Recommender(SPECS[0], "ids", 1)
+    with pytest.raises(DataError, match="no negative"):
+        made.feed(Sequences.of([[1, 1, 1]]))
+    assert Recommender(SPECS[0], "ids", 1, loss=Softmax()).feed(Sequences.of([[1, 1, 1]])).steps() == 1
+
+
+class TestNumbers:
+    def test_vectors_that_are_none(self):
+        vectors = VECTORS.copy()
+        vectors[7, 3] = np.nan
+        with pytest.raises(DataError, match="item 7"):
+            Recommender(SPECS[0], "text", ITEMS, vectors)
+
+    def test_scores_that_are_none(self, split):
+        made = model()
+        with torch.no_grad():
+            made.embedding[3] = torch.nan
+        with pytest.raises(DataError, match="diverged"):
+            made.recommend(Sequences.of([[1, 2]]), Catalog(split.catalog.items.head(ITEMS)))
+
+    @pytest.mark.parametrize("kind", [np.float64, np.float16])
+    def test_vectors_of_any_precision(self, kind):
+        made = Recommender(SPECS[0], "text", ITEMS, VECTORS.astype(kind))
+        assert made.table().dtype == torch.float32
+
+
 class TestDamage:
     def test_a_truncated_model(self, tmp_path):
         path = tmp_path / "m.safetensors"

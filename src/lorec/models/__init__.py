@@ -103,6 +103,9 @@ class Recommender(nn.Module):
                 self.embedding = nn.Parameter(torch.randn(n_items + 1, backbone.width) * 0.02)
             if items != "ids":
                 vectors = torch.as_tensor(text, dtype=torch.float32)
+                if not bool(torch.isfinite(vectors).all()):
+                    wrong = int((~torch.isfinite(vectors)).any(dim=1).nonzero()[0])
+                    raise DataError(f"the text vector of item {wrong} holds what is no finite number; encode it again")
                 self.register_buffer("text", vectors)
                 self.projection = nn.Linear(vectors.shape[1], backbone.width)
                 # Centred vectors of unit variance would give entries near 1, fifty times an embedding's.
@@ -201,6 +204,8 @@ class Recommender(nn.Module):
             some = log.take(chosen)
             scorer: Scorer = self if by == "model" else _popular(catalog)
             for rows, scores in scorer.score(some):
+                if bool(torch.isnan(scores).any()):
+                    raise DataError("a score is not a number; the model has diverged: train it again")
                 scores[:, 0] = -torch.inf
                 scores[:, hidden] = -torch.inf
                 if not seen:
