@@ -1,5 +1,7 @@
 """Reading, filtering (5-core) and splitting against a plain polars scan of the same file; time and peak memory.
 
+And the same log compiled once: how long that takes to open.
+
 LOREC_DATA=... python benchmarks/reading.py [rows]     a synthetic log of so many rows (10,000,000) and Amazon Games
 """
 
@@ -14,6 +16,7 @@ import polars as pl
 from side_by_side import compare, machine
 
 import lorec
+from lorec.sources import open_split, save_split
 
 PEAK = """
 import resource, sys, lorec
@@ -45,16 +48,20 @@ def main() -> None:
             paths.insert(0, Path(os.environ["LOREC_DATA"]) / "amazon_games" / "interactions.parquet")
         for path in paths:
             scan = pl.scan_parquet(path) if path.suffix == ".parquet" else pl.scan_csv(path)
+            compiled = Path(folder) / f"compiled {path.name} {path.parent.name}"
+            save_split(lorec.leave_two_out(lorec.read(path), k_core=5), compiled)
             print(f"\n{path.parent.name if 'games' in str(path) else 'synthetic'} {path.name}")
             found = compare(
                 3,
                 scan=lambda scan=scan: scan.collect(engine="streaming"),
                 read=lambda path=path: lorec.read(path),
                 everything=lambda path=path: lorec.leave_two_out(lorec.read(path), k_core=5),
+                compiled=lambda compiled=compiled: open_split(compiled),
             )
             peak = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
             ratio = found["everything"] / found["scan"]
             print(f"reading, filtering and splitting takes {ratio:.1f}x the scan; peak {int(peak.stdout):,} MB")
+            print(f"opening the compiled log takes {found['compiled'] / found['scan']:.1f}x the scan")
 
 
 if __name__ == "__main__":

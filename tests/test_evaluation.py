@@ -163,6 +163,13 @@ def test_items_older_than_the_training_history_are_seen_all_the_same(tiny):
 
 def test_popularity_is_evaluated_on_genuine_users_only(split):
     counts = split.train.counts(len(split.catalog))
+    some = np.array([7, 3])
+    part = evaluate(Popularity(counts), split, rows=some)
+    whole = evaluate(Popularity(counts), split).users
+    assert part.users["rank"].to_list() == whole["rank"].to_numpy()[some].tolist()
+    assert part.metrics["MRR"] == pytest.approx((1 / part.users["rank"]).mean())
+    with pytest.raises(DataError, match="at least one"):
+        evaluate(Popularity(counts), split, rows=some[:0])
     card = evaluate(Popularity(counts), split, targets=np.array([1, 2], dtype=np.int32))
     assert card.users.height == len(split)
     assert {"HR@10", "NDCG@10", "MRR", "T-HR@50", "T-NDCG@50", "target rank"} == set(card.metrics)

@@ -504,6 +504,18 @@ class TestCommandLine:
         assert code == 0
         assert "remarks; none of them stops a run" in out
 
+    def test_compile_and_run_on_it(self, recipe, done, monkeypatch, capsys, tmp_path):
+        """The same arms as from the log itself."""
+        log, items, out = recipe.parent / "log.csv", recipe.parent / "items.csv", tmp_path / "compiled"
+        asked = [f"--set={key}={value}" for key, value in done.record["config"]["split"].items()]
+        code, said, _ = call(monkeypatch, capsys, "data", "compile", log, out, "--items", items, *asked)
+        assert code == 0
+        assert "80 users" in said
+        settings = {"data": f'{{name = "compiled", path = "{out}"}}', "training.epochs": "1", "defenses": '["oracle"]'}
+        found = run(read_run_file(recipe, settings), tmp_path / "run")
+        assert found.record["data"]["digest"] == done.record["data"]["digest"]
+        assert call(monkeypatch, capsys, "data", "compile", log, out, "--set", "k_cor=5")[0] == 2
+
     @pytest.mark.parametrize(
         "arguments",
         [

@@ -1,15 +1,31 @@
 import gzip
 import importlib.util
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import zstandard
 
-from lorec.data import leave_two_out
-from lorec.errors import ConfigError, DataError, UnknownName
-from lorec.sources import SOURCES, CompleteJourney, File, Folder, load, read, statistics, warnings_of
+from lorec.attacks import Random, forge
+from lorec.data import Protocol, inject, leave_two_out
+from lorec.errors import ConfigError, DataError, RunError, UnknownName
+from lorec.sources import (
+    SOURCES,
+    Compiled,
+    CompleteJourney,
+    File,
+    Folder,
+    load,
+    open_split,
+    prepared,
+    read,
+    save_split,
+    statistics,
+    warnings_of,
+)  # fmt: skip
 
 LOG = "user_id,item_id,timestamp\n" + "".join(f"{u},00{i},{i * 10}\n" for u in "ab" for i in range(1, 6))
 ITEMS = "item_id,title,price\n" + "".join(f"00{i},Thing {i},{i}.50\n" for i in range(1, 6))
@@ -274,3 +290,54 @@ def test_prepared_folders_load(name):
     found = load(name)
     assert statistics(found)["items without text"] == 0
     assert len(leave_two_out(found)) > 1000
+
+
+class TestCompiled:
+    def test_opens_to_the_same_split(self, split, tmp_path):
+        save_split(split, tmp_path / "log")
+        again = open_split(tmp_path / "log")
+        assert again.digest() == split.digest()
+        assert again.record == split.record
+        assert again.users.to_list() == split.users.to_list()
+        assert isinstance(again.train.items, np.memmap)
+        assert (again.train.times == split.train.times).all()
+        save_split(split, tmp_path / "log")  # again into the same folder
+        assert open_split(tmp_path / "log").digest() == split.digest()
+
+    def test_refuses_what_is_no_compiled_log_any_more(self, split, tmp_path):
+        with pytest.raises(RunError, match="no compiled log"):
+            open_split(tmp_path / "nowhere")
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "mine.txt").write_text("x")
+        with pytest.raises(ConfigError, match="other things"):
+            save_split(split, tmp_path / "other")
+        save_split(split, tmp_path / "log")
+        path = tmp_path / "log" / "train.items.npy"
+        path.write_bytes(path.read_bytes()[:-4] + b"\1\0\0\0")
+        with pytest.raises(RunError, match="edited or is damaged"):
+            open_split(tmp_path / "log")
+        told = json.loads((tmp_path / "log" / "split.json").read_text())
+        for wrong in (told | {"format": 99}, told | {"files": {"../x": ""}}, {}):
+            (tmp_path / "log" / "split.json").write_text(json.dumps(wrong))
+            with pytest.raises(RunError, match="of this version"):
+                open_split(tmp_path / "log")
+
+    def test_a_killed_compilation_is_not_taken_for_a_log(self, split, tmp_path):
+        save_split(split, tmp_path / "log")
+        (tmp_path / "log" / "split.json").unlink()
+        with pytest.raises(RunError, match=r"split\.json is missing"):
+            open_split(tmp_path / "log")
+
+    def test_labels_are_not_written(self, split, tmp_path):
+        bad = inject(split, forge(Random(share=0.1), split, 5))
+        with pytest.raises(ConfigError, match="poisoned"):
+            save_split(bad, tmp_path / "log")
+
+    def test_brings_its_own_protocol(self, split, tmp_path):
+        save_split(split, tmp_path / "log")
+        source = Compiled(path=str(tmp_path / "log"))
+        assert prepared(source, Protocol(seed=9)).digest() == split.digest()
+        with pytest.raises(ConfigError, match="k_core is 7"):
+            prepared(source, Protocol(k_core=7))
+        with pytest.raises(ConfigError, match="split already"):
+            source.load()

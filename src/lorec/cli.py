@@ -246,6 +246,29 @@ def check(log: Log, items: Items = None, column: Columns = None) -> None:
     print("nothing to remark" if not found else f"{len(found)} remarks; none of them stops a run")
 
 
+@data_app.command(name="compile")
+def compile_(
+    log: Log,
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the compiled log goes.")],
+    items: Items = None,
+    column: Columns = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A key of [split], as k_core=5.")
+    ] = None,
+) -> None:
+    """Prepare a log once: split, numbered and sorted, to be opened at once as [data] name = "compiled"."""
+    from lorec.data import leave_two_out
+    from lorec.experiment import protocol_of
+    from lorec.sources import save_split
+
+    protocol = protocol_of(dict(_pair("--set", one) for one in settings or []))
+    split = leave_two_out(_dataset(log, items, column), protocol)
+    save_split(split, out)
+    print(
+        f"{len(split):,} users, {len(split.catalog):,} items, {len(split.train.items):,} training interactions in {out}"
+    )
+
+
 def _dataset(log: str, items: str | None, columns: list[str] | None) -> "Dataset":
     from lorec.errors import ConfigError
     from lorec.sources import load, read

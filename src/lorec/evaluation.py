@@ -39,12 +39,17 @@ def evaluate(
     targets: Ints | None = None,
     hits: tuple[int, ...] = HitCuts,
     exposures: tuple[int, ...] = TargetCuts,
+    rows: Ints | None = None,
 ) -> Scorecard:
     """HR@k, NDCG@k and MRR of the held-out items of genuine users; with targets also T-HR@k, T-NDCG@k and mean rank.
 
-    Where users may take an item again, seen items compete; otherwise only unseen ones do.
+    `rows` are the users that count, such as a sample or those with short histories; all genuine ones where not given.
+    Where users may take an item again, seen items compete; otherwise only unseen ones do. Raises DataError for no user,
+    and for a fraudster among them, who has nothing held out.
     """
-    rows = split.genuine()
+    rows = split.genuine() if rows is None else rows
+    if not len(rows) or split.fraudsters[rows].any():
+        raise DataError("users to judge are at least one, and genuine; choose among split.genuine()")
     log = split.histories(rows, on)
     held = (split.test if on == "test" else split.valid)[rows]
     goals = held[:, None] if targets is None else np.column_stack([held, np.tile(targets, (len(rows), 1))])

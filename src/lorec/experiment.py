@@ -32,7 +32,7 @@ import torch
 from polars.io.plugins import register_io_source
 
 from lorec.attacks import ATTACKS, Attack, Bandwagon, Rule, forge, known_fakes
-from lorec.data import Catalog, Ints, Poison, Protocol, Sequences, Split, inject, leave_two_out
+from lorec.data import Catalog, Ints, Poison, Protocol, Sequences, Split, inject
 from lorec.defenses import DEFENSES, Defense, Guard, LoRec, Oracle, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import detection, evaluate, mean_weights, success_removed
@@ -50,7 +50,7 @@ from lorec.models import (
     load_recommender,
 )
 from lorec.registry import build, member, name_of, unknown
-from lorec.sources import SOURCES, CompleteJourney, Source, located
+from lorec.sources import SOURCES, CompleteJourney, Source, located, prepared
 from lorec.text import ENCODERS, Encoder, MiniLM, TextVectors
 from lorec.training import Fit, Progress, Training, choose_device, fit
 
@@ -151,6 +151,14 @@ def read_run_file(path: str | Path, settings: Mapping[str, str] | None = None) -
     for key, value in (settings or {}).items():
         _set(document, key, value)
     return resolve(document)
+
+
+def protocol_of(settings: Mapping[str, str]) -> Protocol:
+    """The [split] that settings ("k_core": "5") ask for. Raises ConfigError."""
+    document: dict[str, Any] = {}
+    for key, value in settings.items():
+        _set(document, f"split.{key}", value)
+    return resolve(document).split
 
 
 def resolve(document: Mapping[str, Any], *, strangers: bool = True) -> RunFile:
@@ -326,7 +334,7 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     choose_device(config.training.device)
     record = _begun(config, folder)
     watch(Event("read the log", 0, 1))
-    clean = leave_two_out(config.data.load(), config.split)
+    clean = prepared(config.data, config.split)
     watch(Event("read the log", 1, 1, _size(clean), finished=True))
     job = _prepared(config, folder, clean, cache, watch)
     data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
@@ -695,7 +703,7 @@ def save_recommendations(
 
 def reevaluate(opened: Run, arms: list[str] | None = None) -> dict[str, dict[str, float]]:
     """Judge saved models again on the log as the configuration reads it. Raises RunError where the log has changed."""
-    split = leave_two_out(opened.config.data.load(), opened.config.split)
+    split = prepared(opened.config.data, opened.config.split)
     if split.digest() != opened.record["data"]["digest"]:
         raise RunError(f"the log is not the one that {opened.folder} was trained on; put it back, or run again")
     provenance = read_json(_checked(opened.folder, "poison/poison.json", opened.record))

@@ -6,22 +6,28 @@ A Source is a spec with one verb, `load() -> Dataset`. `read` and `load` are the
 from pathlib import Path
 from typing import Any, Protocol
 
-from lorec.data import Dataset
+from lorec.data import Dataset, Split, leave_two_out
+from lorec.data import Protocol as SplitProtocol
 from lorec.errors import UnknownName
 from lorec.registry import build, find
+from lorec.sources.compiled import Compiled, open_split, save_split
 from lorec.sources.complete_journey import CompleteJourney
 from lorec.sources.inspection import statistics, warnings_of
 from lorec.sources.tables import File, Folder, read
 
 __all__ = [
     "SOURCES",
+    "Compiled",
     "CompleteJourney",
     "File",
     "Folder",
     "Source",
     "load",
     "located",
+    "open_split",
+    "prepared",
     "read",
+    "save_split",
     "statistics",
     "warnings_of",
 ]
@@ -36,10 +42,16 @@ class Source(Protocol):
 
 
 SOURCES: dict[str, type] = {
+    "compiled": Compiled,
     "complete-journey": CompleteJourney,
     "file": File,
     "folder": Folder,
 }
+
+
+def prepared(source: Source, protocol: SplitProtocol) -> Split:
+    """A source's log, split: read and split now, or opened where that was done before."""
+    return source.split(protocol) if isinstance(source, Compiled) else leave_two_out(source.load(), protocol)
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:

@@ -1,0 +1,76 @@
+"""A million users and 200,000 items on one machine: time and peak memory of each step, from a compiled log on.
+
+python benchmarks/scale.py [users] [items]     10 interactions a user; ranks are judged on 20,000 users
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from side_by_side import machine
+
+import lorec
+from lorec.data import Dataset
+from lorec.models.losses import mean_loss
+from lorec.sources import open_split, save_split
+
+
+@contextmanager
+def told(step: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    print(f"{step:<44}{time.perf_counter() - started:8.1f} s   peak so far {peak:.2f} GB", flush=True)
+
+
+def synthetic(users: int, items: int, each: int = 10) -> Dataset:
+    """People who walk through a few of a hundred tastes; products by a power law."""
+    rng = np.random.default_rng(0)
+    taste = np.repeat(rng.integers(0, 100, users), each)
+    item = (taste * (items // 100) + (items // 100 * rng.random(users * each) ** 2)).astype(np.int64)
+    time_of = np.tile(np.arange(each, dtype=np.int64), users)
+    frame = pl.DataFrame({"user": np.repeat(np.arange(users), each), "item": item, "time": time_of})
+    titles = pl.DataFrame({"item": [str(n) for n in range(items)], "title": [f"thing {n}" for n in range(items)]})
+    return Dataset("synthetic", frame, titles)
+
+
+def main() -> None:
+    users, items = (int(one) for one in (sys.argv[1:3] or (1_000_000, 200_000)))
+    print(machine())
+    torch.set_flush_denormal(True)
+    with tempfile.TemporaryDirectory() as folder:
+        with told("make, split and compile the log"):
+            save_split(lorec.leave_two_out(synthetic(users, items)), Path(folder) / "log")
+        with told("open it"):
+            split = open_split(Path(folder) / "log")
+        print(f"{len(split):,} users, {len(split.catalog):,} items, {len(split.train.items):,} training interactions")
+        recommender = lorec.Recommender(lorec.SASRec(width=64), "ids", len(split.catalog))
+        optimizer = torch.optim.AdamW(recommender.parameters(), lr=1e-3, fused=True)
+        with told("batches ready"):
+            feed = recommender.feed(split.train, 16384)
+        with told("an epoch"):
+            for batch in feed.epoch(np.random.default_rng(0)):
+                loss = mean_loss(recommender.losses(batch), batch)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        some = np.random.default_rng(0).choice(len(split), 20_000, replace=False)
+        with told("exact ranks of 20,000 users"):
+            found = lorec.evaluate(recommender, split, rows=some).metrics
+        print({name: round(value, 4) for name, value in found.items()})
+        with told("LoRec's evidence, from the log alone"):
+            known = lorec.known_fakes(split)
+            spec = lorec.LoRec(sources=("log",))
+            guard = spec.start(recommender, split.train, text=None, known=known, rng=np.random.default_rng(0))
+            guard.decide()
+
+
+if __name__ == "__main__":
+    main()
