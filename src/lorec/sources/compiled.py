@@ -54,7 +54,7 @@ class Compiled:
 def save_split(split: Split, folder: Path) -> None:
     """Write a clean split as a folder; split.json comes last, so that a folder without it is not finished.
 
-    Raises ConfigError for a poisoned split, whose labels no folder should hold, and where the folder holds other things.
+    Raises ConfigError for a poisoned split, whose labels no folder should hold, and where a folder holds other things.
     """
     if split.fraudsters.any():
         raise ConfigError("a poisoned split is not compiled; compile the log, and poison it afterwards")
