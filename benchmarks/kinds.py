@@ -73,11 +73,14 @@ class Job:
             every = self.parts(kind, bad, known, poison)
             yield from (one for one in every if not self.it.parts or one[0].removeprefix("part: ") in self.it.parts)
             return
-        yield "clean", lambda: self.judged(self.of_clean(), self.split, poison)
+        if not self.it.arms or "clean" in self.it.arms:
+            yield "clean", lambda: self.judged(self.of_clean(), self.split, poison)
         defenses = {"none": None, "oracle": lorec.Oracle().reveal(bad.fraudsters), "lorec": lorec.LoRec()}
         if self.it.paper:
             defenses["lorec-paper"] = lorec.LoRecPaper(view="pooled")
         for name, defense in defenses.items():
+            if self.it.arms and name not in self.it.arms:
+                continue
             yield name, lambda defense=defense: self.judged(self.fit(bad, defense, known), bad, poison)
 
     def of_clean(self) -> lorec.Fit:
@@ -139,6 +142,7 @@ def main() -> None:
     asked.add_argument("--encoder", default="minilm", choices=list(ENCODERS))
     asked.add_argument("--epochs", type=int, default=100)
     asked.add_argument("--threads", type=int)
+    asked.add_argument("--arms", nargs="+", help="only these of clean, none, oracle, lorec, lorec-paper")
     asked.add_argument("--paper", action="store_true", help="also LoRec as published: several times as long")
     asked.add_argument("--parts", nargs="*", help="train nothing; what LoRec sees without each part, or these of them")
     asked.add_argument("--out", type=Path, default=Path("runs/kinds.jsonl"))

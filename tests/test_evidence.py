@@ -71,6 +71,27 @@ class TestCounts:
             shared = [np.mean([[a == b for b in two] for a in one]) for one, two in itertools.permutations(social, 2)]
             assert found["same"][place] == pytest.approx(np.mean(shared) if shared else 0)
 
+    def test_a_twin_says_nothing(self):
+        """Two listings of one product are held together: each is judged by its holders' other items."""
+        histories = [[1, 2, 3], [1, 2, 4], [1, 2, 5], [1, 6], [3, 7], [4, 8]]
+        vectors = np.eye(9, dtype=np.float32)
+        vectors[2] = vectors[1]
+        without = [[one for one in history if one != 2] for history in histories]
+        asked = np.array([1])
+        found, plain = (_Company.of(world(h), asked, vectors).measures() for h in (histories, without))
+        known = _Company.of(world(histories), asked).measures()
+        assert found["strangers"] == pytest.approx(plain["strangers"])
+        assert found["concentration"] == pytest.approx(plain["concentration"])
+        assert found["same"] < known["same"]
+        assert found["concentration"] < known["concentration"]
+
+    def test_at_most_two_twins_are_explained(self):
+        """Who pushes five listings of one product is still seen."""
+        histories = [[1, 2, 3, 4, 5]] * 4
+        alike = _Company.of(world(histories), np.array([1]), np.ones((9, 2), dtype=np.float32))
+        assert alike.kept.sum() == 2
+        assert _Company.of(world(histories[:2]), np.array([1]), np.ones((9, 2), dtype=np.float32)).kept.all()  # too few
+
     @settings(max_examples=100, deadline=None)
     @given(HISTORIES, st.integers(1, 11), st.integers(0, 100), st.integers(1, 8))
     def test_texts_against_their_definition_and_in_layers(self, histories, cut, seed, item):
@@ -210,7 +231,7 @@ class TestWhatItSees:
             honest = [np.delete(getattr(one.evidence, view)[1:], poison.targets - 1) for one in (whole, apart)]
             theirs = [getattr(whole.evidence, view)[poison.targets], getattr(found, view)]
             above = [[(h > score).mean() for score in some] for h, some in zip(honest, theirs, strict=True)]
-            np.testing.assert_allclose(*above, atol=0.1, err_msg=view)
+            np.testing.assert_allclose(*above, atol=0.15, err_msg=view)
 
     def test_the_order_of_users_does_not_matter(self, town):
         """What is counted is the same; only the draws of pairs of holders differ."""

@@ -151,7 +151,7 @@ class TestGuard:
     def test_incoherence_turns_down_no_more_than_its_budget(self, town):
         _, bad, known = poisoned(town, Replace(share=0.02))
         for budget in (0.005, 0.05):
-            alone = LoRec(collusion=0, surprise=0, incoherence=1, budget=budget)
+            alone = LoRec(collusion=0, surprise=0, association=0, incoherence=1, budget=budget)
             assert 0 < (decided(bad, known, alone).weights.events < 1).mean() <= budget
 
     def test_a_clean_log_is_hardly_touched(self, town):

@@ -8,7 +8,8 @@ label, and none moves when a recommender's weights do.
 
 The measures are counts of the log and cosines of text vectors. Whatever asks how two items go together leaves out the
 interaction that asks (`leave one out`), and what asks how two holders of an item go together leaves out everybody who
-holds that item, so that fraudsters can't vouch for one another.
+holds that item, so that fraudsters can't vouch for one another. Two listings of one product are held by the same people
+for a reason that a language model knows, so such twins do not count for one another.
 
 A log is counted once. What a few items would look like if some more histories stood in it (`Examiner.beside`) follows
 from those counts and the newcomers' own, on the scale of the log as it is.
@@ -29,6 +30,8 @@ __all__ = ["Evidence", "Examiner"]
 
 FEWEST = 3
 """Holders below which nothing is said of an item."""
+TWINS = 0.6
+"""The cosine of two texts from which on being held together is no news."""
 COLLUSION = {"concentration": 1, "excess": 1, "same": 1, "kinship": -1, "text kinship": -1}
 """What is high (-1: low) where profiles were made to one pattern."""
 INCOHERENCE = {
@@ -95,7 +98,7 @@ class Examiner:
         return np.ones(len(items), dtype=bool) if self._unit is None else (self._unit[items] != 0).any(axis=1)
 
     def _measure(self, world: "_World", items: Ints) -> dict[str, Floats]:
-        company = _Company.of(world, items)
+        company = _Company.of(world, items, self._unit)
         raw: dict[str, Floats] = {}
         if self._counted:
             raw |= company.measures() | _kinship(world, items, self._pairs, self._rng)
@@ -253,9 +256,11 @@ class _Company:
     """[P]: the same, each holder's weight divided among their other items."""
     squares: Floats
     """[P]: of the squares of those weights."""
+    kept: Bools
+    """[P]: which say something: not an item beside its twin."""
 
     @staticmethod
-    def of(world: _World, items: Ints) -> "_Company":
+    def of(world: _World, items: Ints, vectors: NDArray[np.float32] | None = None) -> "_Company":
         rows = [layer.rows(items) for layer in world.layers]
         pair, weights = (
             np.concatenate([getattr(layer, name)[row] for layer, row in zip(world.layers, rows, strict=True)])
@@ -266,7 +271,11 @@ class _Company:
             pair, weights = pair[order], weights[order]
         first = _firsts(pair)
         shares, squares = (np.add.reduceat(w, first[:-1]) if len(pair) else w for w in (weights, weights**2))
-        return _Company(world, items, pair[first[:-1]], np.diff(first).astype(np.float64), shares, squares)
+        pairs, counts = pair[first[:-1]], np.diff(first).astype(np.float64)
+        kept = np.ones(len(pairs), dtype=bool)
+        if vectors is not None:
+            kept[_twins(pairs, counts, len(world.holders), vectors)] = False
+        return _Company(world, items, pairs, counts, shares, squares, kept)
 
     def over(self, values: Floats) -> Floats:
         """[n]: the sum by asking item."""
@@ -281,16 +290,40 @@ class _Company:
         return chance
 
     def measures(self) -> dict[str, Floats]:
-        """[n] each: how items go with their holders' other items, according to all other users."""
-        holders, mass = self.world.holders[self.items], self.world.mass[self.items]
+        """[n] each: how items go with their holders' other items, according to all other users. Twins aside."""
         others = self.counts - 1  # leave one out: the asking user does not vouch for itself
+        kept, holders = self.kept * self.shares, self.world.holders[self.items]
+        social = self.over(self.shares) / np.maximum(holders, 1)  # the share of holders that have another item at all
+
+        def mean(values: Floats) -> Floats:
+            return self.over(kept * values) / np.maximum(self.over(kept), 1e-9) * social
+
+        counts = self.kept * self.counts
+        mass, n = self.over(counts), self.over(self.shares)
         return {
-            "fit": self.over(self.shares * self.world.lift(others, self.pairs)) / np.maximum(holders, 1),
-            "strangers": self.over(self.shares * (others == 0)) / np.maximum(holders, 1),
+            "fit": mean(self.world.lift(others, self.pairs)),
+            "strangers": mean((others == 0).astype(np.float64)),
             # the chance that two companions drawn from an item's histories are the same item
-            "concentration": (self.over(self.counts**2) - mass) / np.maximum(mass * (mass - 1), 1),
-            "same": self.same(),
+            "concentration": (self.over(counts**2) - mass) / np.maximum(mass * (mass - 1), 1),
+            "same": self.over((self.shares**2 - self.squares) * self.kept) / np.maximum(n * (n - 1), 1),
         }
+
+
+def _twins(pairs: Ints, counts: Floats, size: int, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The pairs of an item and another one of nearly the same text that its holders have, for each item two at most.
+
+    Two listings of one product, the next volume, shampoo and its conditioner: that they are held together is explained.
+    """
+    often = np.flatnonzero(counts >= FEWEST)
+    item, other = pairs[often] // size, pairs[often] % size
+    alike = np.zeros(len(often), dtype=bool)
+    for part in _parts(often):
+        alike[part] = np.einsum("ij,ij->i", vectors[item[part]], vectors[other[part]]) >= TWINS
+    often, item = often[alike], item[alike]
+    order = np.lexsort((-counts[often], item))
+    often, item = often[order], item[order]
+    nth = np.arange(len(item)) - np.searchsorted(item, item)
+    return often[nth < 2]
 
 
 def _kinship(world: _World, items: Ints, pairs: int, rng: np.random.Generator) -> dict[str, Floats]:
