@@ -321,6 +321,13 @@ class TestWeights:
             Weights(users=np.array([1, bad], dtype=np.float32))
 
 
+def test_distinct_items_of_each_user():
+    log = Sequences.of([[2, 1, 2], [], [3, 3], [1]])
+    assert [row.tolist() for row in map(log.distinct().__getitem__, range(4))] == [[1, 2], [], [3], [1]]
+    once = Sequences.of([[2, 1], []])
+    assert once.distinct() is once
+
+
 def test_streams_differ_by_purpose_and_repeat_by_seed():
     assert stream(1, "a").integers(10**9) == stream(1, "a").integers(10**9)
     assert stream(1, "a").integers(10**9) != stream(1, "b").integers(10**9)

@@ -156,6 +156,14 @@ class Sequences:
         times = np.concatenate([self.times, others.times]) if known else None
         return Sequences(np.concatenate([self.items, others.items]), starts, times)
 
+    def distinct(self) -> "Sequences":
+        """Each user's items once; where anybody took one again, in order of item and without times."""
+        size = int(self.items.max(initial=0)) + 1
+        pairs = np.unique(self.users() * size + self.items)
+        if len(pairs) == len(self.items):
+            return self
+        return Sequences((pairs % size).astype(np.int32), offsets(np.bincount(pairs // size, minlength=len(self))))
+
     def users(self) -> NDArray[np.int64]:
         """[events]: the user of each event."""
         return np.repeat(np.arange(len(self)), self.lengths)

@@ -193,7 +193,7 @@ class _World:
 
     @staticmethod
     def of(log: Sequences, n_items: int, partners: int, rng: np.random.Generator) -> "_World":
-        log, size = _distinct(log, n_items), n_items + 1
+        log, size = log.distinct(), n_items + 1  # nobody vouches for themselves by taking an item again
         layer = _Pairs.of(log, size, partners, rng)
         mass = np.bincount(layer.pair // size, minlength=size).astype(np.float64)
         return _World(log, (layer,), log.counts(n_items), mass)
@@ -217,15 +217,6 @@ class _World:
         mine[items] = True
         events = np.flatnonzero(mine[self.log.items])
         return events[np.argsort(self.log.items[events], kind="stable")], offsets(self.holders[items])
-
-
-def _distinct(log: Sequences, n_items: int) -> Sequences:
-    """Each user's items once, so that nobody vouches for themselves by taking an item again."""
-    pairs = np.unique(log.users() * (n_items + 1) + log.items)
-    if len(pairs) == len(log.items):
-        return log
-    lengths = np.bincount(pairs // (n_items + 1), minlength=len(log))
-    return Sequences((pairs % (n_items + 1)).astype(np.int32), offsets(lengths))
 
 
 def _firsts(values: Ints) -> NDArray[np.int64]:

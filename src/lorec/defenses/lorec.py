@@ -240,7 +240,7 @@ class _Scene:
         mine[self.items] = True
         holders = Sequences.of([])
         for some in self.histories:
-            holders = holders.extended(some.take(np.unique(some.users()[mine[some.items]])))
+            holders = holders.extended(some.take(np.unique(some.users()[mine[some.items]])).distinct())
         users, suspicion = holders.users(), p[at[holders.items]]
         ranked = np.lexsort((-suspicion, users))
         nth = np.empty(len(ranked), dtype=np.int64)
