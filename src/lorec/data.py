@@ -290,7 +290,7 @@ def append(sequences: Sequences, items: Ints) -> Sequences:
 
 
 def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: Any) -> Split:
-    """Turn a log into a Split under a Protocol (METHOD: protocol); keywords are its fields.
+    """Turn a log into a Split under a Protocol (that of Zhang et al. 2024); keywords are its fields.
 
     Raises DataError where nothing is left, with what each step had left.
     """

@@ -205,7 +205,7 @@ START = 3.0
 
 
 def compensate(states: Floats, likelihoods: Floats) -> tuple[Floats, bool]:
-    """One update of the users' states, and whether the gate was open (METHOD: user weights, Proposition 1).
+    """One update of the users' states, and whether the gate was open (Zhang et al. 2024, Proposition 1).
 
     F = {u : p_u > mean p} loses 1 each and the others share what F lost, so that the sum is kept. Where F is a third
     of all users or more nothing happens: the scores say nothing yet.
@@ -296,7 +296,7 @@ class _Block(nn.Module):
 def calibration_loss(
     logits: Tensor, fake: Tensor, alignment: Tensor | None, entropy_weight: float, alignment_weight: float
 ) -> Tensor:
-    """L_LCT = mean BCE(p, y) + lambda1 (1/N) sum over y = 0 of H(p) - lambda2 mean cos(z, g) (METHOD: LCT).
+    """L_LCT = mean BCE(p, y) + lambda1 (1/N) sum over y = 0 of H(p) - lambda2 mean cos(z, g) (Zhang et al. 2024).
 
     `logits` [N] of p; `fake` [N] bool, the known fakes; `alignment` [N] cosines, or None without a language model.
     """

@@ -1,4 +1,4 @@
-"""What a language model is asked about a user (METHOD: LCT, the open-world view)."""
+"""What a language model is asked about a user (the LLM-enhanced view of Zhang et al. 2024)."""
 
 import re
 
