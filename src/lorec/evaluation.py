@@ -1,4 +1,4 @@
-"""Judging: exact ranks by counting, recommendation quality, exposure of targets, detection (the protocol of Zhang et al. 2024).
+"""Judging: exact ranks by counting, recommendation quality, exposure of targets, detection (as Zhang et al. 2024 do).
 
 Every figure is over genuine users. A rank is 1 + the number of other candidates that score as high or higher, so that
 ties count against the hit; nothing is sorted and no users x items matrix is ever held.
