@@ -57,6 +57,19 @@ class TestCalibration:
         np.testing.assert_allclose(made(seen), theirs.predict_proba(seen[:, None])[:, 1], atol=1e-4)
         assert (made(seen) * n).sum() == pytest.approx(lies.sum(), rel=1e-4)  # calibrated in the large
 
+    def test_a_few_items_far_out_among_a_million_interactions(self):
+        """As the grocery log has it: a whole Newton step goes beyond the valley, and another one never comes back."""
+        rng = np.random.default_rng(0)
+        seen = np.concatenate([rng.exponential(0.5, 6000), rng.uniform(0, 12, 60), [14.0] * 5])
+        lies = np.concatenate([np.zeros(6000), rng.integers(1, 20, 60), np.zeros(5)])
+        honest = np.concatenate([np.full(6000, 250), np.full(60, 5), np.full(5, 320)])
+        made = calibrate(seen, lies, honest)
+        theirs = LogisticRegression(C=1e9, tol=1e-10, max_iter=5000)
+        rows, labels = np.concatenate([seen, seen]), np.repeat([1, 0], len(seen))
+        theirs.fit(rows[:, None], labels, sample_weight=np.concatenate([lies, honest]))
+        np.testing.assert_allclose(made(seen), theirs.predict_proba(seen[:, None])[:, 1], atol=1e-3)
+        assert made.slope > 0.3
+
     def test_a_view_that_points_the_wrong_way_says_nothing(self):
         seen, n = np.linspace(0, 5, 50), np.full(50, 10)
         lies = np.where(seen < 1, 9, 0)

@@ -227,7 +227,7 @@ class TestNames:
 
     def test_a_file_is_a_source(self, log):
         assert File(path=str(log)).load().interactions.height == 10
-        assert set(SOURCES) == {"complete-journey", "file", "folder"}
+        assert set(SOURCES) == {"compiled", "complete-journey", "file", "folder"}
 
 
 class TestInspection:

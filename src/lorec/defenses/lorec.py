@@ -276,11 +276,18 @@ def calibrate(seen: Floats, lies: Floats | Ints, honest: Floats | Ints) -> "Logi
     x = np.column_stack([(seen - middle) / spread, np.ones(len(seen))])
     base = math.log((lies.sum() + 0.5) / (honest.sum() + 0.5))
     fitted = np.array([0.0, base])
+
+    def loss(at: Floats) -> float:
+        z = x @ at
+        return float(n @ np.logaddexp(0, z) - lies @ z)
+
     for _ in range(100):
         p = _sigmoid(x @ fitted)
         bend = (x * (n * p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
         step = np.linalg.solve(bend, x.T @ (lies - n * p))
-        fitted = fitted + step * min(1.0, 1.0 / max(float(np.abs(step).max()), 1e-12))
+        while loss(fitted + step) > loss(fitted) and np.abs(step).max() > 1e-8:
+            step = step / 2  # few items far out can send a whole step beyond the valley
+        fitted = fitted + step
         if np.abs(step).max() < 1e-8:
             break
     if fitted[0] < 0:
