@@ -203,7 +203,9 @@ def _lines(path: Path | None) -> list[str]:
 
 @app.command(name="list")
 def list_(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="attacks, backbones, defenses, encoders or sources.")],
+    family: Annotated[
+        str, typer.Argument(metavar="FAMILY", help="attacks, backbones, defenses, encoders, losses or sources.")
+    ],
 ) -> None:
     """The names that a run file may use, one a line."""
     from lorec.experiment import FAMILIES
@@ -264,9 +266,7 @@ def compile_(
     protocol = protocol_of(dict(_pair("--set", one) for one in settings or []))
     split = leave_two_out(_dataset(log, items, column), protocol)
     save_split(split, out)
-    print(
-        f"{len(split):,} users, {len(split.catalog):,} items, {len(split.train.items):,} training interactions in {out}"
-    )
+    print(f"{split.size()} in {out}")
 
 
 def _dataset(log: str, items: str | None, columns: list[str] | None) -> "Dataset":

@@ -70,14 +70,14 @@ class Catalog:
 
     def numbers(self, ids: Iterable[str]) -> NDArray[np.int32]:
         """The numbers of raw ids. Raises DataError for an id that is not in the catalogue."""
-        known = {one: number for number, one in enumerate(self.items["item"].to_list(), start=1)}
-        wanted = [str(one) for one in ids]
-        for one in wanted:
-            if one not in known:
-                near = difflib.get_close_matches(one, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else "; ids are compared exactly"
-                raise DataError(f"no item {one!r} in the catalogue of {len(self)} items{hint}")
-        return np.array([known[one] for one in wanted], dtype=np.int32)
+        wanted = pl.Series([str(one) for one in ids], dtype=pl.String)
+        numbers = self.known(wanted)
+        if not numbers.all():
+            one = wanted[int(np.argmin(numbers > 0))]
+            near = difflib.get_close_matches(one, self.items["item"].to_list(), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "; ids are compared exactly"
+            raise DataError(f"no item {one!r} in the catalogue of {len(self)} items{hint}")
+        return numbers
 
     def hidden(self, blocked: Iterable[str], where: Mapping[str, str]) -> NDArray[np.int32]:
         """The numbers of the items of a list, and of those that lack a value in a column.
@@ -258,6 +258,11 @@ class Split:
         parts = [self.train.digest(), self.older.digest(), self.valid.tobytes().hex(), self.test.tobytes().hex()]
         parts += ["\0".join(one.cast(pl.String).to_list()) for one in texts]
         return hashlib.sha256("\1".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def size(self) -> str:
+        """In words: users, items, training interactions."""
+        counts = f"{len(self):,} users, {len(self.catalog):,} items"
+        return f"{counts}, {len(self.train.items):,} training interactions"
 
     @property
     def repeats(self) -> bool:
@@ -658,7 +663,7 @@ def windows(log: Sequences, max_length: int) -> tuple[Ints, Ints, Ints]:
     targets = np.maximum(log.lengths - 1, 0)
     pieces = -(-targets // max_length)
     users = np.repeat(np.arange(len(log)), pieces)
-    nth = np.arange(len(users)) - np.repeat(offsets(pieces)[:-1], pieces)
+    nth = runs(0 * pieces, pieces)
     ends = targets[users] - nth * max_length  # cut from the newest end, so that the newest window is full
     widths = np.minimum(ends, max_length)
     return users, log.starts[:-1][users] + ends - widths, widths
@@ -668,7 +673,7 @@ def prefixes(log: Sequences, max_length: int) -> tuple[Ints, Ints, Ints]:
     """(user, first event, width) of what came before each event but a user's first: its newest `max_length` events."""
     targets = np.maximum(log.lengths - 1, 0)
     users = np.repeat(np.arange(len(log)), targets)
-    ends = 1 + np.arange(len(users)) - np.repeat(offsets(targets)[:-1], targets)
+    ends = 1 + runs(0 * targets, targets)
     widths = np.minimum(ends, max_length)
     return users, log.starts[:-1][users] + ends - widths, widths
 

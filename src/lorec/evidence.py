@@ -139,7 +139,7 @@ class _Pairs:
         lengths = log.lengths[users]
         each = np.minimum(np.maximum(lengths - 1, 0), partners)
         asking = np.repeat(np.arange(len(items)), each)
-        nth, others = np.arange(len(asking)) - np.repeat(offsets(each)[:-1], each), lengths[asking] - 1
+        nth, others = runs(0 * each, each), lengths[asking] - 1
         # One partner from each of as many strata as there is room for: all of them where they are few, never one twice.
         low, high = nth * others // each[asking], (nth + 1) * others // each[asking]
         step = 1 + low + (rng.random(len(asking)) * (high - low)).astype(np.int64)
@@ -171,7 +171,7 @@ class _Pairs:
         for part in _parts(found):  # up to `most` rows a pair: not all at once
             looked = np.minimum(counts[part], most)
             row = np.repeat(np.arange(len(looked)), looked)
-            nth = np.arange(len(row)) - np.repeat(offsets(looked)[:-1], looked)
+            nth = runs(0 * looked, looked)
             at = first[part][row] + (start[part][row] + nth) % counts[part][row]  # around, so that all are alike
             wanted = self.users[at] * self.size + item[found[part]][row]
             holds = self.taken[np.minimum(np.searchsorted(self.taken, wanted), len(self.taken) - 1)] == wanted
@@ -273,9 +273,8 @@ class _Company:
         size = len(self.world.holders)
         return np.bincount(self.pairs // size, values, minlength=size).astype(np.float64)[self.items]
 
-    def same(self, which: Bools | None = None) -> Floats:
-        """[n]: the chance that other items of two holders, one of each, are the same item (and of these [V + 1])."""
-        counted = 1.0 if which is None else which[self.pairs % len(self.world.holders)]
+    def same(self, counted: Bools | float = 1.0) -> Floats:
+        """[n]: the chance that other items of two holders, one of each, are the same item; `counted` [P]: and these."""
         n = self.over(self.shares)  # holders that have another item at all
         chance: Floats = self.over((self.shares**2 - self.squares) * counted) / np.maximum(n * (n - 1), 1)
         return chance
@@ -290,13 +289,13 @@ class _Company:
             return self.over(kept * values) / np.maximum(self.over(kept), 1e-9) * social
 
         counts = self.kept * self.counts
-        mass, n = self.over(counts), self.over(self.shares)
+        mass = self.over(counts)
         return {
             "fit": mean(self.world.lift(others, self.pairs)),
             "strangers": mean((others == 0).astype(np.float64)),
             # the chance that two companions drawn from an item's histories are the same item
             "concentration": (self.over(counts**2) - mass) / np.maximum(mass * (mass - 1), 1),
-            "same": self.over((self.shares**2 - self.squares) * self.kept) / np.maximum(n * (n - 1), 1),
+            "same": self.same(self.kept),
         }
 
 
@@ -363,10 +362,11 @@ def _texts(company: _Company, vectors: NDArray[np.float32]) -> dict[str, Floats]
     total = _sums(sums, place, offsets(n), per) - vectors[items] * weights[:, None]
     squares = np.bincount(nth, (sizes - 2 * dots + own) * per**2, minlength=len(items))
     kinship, differ = ((total**2).sum(1) - squares) / np.maximum(n * (n - 1), 1), 1 - company.same()
+    worded = (vectors != 0).any(axis=1)[company.pairs % len(world.holders)]
     return {
         "text fit": np.bincount(nth, (dots - own) * per, minlength=len(items)) / np.maximum(world.holders[items], 1),
         # What is the same is counted elsewhere; an item without text is 0 to every other one, and to itself.
-        "text kinship": (kinship - company.same((vectors != 0).any(axis=1))) / np.where(differ > 1e-6, differ, np.inf),
+        "text kinship": (kinship - company.same(worded)) / np.where(differ > 1e-6, differ, np.inf),
     }
 
 

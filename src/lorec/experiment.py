@@ -79,7 +79,7 @@ class Known:
     kinds: tuple[str, ...] | None = None
     """Kinds of attack; every kind but the judged one where not given. A run that knows the judged kind says so."""
     share: float = 0.01
-    """Known fakes as a share of users, in each round."""
+    """Known fakes as a share of users in the first round; the next ones have two, four and half times as many."""
     rounds: int = 16
     """How many poisoned logs the defender imagines; `lorec-paper` learns from the first alone."""
 
@@ -335,7 +335,7 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     record = _begun(config, folder)
     watch(Event("read the log", 0, 1))
     clean = prepared(config.data, config.split)
-    watch(Event("read the log", 1, 1, _size(clean), finished=True))
+    watch(Event("read the log", 1, 1, clean.size(), finished=True))
     job = _prepared(config, folder, clean, cache, watch)
     data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
     if record.setdefault("data", json.loads(json.dumps(data)))["digest"] != data["digest"]:
@@ -586,10 +586,6 @@ def _event(name: str, progress: Progress) -> Event:
         note += f" valid NDCG@10 {progress.figures['valid NDCG@10']:.4f}"
     done = (progress.epoch - 1) * progress.steps + progress.step
     return Event(name, done, progress.epochs * progress.steps, note)
-
-
-def _size(split: Split) -> str:
-    return f"{len(split):,} users, {len(split.catalog):,} items, {len(split.train.items):,} training interactions"
 
 
 def _short(value: Any) -> str:
