@@ -169,7 +169,7 @@ class TestGuard:
 
     def test_a_clean_log_is_hardly_touched(self, town):
         clean = decided(town, known_fakes(town, share=0.02)).weights.events
-        assert 1 - clean.mean() < 0.02
+        assert 1 - clean.mean() < 0.025
 
     @pytest.mark.parametrize("share", [0.04, 0.08])
     def test_a_large_attack_does_not_drown_its_own_evidence(self, town, share):

@@ -38,6 +38,13 @@ INCOHERENCE = {
     "kinship": -1, "kinship share": -1, "text kinship": -1, "text fit": -1, "fit": -1, "strangers": 1,
 }  # fmt: skip
 """What is high (-1: low) where an item's holders are a random crowd."""
+INNOCENT = {
+    "concentration": -1, "same": -1, "excess": -1, "kinship": 1, "kinship share": 1, "text kinship": 1, "text fit": 1,
+}  # fmt: skip
+"""What is high (-1: low) where nothing is odd: of these measures only the other way is a surprise.
+
+The other two, `fit` and `strangers`, tell lies on either side: too well at home in a strange crowd, or not at all.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Evidence:
     incoherence: Floats
     """[n]: a mean of normal scores."""
     surprise: Floats
-    """[n]: the Mahalanobis distance from the crowd in all measures together."""
+    """[n]: the Mahalanobis distance from the crowd in all measures together, what speaks for an item left aside."""
 
 
 class Examiner:
@@ -419,7 +426,7 @@ class _Scale:
         if told.sum() < 2:
             return scale
         # Scores are cut at 4 when the crowd is measured, so that outliers don't.
-        crowd = np.clip(np.column_stack(list(scale.scores(raw, holders, told, worded).values()))[told], -4, 4)
+        crowd = np.clip(_suspect(scale.scores(raw, holders, told, worded))[told], -4, 4)
         weight = holders[told] / holders[told].sum()
         centre = weight @ crowd
         spread = (crowd - centre).T @ ((crowd - centre) * weight[:, None]) + 0.05 * np.eye(n)
@@ -437,9 +444,18 @@ class _Scale:
     def judge(self, raw: dict[str, Floats], holders: Ints, told: Bools, worded: Bools) -> Evidence:
         """Scores, and what follows from them."""
         scores = self.scores(_with_excess(raw, holders, self.explains), holders, told, worded)
-        away = np.column_stack(list(scores.values())) - self.centre
+        away = _suspect(scores) - self.centre
         distances = np.where(told, np.sqrt(np.einsum("ij,ij->i", away @ self.inverse, away)), 0)
         return Evidence(scores, _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE), distances)
+
+
+def _suspect(scores: dict[str, Floats]) -> Floats:
+    """[n, measures]: the scores without what speaks for an item: to be explained better than most is no surprise."""
+    sides = {name: -INNOCENT[name] for name in scores if name in INNOCENT}
+    kept = {
+        name: sides[name] * np.maximum(sides[name] * one, 0) if name in sides else one for name, one in scores.items()
+    }
+    return np.column_stack(list(kept.values()))
 
 
 def _explaining(raw: dict[str, Floats], holders: Ints) -> Floats:

@@ -47,8 +47,8 @@ class LoRec:
 
     Honest items that fail this view are close-knit, and a recommender predicts them well: high, since they are missed.
     """
-    surprise: float = 100.0
-    """The same for this view, whose honest failures are missed even more; 0: off."""
+    surprise: float = 15.0
+    """The same for this view; 0: off."""
     incoherence: float = 5.0
     """The same for this view; low, since nobody can predict a crowd's random choices anyway; 0: off."""
     association: float = 15.0
