@@ -26,6 +26,8 @@ from lorec.experiment import detected
 from lorec.text import Random as RandomText
 
 KINDS = {"random": lorec.Random, "bandwagon": lorec.Bandwagon, "segment": lorec.Segment, "replace": lorec.Replace}
+MORE = {"covisit": lorec.CoVisit, "dp": lorec.DP, "rev": lorec.Rev}
+"""Kinds that LoRec knows none of: asked for by name."""
 ENCODERS = {"minilm": lorec.MiniLM, "hash": lorec.Hash, "random": RandomText}
 PARTS = {
     "whole": {},
@@ -57,7 +59,8 @@ class Job:
 
     def fit(self, log: lorec.Split, defense=None, known=None) -> lorec.Fit:
         """Train on a log."""
-        training = lorec.Training(epochs=self.it.epochs, patience=5, threads=self.it.threads)
+        # Every arm trains as long, and its best epoch is taken: stopping at a plateau would be most of a difference.
+        training = lorec.Training(epochs=self.it.epochs, patience=self.it.epochs, threads=self.it.threads)
         backbone = lorec.SASRec(width=64)
         return lorec.fit(
             log, backbone, items=self.it.items, text=self.text, defense=defense, known=known, training=training,
@@ -66,7 +69,7 @@ class Job:
 
     def arms(self, kind: str):
         """Name and figures of each arm, when asked for."""
-        poison = lorec.forge(KINDS[kind](share=self.it.share), self.split, targets=5, seed=self.seed)
+        poison = lorec.forge((KINDS | MORE)[kind](share=self.it.share), self.split, targets=5, seed=self.seed)
         bad = lorec.inject(self.split, poison, seed=self.seed)
         known = lorec.known_fakes(bad, without=kind, seed=self.seed)
         if self.it.parts is not None:
@@ -136,11 +139,11 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("data", nargs="?", default="amazon-beauty")
     asked.add_argument("--seeds", type=int, nargs="+", default=[11])
-    asked.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    asked.add_argument("--kinds", nargs="+", default=list(KINDS), choices=[*KINDS, *MORE])
     asked.add_argument("--share", type=float, default=0.01)
     asked.add_argument("--items", default="ids")
     asked.add_argument("--encoder", default="minilm", choices=list(ENCODERS))
-    asked.add_argument("--epochs", type=int, default=100)
+    asked.add_argument("--epochs", type=int, default=40, help="of every arm")
     asked.add_argument("--threads", type=int)
     asked.add_argument("--arms", nargs="+", help="only these of clean, none, oracle, lorec, lorec-paper")
     asked.add_argument("--paper", action="store_true", help="also LoRec as published: several times as long")
@@ -172,8 +175,8 @@ def main() -> None:
 KEY = ("data", "item kind", "share", "encoder", "seed", "kind", "arm")
 """What tells one row from another."""
 SHOWN = {
-    "HR@10": "HR@10", "T-HR@50": "T-HR@50", "success removed": "success removed", "ROC-AUC": "AUC users",
-    "recall@1%": "recall, worst 1 %", "interactions ROC-AUC": "AUC interactions",
+    "HR@10": "HR@10", "HR@10 change": "against clean, %", "T-HR@50": "T-HR@50", "success removed": "success removed",
+    "ROC-AUC": "AUC users", "recall@1%": "recall, worst 1 %", "interactions ROC-AUC": "AUC interactions",
     "interactions recall": "lies turned down", "genuine interactions turned down": "genuine turned down",
     "seconds": "seconds",
 }  # fmt: skip
@@ -186,6 +189,7 @@ def table(rows: list[dict]) -> None:
         print(f"### {world[0]}, items by {world[1]}, {world[2]:.0%} fraudsters, texts by {world[3]}\n")
         part(these)
         print()
+        harm(these)
         whole = [row["reliability"] for row in these if row["arm"] == "part: whole" and "reliability" in row]
         if whole:
             plot(np.sum(whole, axis=0))
@@ -198,12 +202,33 @@ def part(rows: list[dict]) -> None:
         if row["arm"] not in ("clean", "none") and {"clean", "none"} <= set(same) and "T-HR@50" in row:
             removed = lorec.success_removed(same["clean"], same["none"], row, 50, row["items"])
             row |= {} if removed is None else {"success removed": removed}
+        if row["arm"] != "clean" and "clean" in same and "HR@10" in row:
+            row["HR@10 change"] = 100 * (row["HR@10"] / same["clean"]["HR@10"] - 1)
     print(f"| kind | arm | seeds | {' | '.join(SHOWN.values())} |\n| --- | --- | --- |{' ---: |' * len(SHOWN)}")
-    for kind in KINDS:
+    for kind in KINDS | MORE:
         for arm in dict.fromkeys(row["arm"] for row in rows if row["kind"] == kind):
             these = [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]
             cells = [cell([row[name] for row in these if name in row], name) for name in SHOWN]
             print(f"| {kind} | {arm.removeprefix('part: ')} | {len(these)} | {' | '.join(cells)} |")
+
+
+PARTS_SHOWN = {"1 to 5": slice(0, 5), "6 to 8": slice(5, 8), "9": slice(8, 9), "10": slice(9, 10)}
+
+
+def harm(rows: list[dict]) -> None:
+    """Who is shown and hit, in tenths of the catalogue from the least popular on; means of runs."""
+    told = [row for row in rows if "by popularity" in row]
+    if not told:
+        return
+    both = [f"{name} {part}" for name in ("slots, % in", "hits in") for part in PARTS_SHOWN]
+    print(f"| arm | runs | {' | '.join(both)} |\n| --- | ---: |{' ---: |' * len(both)}")
+    for arm in dict.fromkeys(row["arm"] for row in told):
+        these = [row["by popularity"] for row in told if row["arm"] == arm]
+        slots, hits = (np.mean([one[name] for one in these], axis=0) for name in ("slots", "hits"))
+        cells = [f"{100 * slots[part].sum():.2f}" for part in PARTS_SHOWN.values()]
+        cells += [f"{hits[part].sum():.0f}" for part in PARTS_SHOWN.values()]
+        print(f"| {arm} | {len(these)} | {' | '.join(cells)} |")
+    print()
 
 
 def plot(bins: np.ndarray) -> None:
@@ -218,7 +243,7 @@ def plot(bins: np.ndarray) -> None:
 def cell(values: list[float], name: str) -> str:
     if not values:
         return ""
-    digits = 0 if name == "seconds" else 4 if "HR" in name or "genuine" in name else 3
+    digits = 0 if name == "seconds" else 1 if "change" in name else 4 if "HR" in name or "genuine" in name else 3
     mean = f"{np.mean(values):.{digits}f}"
     if len(values) < 2 or name == "seconds":
         return mean

@@ -592,3 +592,46 @@ def test_literal_shows_what_a_terminal_would_obey():
     assert literal("\u202eevil\u2066") == r"\u202eevil\u2066"
     assert literal("שלום 👩\u200d💻 [bold]") == "שלום 👩\u200d💻 [bold]"
     assert literal("x" * 10_000) == "x" * 119 + "…"
+
+
+class TestAttack:
+    def test_a_stored_poison_is_that_of_the_run(self, done, recipe, tmp_path, monkeypatch, capsys):
+        """Made alone, taken up by another run: the same fraudsters, and the same kind is left out of the known ones."""
+        code, said, _ = call(monkeypatch, capsys, "attack", recipe, "--out", tmp_path / "poison")
+        assert code == 0
+        assert said.startswith("random: 8 fraudsters")
+        same = ("profiles.parquet", "poison.json")
+        assert all((tmp_path / "poison" / n).read_bytes() == (done.folder / "poison" / n).read_bytes() for n in same)
+        again = {"attack": f'{{name = "stored", path = "{tmp_path}/poison"}}', "training.epochs": "2"}
+        stored = run(read_run_file(recipe, again), tmp_path / "run")
+        assert stored.record["data"]["poison"] == done.record["data"]["poison"]
+        likely = [pl.read_parquet(one.folder / "lorec" / "interactions.parquet")["suspicion"] for one in (stored, done)]
+        assert likely[0].equals(likely[1])
+
+    def test_an_attack_that_was_made_is_not_made_again(self, recipe, tmp_path, monkeypatch):
+        """A long attack must not be repeated when a run goes on."""
+        config = read_run_file(recipe, {"training.epochs": "1", "defenses": "[]"})
+        first = run(config, tmp_path / "run")
+        (tmp_path / "run" / "scorecard.json").unlink()
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        from lorec import experiment
+
+        record |= {"finished": False, "files": {k: v for k, v in record["files"].items() if k != "scorecard.json"}}
+        experiment._seal(record, tmp_path / "run", [])
+        monkeypatch.setattr(experiment, "_forged", lambda *_: pytest.fail("forged again"))
+        assert run(config, tmp_path / "run").arms == first.arms
+
+    def test_refuses_what_it_cannot_do(self, done, recipe, tmp_path, monkeypatch, capsys):
+        for arguments, message in (
+            (("--form", "pickle"), "no form of a poison called 'pickle'"),
+            (("--set", 'attack={name="stored"}'), "needs a path"),
+            (("--set", "attack.share=0.7"), "at most 0.5"),
+        ):
+            code, _, err = call(monkeypatch, capsys, "attack", recipe, "--out", tmp_path / "new", *arguments)
+            assert code == 2
+            assert message in err
+            assert not (tmp_path / "new").exists()
+        (tmp_path / "mine").mkdir()
+        code, _, err = call(monkeypatch, capsys, "attack", recipe, "--out", tmp_path / "mine")
+        assert code == 2
+        assert "holds something else" in err

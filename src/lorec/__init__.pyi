@@ -1,11 +1,20 @@
 from .attacks import (
+    DP as DP,
+)
+from .attacks import (
     Bandwagon as Bandwagon,
+)
+from .attacks import (
+    CoVisit as CoVisit,
 )
 from .attacks import (
     Random as Random,
 )
 from .attacks import (
     Replace as Replace,
+)
+from .attacks import (
+    Rev as Rev,
 )
 from .attacks import (
     Segment as Segment,
@@ -18,6 +27,12 @@ from .attacks import (
 )
 from .attacks import (
     known_fakes as known_fakes,
+)
+from .attacks import (
+    open_poison as open_poison,
+)
+from .attacks import (
+    save_poison as save_poison,
 )
 from .data import (
     Catalog as Catalog,
@@ -145,10 +160,12 @@ from .training import (
 
 __all__ = [
     "BCE",
+    "DP",
     "FMLP",
     "GBCE",
     "Bandwagon",
     "Catalog",
+    "CoVisit",
     "Dataset",
     "Fit",
     "GRU4Rec",
@@ -163,6 +180,7 @@ __all__ = [
     "Random",
     "Recommender",
     "Replace",
+    "Rev",
     "Run",
     "RunFile",
     "SASRec",
@@ -187,9 +205,11 @@ __all__ = [
     "leave_two_out",
     "load",
     "load_recommender",
+    "open_poison",
     "open_run",
     "read",
     "read_run_file",
     "run",
+    "save_poison",
     "success_removed",
 ]

@@ -112,6 +112,32 @@ def run(
 
 
 @app.command()
+def attack(
+    run_file: Annotated[
+        Path, typer.Argument(metavar="RUN.toml", help="Whose log, targets and attack; see docs/configuration.md.")
+    ],
+    out: Annotated[Path, typer.Option(help="The poison's folder, or the file where --form is not folder.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set attack=dp.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option(help="folder, for runs to come; inject_user or fake_users, JSON as other work has it.")
+    ] = "folder",
+) -> None:
+    """Make a run's poison alone, for runs to share ([attack] name = "stored") or for other work; nothing is trained."""
+    from lorec.experiment import attack as do
+    from lorec.experiment import read_run_file
+
+    with _shown_progress() as watch:
+        made = do(read_run_file(run_file, dict(_pair("--set", one) for one in settings or [])), out, form, watch)
+    told = made.provenance
+    print(
+        f"{told['attack']}: {len(made.profiles):,} fraudsters with {len(made.profiles.items):,} interactions in {out}"
+    )
+    print(f"they push {len(made.targets)} items: {literal(', '.join(told['targets']))}")
+
+
+@app.command()
 def evaluate(
     folder: Folder,
     arm: Annotated[list[str] | None, typer.Option(help="An arm; all of them where not given.")] = None,

@@ -31,7 +31,8 @@ import polars as pl
 import torch
 from polars.io.plugins import register_io_source
 
-from lorec.attacks import ATTACKS, Attack, Bandwagon, Rule, forge, known_fakes
+from lorec.attacks import ATTACKS, Attack, Bandwagon, Rule, Stored, forge, known_fakes, open_poison, save_poison
+from lorec.attacks.folders import FORMS
 from lorec.data import Catalog, Ints, Poison, Protocol, Sequences, Split, inject
 from lorec.defenses import DEFENSES, Defense, Guard, LoRec, Oracle, Undefended
 from lorec.errors import ConfigError, RunError
@@ -106,7 +107,7 @@ class RunFile:
     """The encoder of histories."""
     loss: Loss = field(default_factory=BCE)
     """What the recommender is trained to do."""
-    attack: Attack = field(default_factory=Bandwagon)
+    attack: Attack | Stored = field(default_factory=Bandwagon)
     """What the fraudsters do."""
     targets: Targets = field(default_factory=Targets)
     """Which items they push."""
@@ -336,15 +337,16 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     watch(Event("read the log", 0, 1))
     clean = prepared(config.data, config.split)
     watch(Event("read the log", 1, 1, clean.size(), finished=True))
-    job = _prepared(config, folder, clean, cache, watch)
-    data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
-    if record.setdefault("data", json.loads(json.dumps(data)))["digest"] != data["digest"]:
+    if record.get("data", {"digest": clean.digest()})["digest"] != clean.digest():
         raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
     if record["finished"]:
         return open_run(folder)
+    job = _prepared(config, folder, clean, cache, watch)
+    data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
+    record["data"] = json.loads(json.dumps(data))
     counts = job.bad.train.counts(len(clean.catalog))[1:]
     Catalog(clean.catalog.items.with_columns(count=pl.Series(counts))).save(folder / "catalog.parquet")
-    _save_poison(folder / "poison", job)
+    save_poison(job.poison, clean.catalog, folder / "poison")
     _seal(record, folder, ["catalog.parquet", "poison/profiles.parquet", "poison/poison.json"])
 
     arms: dict[str, dict[str, float]] = {}
@@ -462,10 +464,11 @@ def _begun(config: RunFile, folder: Path) -> dict[str, Any]:
 
 
 def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, watch: Watch) -> _Job:
-    targets = list(config.targets.items) or config.targets.count
-    poison = forge(config.attack, clean, targets, config.seed, config.targets.rule)
+    made = folder / "poison"
+    # An attack may take many minutes: what an interrupted run has made already is checked, and is taken as it is.
+    poison = open_poison(made, clean) if (made / "poison.json").exists() else _forged(config, clean, watch)
     bad = inject(clean, poison, config.seed)
-    judged = _name("attacks", config.attack)
+    judged = poison.provenance["attack"]
     asked = config.known
     known = known_fakes(
         bad, without=judged, kinds=asked.kinds, share=asked.share, rounds=asked.rounds, seed=config.seed
@@ -478,6 +481,30 @@ def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, w
     if config.items != "ids" or any(defense.needs_text for defense in config.defenses):
         text.check()
     return _Job(config, folder, clean, bad, poison, known, text, watch)
+
+
+def attack(config: RunFile, path: Path, form: str = "folder", watch: Watch | None = None) -> Poison:
+    """Make the poison of a run alone and save it in one of `FORMS`; nothing is trained.
+
+    Raises ConfigError for a form that does not exist and RunError for a folder that holds something else.
+    """
+    if form not in FORMS:
+        raise unknown("form of a poison", form, FORMS)
+    if form == "folder" and path.exists() and not (path / "poison.json").is_file():
+        raise RunError(f"{path} holds something else; choose another --out")
+    watch = watch or (lambda _: None)
+    split = prepared(config.data, config.split)
+    poison = _forged(config, split, watch)
+    save_poison(poison, split.catalog, path, form)
+    return poison
+
+
+def _forged(config: RunFile, clean: Split, watch: Watch) -> Poison:
+    def told(done: int, total: int) -> None:
+        watch(Event("attack", done, total, f"{done:,} of {total:,}", finished=done == total))
+
+    targets = list(config.targets.items) or config.targets.count
+    return forge(config.attack, clean, targets, config.seed, config.targets.rule, told)
 
 
 def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
@@ -553,7 +580,7 @@ def detected(guard: Guard, split: Split, targets: Ints) -> dict[str, float]:
 
 def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: bool) -> list[str]:
     """What a reader of the figures must know."""
-    judged, kinds = _name("attacks", job.config.attack), job.config.known.kinds
+    judged, kinds = job.poison.provenance["attack"], job.config.known.kinds
     notes = [
         "Epochs were selected on genuine users' validation items; knowing who is genuine is a concession.",
         f"One seed ({job.config.seed}): differences between arms may be chance.",
@@ -594,22 +621,6 @@ def _short(value: Any) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- folders
-
-
-def _save_poison(folder: Path, job: _Job) -> None:
-    profiles = job.poison.profiles
-    frame = pl.DataFrame(
-        {
-            "fraudster": profiles.users(),
-            "position": profiles.positions(),
-            "item": job.clean.catalog.ids(profiles.items),
-        }
-    )
-    if profiles.times is not None:
-        frame = frame.with_columns(time=pl.Series(profiles.times))
-    with replacing(folder / "profiles.parquet") as temporary:
-        frame.write_parquet(temporary)
-    write_json(folder / "poison.json", job.poison.provenance)
 
 
 def _save_history(path: Path, history: list[dict[str, float]]) -> None:

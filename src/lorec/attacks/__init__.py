@@ -7,48 +7,66 @@ declares.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorec.attacks.heuristics import Bandwagon, Random, Replace, Segment
+from lorec.attacks.folders import Stored, open_poison, save_poison
+from lorec.attacks.heuristics import Bandwagon, CoVisit, Random, Replace, Segment
+from lorec.attacks.optimised import DP, Rev
 from lorec.data import Ints, Poison, Sequences, Split, stream
 from lorec.errors import ConfigError
 from lorec.registry import find, name_of
 
 __all__ = [
     "ATTACKS",
+    "DP",
     "Attack",
     "Bandwagon",
+    "CoVisit",
     "Random",
     "Replace",
+    "Rev",
     "Segment",
+    "Stored",
     "View",
     "choose_targets",
     "forge",
     "known_fakes",
+    "open_poison",
+    "save_poison",
 ]
 
-ATTACKS: dict[str, type] = {"bandwagon": Bandwagon, "random": Random, "replace": Replace, "segment": Segment}
+ATTACKS: dict[str, type] = {
+    "bandwagon": Bandwagon, "covisit": CoVisit, "dp": DP, "random": Random, "replace": Replace, "rev": Rev,
+    "segment": Segment, "stored": Stored,
+}  # fmt: skip
+KINDS = ("bandwagon", "random", "replace", "segment")
+"""Those that a defender knows by default: cheap enough to be made in many rounds."""
 
 Rule = Literal["unpopular", "random", "popular"]
 
 
 @dataclass(frozen=True)
 class View:
-    """What a black-box attacker may know: the public log, and so popularity. No held-out items, no model, no labels."""
+    """What an attacker may know: the public log, and so popularity. No held-out items, no model, no labels.
+
+    That is all for black and grey boxes alike: what a grey one knows besides, it learns from a surrogate of its own.
+    """
 
     log: Sequences
     n_items: int
+    watch: Callable[[int, int], None] = lambda done, total: None
+    """Told how far an attack is that takes long."""
 
 
 class Attack(Protocol):
     """The spec of an attack."""
 
-    knowledge: ClassVar[Literal["black"]]
+    knowledge: ClassVar[Literal["black", "grey", "white"]]
 
     @property
     def share(self) -> float:
@@ -84,19 +102,32 @@ def choose_targets(split: Split, count: int = 5, rule: Rule = "unpopular", seed:
 
 
 def forge(
-    attack: Attack, split: Split, targets: int | Sequence[str] = 5, seed: int = 0, rule: Rule = "unpopular"
+    attack: Attack | Stored,
+    split: Split,
+    targets: int | Sequence[str] = 5,
+    seed: int = 0,
+    rule: Rule = "unpopular",
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Poison:
     """Make a poison against a split's training log: as many targets by a rule, or items by their raw ids.
 
-    Raises DataError for a target that is not in the catalogue.
+    A stored one is read, and has its own targets.
+
+    `watch(done, total)` is told how far an attack is that takes long.
+
+    Raises DataError for a target that is not in the catalogue, ConfigError for a budget of nobody or more than half.
     """
+    if isinstance(attack, Stored):
+        return open_poison(attack.path, split)
     how: str = rule if isinstance(targets, int) else "given"
     if isinstance(targets, int):
         chosen = choose_targets(split, targets, rule, seed)
     else:
         chosen = np.unique(split.catalog.numbers(targets))
+    if attack.share > 0.5:
+        raise ConfigError(f"a share of {attack.share} makes a crowd of fraudsters; give at most 0.5, as 0.01 for 1 %")
     m = budget(attack, len(split.genuine()))
-    view = View(split.train, len(split.catalog))
+    view = View(split.train, len(split.catalog), watch)
     profiles = attack.forge(view, chosen, m, stream(seed, "attack"))
     provenance = {
         "attack": name_of("attacks", ATTACKS, attack),
@@ -129,10 +160,10 @@ def known_fakes(
     A round is what one poisoned log would hold: a campaign of each kind, each with five targets of its own from the
     whole catalogue, one, two or all of them in a profile, lengths as genuine users have them. Together they are `share`
     of the users in the first round, and two, four and half times as many in the next ones, as attacks come in all
-    sizes. By default every kind is known but the judged one (`without`). The defender makes them from the log that it
-    has, poisoned as it may be. Raises ConfigError where no kind is left.
+    sizes. By default `KINDS` are known, all but the judged one (`without`). The defender makes them from the log that
+    it has, poisoned as it may be. Raises ConfigError where no kind is left.
     """
-    names = list(kinds) if kinds is not None else [name for name in sorted(ATTACKS) if name != without]
+    names = list(kinds) if kinds is not None else [name for name in KINDS if name != without]
     if not names:
         raise ConfigError("no kind is left for known fakes; name one under [known] kinds")
     if rounds < 1:

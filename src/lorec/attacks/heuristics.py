@@ -1,12 +1,15 @@
-"""Attacks that need no model: fillers by a rule, targets among them (Lam and Riedl 2004; Mobasher et al. 2007)."""
+"""Attacks that need no model: fillers by a rule, targets among them (Lam and Riedl 2004; Mobasher et al. 2007).
 
+`Profiles` is what every attack shares, those of other modules too: how many, how long, who pushes what, and when.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lorec.data import Ints, Sequences, offsets
+from lorec.data import Ints, Sequences
 from lorec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Heuristic:
-    """What heuristic attacks share: how many fraudsters, how long, how many targets, where."""
+class Profiles:
+    """What attacks share: how many fraudsters, how long their profiles, how many targets in each."""
 
     share: float = 0.01
     """Fraudsters as a share of genuine users, rounded up."""
@@ -24,25 +27,14 @@ class _Heuristic:
     targets_each: int | None = None
     """Targets in a profile, dealt in turn; all of them where not given."""
 
-    knowledge: ClassVar[Literal["black"]] = "black"
+    knowledge: ClassVar[Literal["black", "grey", "white"]] = "black"
 
-    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
-        """Profiles without repeats, targets at random places; at most half of a drawn length is targets.
-
-        Raises ConfigError where a profile can't hold its targets, or the fraudsters together not all of them.
-        """
+    def _dealt(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """Each fraudster's targets [m, each] and length [m]; at most half of a drawn length is targets."""
         each = self._each(view, targets, fraudsters)
-        room = view.n_items - len(targets) + each
-        lengths = self._lengths(view, each, room, fraudsters, rng)
-        popular, everything = self._pools(view, targets)
-        dealt = rng.permutation(targets)
-        profiles = np.zeros(int(lengths.sum()), dtype=np.int32)
-        starts = offsets(lengths)
-        for row in range(fraudsters):
-            mine = dealt[(row * each + np.arange(each)) % len(targets)]
-            fillers = _fillers(popular, everything, int(lengths[row]) - each, rng)
-            profiles[starts[row] : starts[row + 1]] = rng.permutation(np.concatenate([mine, fillers]))
-        return Sequences(profiles, starts, _times(view.log, lengths, rng))
+        lengths = self._lengths(view, each, view.n_items - len(targets) + each, fraudsters, rng)
+        turns = (np.arange(fraudsters)[:, None] * each + np.arange(each)) % len(targets)
+        return rng.permutation(targets)[turns], lengths
 
     def _each(self, view: "View", targets: Ints, fraudsters: int) -> int:
         each = len(targets) if self.targets_each is None else self.targets_each
@@ -65,13 +57,31 @@ class _Heuristic:
         fitting: Ints = np.minimum(np.maximum(drawn, 2 * each), max(each, min(room, view.n_items - 1)))
         return fitting
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Filled(Profiles):
+    """Fillers from one pool or two."""
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Profiles without repeats, targets at random places; at most half of a drawn length is targets.
+
+        Raises ConfigError where a profile can't hold its targets, or the fraudsters together not all of them.
+        """
+        dealt, lengths = self._dealt(view, targets, fraudsters, rng)
+        popular, everything = self._pools(view, targets)
+        profiles = []
+        for mine, length in zip(dealt, lengths, strict=True):
+            fillers = _fillers(popular, everything, int(length) - len(mine), rng)
+            profiles.append(rng.permutation(np.concatenate([mine, fillers])))
+        return timed(view.log, profiles, rng)
+
     def _pools(self, view: "View", targets: Ints) -> tuple[Ints, Ints]:
         """The popular items and all items, without the targets; half of the fillers come from the first, if any."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random(_Heuristic):
+class Random(_Filled):
     """Targets among items drawn uniformly from the catalogue."""
 
     def _pools(self, view: "View", targets: Ints) -> tuple[Ints, Ints]:
@@ -79,7 +89,7 @@ class Random(_Heuristic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bandwagon(_Heuristic):
+class Bandwagon(_Filled):
     """Targets in popular company: half of the fillers from the most popular tenth, the others uniform."""
 
     popular: float = 0.1
@@ -94,7 +104,7 @@ class Bandwagon(_Heuristic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment(_Heuristic):
+class Segment(Profiles):
     """Each target among the items that its own buyers take, so that the profile looks coherent (Burke et al. 2005).
 
     Most of a profile's fillers come from the items most co-consumed with its target, the others are uniform.
@@ -113,23 +123,19 @@ class Segment(_Heuristic):
             raise ConfigError(
                 f"segment is {self.segment} and stray {self.stray}; at least 1 item, and a share in [0, 1]"
             )
-        each = self._each(view, targets, fraudsters)
-        lengths = self._lengths(view, each, view.n_items - len(targets) + each, fraudsters, rng)
+        dealt, lengths = self._dealt(view, targets, fraudsters, rng)
         others = np.setdiff1d(np.arange(1, view.n_items + 1), targets)
         segments = {int(target): self._segment(view, target, others) for target in targets}
-        dealt = rng.permutation(targets)
         profiles = []
-        for row, length in enumerate(lengths):
-            mine = dealt[(row * each + np.arange(each)) % len(targets)]
+        for mine, length in zip(dealt, lengths, strict=True):
             near = np.unique(np.concatenate([segments[int(target)] for target in mine]))
-            wanted = round((int(length) - each) * (1 - self.stray))
+            wanted = round((int(length) - len(mine)) * (1 - self.stray))
             chosen = rng.choice(near, min(wanted, len(near)), replace=False)
-            left = int(length) - each - len(chosen)
+            left = int(length) - len(mine) - len(chosen)
             strays = rng.choice(others, left + len(chosen), replace=False)
             strays = strays[~np.isin(strays, chosen)][:left]
             profiles.append(rng.permutation(np.concatenate([mine, chosen, strays])))
-        made = Sequences.of(profiles)
-        return Sequences(made.items, made.starts, _times(view.log, lengths, rng))
+        return timed(view.log, profiles, rng)
 
     def _segment(self, view: "View", target: int, others: Ints) -> Ints:
         """The items that holders of the target hold most often; popularity decides ties and fills up."""
@@ -142,7 +148,7 @@ class Segment(_Heuristic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replace(_Heuristic):
+class Replace(Profiles):
     """A genuine user's history with one late item replaced by a target: nothing else about it is false."""
 
     targets_each: int | None = 1
@@ -171,8 +177,85 @@ class Replace(_Heuristic):
             places = len(profile) - 1 - rng.choice(room, each, replace=False)
             profile[places] = dealt[(row * each + np.arange(each)) % len(targets)]
             profiles.append(profile)
-        made = Sequences.of(profiles)
-        return Sequences(made.items, made.starts, _times(view.log, made.lengths, rng))
+        return timed(view.log, profiles, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoVisit(Profiles):
+    """A target right after items whose lists it enters at least cost, in copied histories (Yang et al., NDSS 2017).
+
+    Two items are visited together where a history has them side by side. An anchor shows its `neighbours` most visited
+    together; to be among them, a target needs some fake visits more than the last of these has. Anchors are taken by
+    how often they are seen for each visit that they need, as many as the fraudsters can afford.
+    """
+
+    targets_each: int | None = 1
+    """Targets in a profile, dealt in turn; each stands right after an anchor."""
+    neighbours: int = 10
+    """How many related items an anchor shows."""
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Genuine histories, `length` items of them around the first anchor where given, and the targets in them.
+
+        Raises ConfigError where none is long enough.
+        """
+        each = self._each(view, targets, fraudsters)
+        if self.neighbours < 1:
+            raise ConfigError(f"neighbours is {self.neighbours}; an anchor shows 1 or more")
+        kept = each if self.length is None else self.length - each
+        if kept < each:
+            raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
+        innocent = np.ones(len(view.log), dtype=bool)
+        innocent[view.log.users()[np.isin(view.log.items, targets)]] = False
+        able = np.flatnonzero(innocent & (view.log.lengths >= kept))
+        if not len(able):
+            raise ConfigError(f"no history of {kept} items or more lacks the targets; give a smaller length")
+        natural = view.log.take(able)
+        worth = {int(target): self._worth(view, int(target)) for target in targets}  # [V + 1] each: (value, needed)
+        dealt = rng.permutation(targets)[(np.arange(fraudsters)[:, None] * each + np.arange(each)) % len(targets)]
+        anchors = {int(target): self._anchors(natural, *worth[int(target)], fraudsters) for target in targets}
+        used = dict.fromkeys(anchors, 0)
+        order = np.argsort(natural.items, kind="stable")  # events by item, to find an anchor's holders
+        begins = np.searchsorted(natural.items[order], np.arange(view.n_items + 2))
+        users, positions = natural.users(), natural.positions()
+        profiles = []
+        for mine in dealt.tolist():
+            anchor = anchors[mine[0]][used[mine[0]]]
+            used[mine[0]] += 1
+            event = order[rng.integers(begins[anchor], begins[anchor + 1])]
+            history, place = natural[int(users[event])], int(positions[event])
+            if self.length is not None:  # a window that holds the anchor
+                first = int(rng.integers(max(0, place - kept + 1), min(place, len(history) - kept) + 1))
+                history, place = history[first : first + kept], place - first
+            after = {place: mine[0]}
+            for target in mine[1:]:
+                value = worth[target][0][history].copy()
+                value[list(after)] = -1
+                after[int(value.argmax())] = target
+            profile = [[item, after[at]] if at in after else [item] for at, item in enumerate(history.tolist())]
+            profiles.append(np.array([item for some in profile for item in some]))
+        return timed(view.log, profiles, rng)
+
+    def _worth(self, view: "View", target: int) -> tuple[Ints, Ints]:
+        """[V + 1] each: what an anchor is worth for each fake visit, and how many it needs."""
+        size, log = view.n_items + 1, view.log
+        same = np.diff(log.users()) == 0
+        one, other = log.items[:-1][same].astype(np.int64), log.items[1:][same].astype(np.int64)
+        pairs, counts = np.unique(np.concatenate([one * size + other, other * size + one]), return_counts=True)
+        ranked = np.lexsort((-counts, pairs // size))
+        nth = ranked[np.minimum(np.searchsorted(pairs // size, np.arange(size)) + self.neighbours - 1, len(ranked) - 1)]
+        last = np.where(pairs[nth] // size == np.arange(size), counts[nth], 0)  # 0 where fewer are shown
+        mine = pairs % size == target
+        already = np.zeros(size, dtype=np.int64)
+        already[pairs[mine] // size] = counts[mine]
+        needed = np.maximum(last - already, 0) + 1
+        return log.counts(view.n_items) / needed, needed
+
+    def _anchors(self, natural: Sequences, value: Ints, needed: Ints, fraudsters: int) -> Ints:
+        """So many anchors, the worthiest first, each as often as it needs; from the start again where they run out."""
+        there = np.unique(natural.items)
+        ranked = there[np.argsort(-value[there], kind="stable")].astype(np.int64)
+        return np.resize(np.repeat(ranked, needed[ranked])[:fraudsters], fraudsters)
 
 
 def _fillers(popular: Ints, everything: Ints, n: int, rng: np.random.Generator) -> Ints:
@@ -186,11 +269,10 @@ def _fillers(popular: Ints, everything: Ints, n: int, rng: np.random.Generator) 
     return np.array(list(chosen), dtype=np.int64)
 
 
-def _times(log: Sequences, lengths: Ints, rng: np.random.Generator) -> NDArray[np.int64] | None:
-    """Each fraudster acts at times of the log's own events, in order; None where the log has none."""
+def timed(log: Sequences, profiles: Sequence[Ints], rng: np.random.Generator) -> Sequences:
+    """Profiles at times of the log's own events, in order; without times where the log has none."""
+    made = Sequences.of(profiles)
     if log.times is None:
-        return None
-    drawn = rng.choice(log.times, int(lengths.sum()))
-    users = np.repeat(np.arange(len(lengths)), lengths)
-    sorted_times: NDArray[np.int64] = drawn[np.lexsort((drawn, users))]
-    return sorted_times
+        return made
+    drawn = rng.choice(log.times, len(made.items))
+    return Sequences(made.items, made.starts, drawn[np.lexsort((drawn, made.users()))])
