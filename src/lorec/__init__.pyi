@@ -2,10 +2,19 @@ from .attacks import (
     DP as DP,
 )
 from .attacks import (
+    LLM as LLM,
+)
+from .attacks import (
+    Adaptive as Adaptive,
+)
+from .attacks import (
     Bandwagon as Bandwagon,
 )
 from .attacks import (
     CoVisit as CoVisit,
+)
+from .attacks import (
+    Gradient as Gradient,
 )
 from .attacks import (
     Random as Random,
@@ -163,12 +172,15 @@ __all__ = [
     "DP",
     "FMLP",
     "GBCE",
+    "LLM",
+    "Adaptive",
     "Bandwagon",
     "Catalog",
     "CoVisit",
     "Dataset",
     "Fit",
     "GRU4Rec",
+    "Gradient",
     "Hash",
     "LoRec",
     "LoRecPaper",

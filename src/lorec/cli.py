@@ -129,7 +129,8 @@ def attack(
     from lorec.experiment import read_run_file
 
     with _shown_progress() as watch:
-        made = do(read_run_file(run_file, dict(_pair("--set", one) for one in settings or [])), out, form, watch)
+        config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
+        made = do(config, out, form, cache=_cache(), watch=watch)
     told = made.provenance
     print(
         f"{told['attack']}: {len(made.profiles):,} fraudsters with {len(made.profiles.items):,} interactions in {out}"

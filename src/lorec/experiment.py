@@ -69,6 +69,8 @@ class Targets:
     """How many are drawn."""
     rule: Rule = "unpopular"
     """From the less popular half of the catalogue, the most popular tenth, or all of it (random)."""
+    where: dict[str, str] = field(default_factory=dict)
+    """Only items whose catalogue says so, as { category = "Tea" }."""
     items: tuple[str, ...] = ()
     """Raw ids; where given, nothing is drawn."""
 
@@ -464,26 +466,31 @@ def _begun(config: RunFile, folder: Path) -> dict[str, Any]:
 
 
 def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, watch: Watch) -> _Job:
+    text = _text(config, clean, cache, watch)
+    if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
+        text.check()
     made = folder / "poison"
     # An attack may take many minutes: what an interrupted run has made already is checked, and is taken as it is.
-    poison = open_poison(made, clean) if (made / "poison.json").exists() else _forged(config, clean, watch)
+    poison = open_poison(made, clean) if (made / "poison.json").exists() else _forged(config, clean, text, watch)
     bad = inject(clean, poison, config.seed)
     judged = poison.provenance["attack"]
     asked = config.known
     known = known_fakes(
         bad, without=judged, kinds=asked.kinds, share=asked.share, rounds=asked.rounds, seed=config.seed
     )
-
-    def encoding(done: int, total: int) -> None:
-        watch(Event("encode texts", done, total, f"{done:,} of {total:,} texts", finished=done == total))
-
-    text = TextVectors(clean.catalog, config.encoder, cache, config.scenario, encoding)
-    if config.items != "ids" or any(defense.needs_text for defense in config.defenses):
-        text.check()
     return _Job(config, folder, clean, bad, poison, known, text, watch)
 
 
-def attack(config: RunFile, path: Path, form: str = "folder", watch: Watch | None = None) -> Poison:
+def _text(config: RunFile, clean: Split, cache: Path | None, watch: Watch) -> TextVectors:
+    def encoding(done: int, total: int) -> None:
+        watch(Event("encode texts", done, total, f"{done:,} of {total:,} texts", finished=done == total))
+
+    return TextVectors(clean.catalog, config.encoder, cache, config.scenario, encoding)
+
+
+def attack(
+    config: RunFile, path: Path, form: str = "folder", *, cache: Path | None = None, watch: Watch | None = None
+) -> Poison:
     """Make the poison of a run alone and save it in one of `FORMS`; nothing is trained.
 
     Raises ConfigError for a form that does not exist and RunError for a folder that holds something else.
@@ -494,17 +501,18 @@ def attack(config: RunFile, path: Path, form: str = "folder", watch: Watch | Non
         raise RunError(f"{path} holds something else; choose another --out")
     watch = watch or (lambda _: None)
     split = prepared(config.data, config.split)
-    poison = _forged(config, split, watch)
+    poison = _forged(config, split, _text(config, split, cache, watch), watch)
     save_poison(poison, split.catalog, path, form)
     return poison
 
 
-def _forged(config: RunFile, clean: Split, watch: Watch) -> Poison:
+def _forged(config: RunFile, clean: Split, text: TextVectors, watch: Watch) -> Poison:
     def told(done: int, total: int) -> None:
         watch(Event("attack", done, total, f"{done:,} of {total:,}", finished=done == total))
 
     targets = list(config.targets.items) or config.targets.count
-    return forge(config.attack, clean, targets, config.seed, config.targets.rule, told)
+    rule, where = config.targets.rule, config.targets.where
+    return forge(config.attack, clean, targets, config.seed, rule, where, watch=told, text=text)
 
 
 def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:

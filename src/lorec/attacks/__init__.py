@@ -7,26 +7,34 @@ declares.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lorec.attacks.adaptive import Adaptive
 from lorec.attacks.folders import Stored, open_poison, save_poison
 from lorec.attacks.heuristics import Bandwagon, CoVisit, Random, Replace, Segment
+from lorec.attacks.language import LLM
 from lorec.attacks.optimised import DP, Rev
-from lorec.data import Ints, Poison, Sequences, Split, stream
+from lorec.attacks.sequential import Gradient
+from lorec.data import Floats, Ints, Poison, Sequences, Split, stream
 from lorec.errors import ConfigError
+from lorec.models import Recommender
 from lorec.registry import find, name_of
+from lorec.text import TextVectors
 
 __all__ = [
     "ATTACKS",
     "DP",
+    "LLM",
+    "Adaptive",
     "Attack",
     "Bandwagon",
     "CoVisit",
+    "Gradient",
     "Random",
     "Replace",
     "Rev",
@@ -41,8 +49,8 @@ __all__ = [
 ]
 
 ATTACKS: dict[str, type] = {
-    "bandwagon": Bandwagon, "covisit": CoVisit, "dp": DP, "random": Random, "replace": Replace, "rev": Rev,
-    "segment": Segment, "stored": Stored,
+    "adaptive": Adaptive, "bandwagon": Bandwagon, "covisit": CoVisit, "dp": DP, "gradient": Gradient, "llm": LLM,
+    "random": Random, "replace": Replace, "rev": Rev, "segment": Segment, "stored": Stored,
 }  # fmt: skip
 KINDS = ("bandwagon", "random", "replace", "segment")
 """Those that a defender knows by default: cheap enough to be made in many rounds."""
@@ -61,12 +69,34 @@ class View:
     n_items: int
     watch: Callable[[int, int], None] = lambda done, total: None
     """Told how far an attack is that takes long."""
+    text: Floats | None = None
+    """[V + 1, dim]: vectors of the items' texts, which are public, too; for those attacks that read."""
+    victim: Recommender | None = None
+    """The model that is attacked; for those attacks that say so (`knowledge` white)."""
+
+    def text_of(self, attack: object) -> Floats:
+        """The texts. Raises ConfigError where there are none."""
+        if self.text is None:
+            raise ConfigError(f"the attack {_named(attack)} reads titles; give forge text vectors")
+        return self.text
+
+    def victim_of(self, attack: object) -> Recommender:
+        """The victim. Raises ConfigError where there is none."""
+        if self.victim is None:
+            raise ConfigError(f"the attack {_named(attack)} sees its victim; give forge a trained one, or box = 'grey'")
+        return self.victim
 
 
 class Attack(Protocol):
     """The spec of an attack."""
 
-    knowledge: ClassVar[Literal["black", "grey", "white"]]
+    needs_text: ClassVar[bool]
+    """Whether it reads titles."""
+
+    @property
+    def knowledge(self) -> Literal["black", "grey", "white"]:
+        """What it must know: the log; a surrogate besides, trained on it; or the victim or the defense itself."""
+        ...
 
     @property
     def share(self) -> float:
@@ -85,10 +115,13 @@ def budget(attack: Attack, users: int) -> int:
     return math.ceil(round(attack.share * users, 9))
 
 
-def choose_targets(split: Split, count: int = 5, rule: Rule = "unpopular", seed: int = 0) -> NDArray[np.int32]:
+def choose_targets(
+    split: Split, count: int = 5, rule: Rule = "unpopular", seed: int = 0, where: Mapping[str, str] | None = None
+) -> NDArray[np.int32]:
     """Draw the items to be pushed: from the less popular half of the catalogue, the top tenth, or all of it.
 
-    Raises ConfigError where the catalogue has fewer.
+    `where` keeps those whose catalogue says so, as {"category": "Tea"}. Raises ConfigError where there are fewer, and
+    DataError for a column that is not there.
     """
     counts = split.train.counts(len(split.catalog))[1:]
     by_popularity = np.argsort(counts, kind="stable") + 1
@@ -96,8 +129,11 @@ def choose_targets(split: Split, count: int = 5, rule: Rule = "unpopular", seed:
     pool = {"unpopular": by_popularity[: n // 2], "popular": by_popularity[n - n // 10 :], "random": by_popularity}[
         rule
     ]
+    if where:
+        pool = pool[~np.isin(pool, split.catalog.hidden([], where))]
     if not 0 < count <= len(pool):
-        raise ConfigError(f"{count} targets wanted from {len(pool)} {rule} items; choose between 1 and {len(pool)}")
+        kind = rule if not where else f"{rule}, where {', '.join(f'{key} is {value}' for key, value in where.items())},"
+        raise ConfigError(f"{count} targets wanted from {len(pool)} {kind} items; choose between 1 and {len(pool)}")
     return np.sort(stream(seed, "targets").choice(pool, count, replace=False)).astype(np.int32)
 
 
@@ -107,13 +143,18 @@ def forge(
     targets: int | Sequence[str] = 5,
     seed: int = 0,
     rule: Rule = "unpopular",
+    where: Mapping[str, str] | None = None,
+    *,
     watch: Callable[[int, int], None] = lambda done, total: None,
+    text: TextVectors | None = None,
+    victim: Recommender | None = None,
 ) -> Poison:
     """Make a poison against a split's training log: as many targets by a rule, or items by their raw ids.
 
     A stored one is read, and has its own targets.
 
-    `watch(done, total)` is told how far an attack is that takes long.
+    `watch(done, total)` is told how far an attack is that takes long. `text` and `victim` reach only an attack that
+    declares that it reads titles, or that it sees its victim.
 
     Raises DataError for a target that is not in the catalogue, ConfigError for a budget of nobody or more than half.
     """
@@ -121,25 +162,34 @@ def forge(
         return open_poison(attack.path, split)
     how: str = rule if isinstance(targets, int) else "given"
     if isinstance(targets, int):
-        chosen = choose_targets(split, targets, rule, seed)
+        chosen = choose_targets(split, targets, rule, seed, where)
     else:
         chosen = np.unique(split.catalog.numbers(targets))
     if attack.share > 0.5:
         raise ConfigError(f"a share of {attack.share} makes a crowd of fraudsters; give at most 0.5, as 0.01 for 1 %")
     m = budget(attack, len(split.genuine()))
-    view = View(split.train, len(split.catalog), watch)
+    view = View(
+        split.train, len(split.catalog), watch,
+        text.items() if text is not None and attack.needs_text else None,
+        victim if attack.knowledge == "white" else None,
+    )  # fmt: skip
     profiles = attack.forge(view, chosen, m, stream(seed, "attack"))
     provenance = {
-        "attack": name_of("attacks", ATTACKS, attack),
+        "attack": _named(attack),
         **dataclasses.asdict(attack),  # type: ignore[call-overload]
         "knowledge": attack.knowledge,
         "seed": seed,
         "targets": split.catalog.ids(chosen),
         "target rule": how,
+        "target where": dict(where or {}),
         "fraudsters": m,
         "log": split.train.digest(),
     }
     return Poison(profiles, chosen, provenance)
+
+
+def _named(attack: object) -> str:
+    return name_of("attacks", ATTACKS, attack)
 
 
 SIZES = (1.0, 2.0, 4.0, 0.5)

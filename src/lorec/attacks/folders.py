@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -29,6 +29,7 @@ FORMS = ("folder", "inject_user", "fake_users")
 class Stored:
     """A poison that was made before: a folder that `lorec attack` wrote, or a JSON file of other work."""
 
+    needs_text: ClassVar[bool] = False
     path: str = ""
     """Where it is; its own targets hold, whatever [targets] says."""
 

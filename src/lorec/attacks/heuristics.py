@@ -26,8 +26,11 @@ class Profiles:
     """Items in a profile, targets included; drawn from genuine users where not given."""
     targets_each: int | None = None
     """Targets in a profile, dealt in turn; all of them where not given."""
+    burst: float | None = None
+    """The share of the log's time in which all of them act, as .01; spread as the log's own events where not given."""
 
     knowledge: ClassVar[Literal["black", "grey", "white"]] = "black"
+    needs_text: ClassVar[bool] = False
 
     def _dealt(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
         """Each fraudster's targets [m, each] and length [m]; at most half of a drawn length is targets."""
@@ -35,6 +38,11 @@ class Profiles:
         lengths = self._lengths(view, each, view.n_items - len(targets) + each, fraudsters, rng)
         turns = (np.arange(fraudsters)[:, None] * each + np.arange(each)) % len(targets)
         return rng.permutation(targets)[turns], lengths
+
+    def _timed(self, view: "View", profiles: Sequence[Ints], rng: np.random.Generator) -> Sequences:
+        if self.burst is not None and not 0 < self.burst <= 1:
+            raise ConfigError(f"burst is {self.burst}; it is a share of the log's time in (0, 1]")
+        return timed(view.log, profiles, rng, self.burst)
 
     def _each(self, view: "View", targets: Ints, fraudsters: int) -> int:
         each = len(targets) if self.targets_each is None else self.targets_each
@@ -73,7 +81,7 @@ class _Filled(Profiles):
         for mine, length in zip(dealt, lengths, strict=True):
             fillers = _fillers(popular, everything, int(length) - len(mine), rng)
             profiles.append(rng.permutation(np.concatenate([mine, fillers])))
-        return timed(view.log, profiles, rng)
+        return self._timed(view, profiles, rng)
 
     def _pools(self, view: "View", targets: Ints) -> tuple[Ints, Ints]:
         """The popular items and all items, without the targets; half of the fillers come from the first, if any."""
@@ -116,6 +124,13 @@ class Segment(Profiles):
     """How many items belong to a target's segment: the most co-consumed, then the most popular."""
     stray: float = 0.2
     """The share of fillers that is uniform."""
+    by: Literal["log", "text"] = "log"
+    """What makes a segment: who takes the target takes them, or their titles mean the like."""
+
+    @property
+    def needs_text(self) -> bool:  # type: ignore[override]
+        """Whether titles make the segment."""
+        return self.by == "text"
 
     def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
         """Profiles without repeats, targets at random places. Raises ConfigError as every heuristic does."""
@@ -135,10 +150,17 @@ class Segment(Profiles):
             strays = rng.choice(others, left + len(chosen), replace=False)
             strays = strays[~np.isin(strays, chosen)][:left]
             profiles.append(rng.permutation(np.concatenate([mine, chosen, strays])))
-        return timed(view.log, profiles, rng)
+        return self._timed(view, profiles, rng)
 
     def _segment(self, view: "View", target: int, others: Ints) -> Ints:
-        """The items that holders of the target hold most often; popularity decides ties and fills up."""
+        """The items that holders of the target hold most often; popularity decides ties and fills up.
+
+        Or those whose titles are nearest to its own.
+        """
+        if self.by == "text":
+            vectors = view.text_of(self)
+            lengths = np.maximum(np.linalg.norm(vectors[others], axis=1), 1e-9)
+            return others[np.argsort(-(vectors[others] @ vectors[target]) / lengths, kind="stable")][: self.segment]
         users = view.log.users()
         holders = np.zeros(len(view.log), dtype=bool)
         holders[users[view.log.items == target]] = True
@@ -177,7 +199,7 @@ class Replace(Profiles):
             places = len(profile) - 1 - rng.choice(room, each, replace=False)
             profile[places] = dealt[(row * each + np.arange(each)) % len(targets)]
             profiles.append(profile)
-        return timed(view.log, profiles, rng)
+        return self._timed(view, profiles, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +256,7 @@ class CoVisit(Profiles):
                 after[int(value.argmax())] = target
             profile = [[item, after[at]] if at in after else [item] for at, item in enumerate(history.tolist())]
             profiles.append(np.array([item for some in profile for item in some]))
-        return timed(view.log, profiles, rng)
+        return self._timed(view, profiles, rng)
 
     def _worth(self, view: "View", target: int) -> tuple[Ints, Ints]:
         """[V + 1] each: what an anchor is worth for each fake visit, and how many it needs."""
@@ -269,10 +291,15 @@ def _fillers(popular: Ints, everything: Ints, n: int, rng: np.random.Generator) 
     return np.array(list(chosen), dtype=np.int64)
 
 
-def timed(log: Sequences, profiles: Sequence[Ints], rng: np.random.Generator) -> Sequences:
-    """Profiles at times of the log's own events, in order; without times where the log has none."""
+def timed(log: Sequences, profiles: Sequence[Ints], rng: np.random.Generator, burst: float | None = None) -> Sequences:
+    """Profiles at times of the log's own events, or within a short while, in order; without where the log has none."""
     made = Sequences.of(profiles)
     if log.times is None:
         return made
-    drawn = rng.choice(log.times, len(made.items))
+    if burst is None:
+        drawn = rng.choice(log.times, len(made.items))
+    else:
+        first, last = int(log.times.min()), int(log.times.max())
+        while_ = round((last - first) * burst)
+        drawn = rng.integers(first, last - while_ + 1) + rng.integers(0, while_ + 1, len(made.items))
     return Sequences(made.items, made.starts, drawn[np.lexsort((drawn, made.users()))])

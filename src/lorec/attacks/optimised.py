@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lorec.attacks.factors import RIDGE, UNSEEN, Factors, Normal, Taken
-from lorec.attacks.heuristics import Profiles, timed
+from lorec.attacks.heuristics import Profiles
 from lorec.data import Floats, Ints, Sequences
 from lorec.errors import ConfigError
 
@@ -88,7 +88,7 @@ class DP(Optimised):
             now = Taken.of(log.extended(Sequences.of(profiles)), view.n_items)
             model = model.swept(now, 1)
             view.watch(min(first + self.together, fraudsters), fraudsters)
-        return timed(view.log, profiles, rng)
+        return self._timed(view, profiles, rng)
 
     def _bent(self, model: Factors, taken: Taken, newcomers: int, targets: Ints, reached: Ints) -> Floats:
         """[newcomers, V + 1]: what the last users, who hold their targets alone, score once the surrogate is bent."""
@@ -171,7 +171,7 @@ class Rev(Optimised):
             rows = (rows + speed).clamp(0, 1)
             rows[:, goals] = rows[:, 0] = -1
             view.watch(epoch + 1, self.epochs)
-        return timed(view.log, [rng.permutation(np.flatnonzero(row)) for row in kept.numpy()], rng)
+        return self._timed(view, [rng.permutation(np.flatnonzero(row)) for row in kept.numpy()], rng)
 
     def _begun(self, view: "View", goals: Tensor, fraudsters: int, rng: np.random.Generator) -> Tensor:
         """[m, V + 1]: copies of genuine histories, and a little noise that fills short ones up."""
