@@ -26,7 +26,10 @@ from lorec.experiment import detected
 from lorec.text import Random as RandomText
 
 KINDS = {"random": lorec.Random, "bandwagon": lorec.Bandwagon, "segment": lorec.Segment, "replace": lorec.Replace}
-MORE = {"covisit": lorec.CoVisit, "dp": lorec.DP, "rev": lorec.Rev}
+MORE = {
+    "covisit": lorec.CoVisit, "llm": lorec.LLM, "dp": lorec.DP, "rev": lorec.Rev, "gradient": lorec.Gradient,
+    "adaptive": lorec.Adaptive,
+}  # fmt: skip
 """Kinds that LoRec knows none of: asked for by name."""
 ENCODERS = {"minilm": lorec.MiniLM, "hash": lorec.Hash, "random": RandomText}
 PARTS = {
@@ -69,7 +72,8 @@ class Job:
 
     def arms(self, kind: str):
         """Name and figures of each arm, when asked for."""
-        poison = lorec.forge((KINDS | MORE)[kind](share=self.it.share), self.split, targets=5, seed=self.seed)
+        attack = (KINDS | MORE)[kind](share=self.it.share)
+        poison = lorec.forge(attack, self.split, targets=5, seed=self.seed, text=self.text)
         bad = lorec.inject(self.split, poison, seed=self.seed)
         known = lorec.known_fakes(bad, without=kind, seed=self.seed)
         if self.it.parts is not None:

@@ -33,7 +33,7 @@ from lorec.attacks import (
 )
 from lorec.attacks.adaptive import VIEWS
 from lorec.attacks.factors import RIDGE, UNSEEN, Factors, Normal, Taken
-from lorec.data import Poison, Sequences, leave_two_out
+from lorec.data import Dataset, Poison, Sequences, leave_two_out
 from lorec.errors import ConfigError, DataError
 from lorec.evidence import Examiner
 from lorec.models import Recommender, SASRec
@@ -214,6 +214,13 @@ def test_targets_follow_the_rule(split):
     assert len(set(choose_targets(split, 20, "random", 1).tolist())) == 20
     with pytest.raises(ConfigError, match="31 targets wanted from 30"):
         choose_targets(split, 31, "unpopular")
+
+
+def test_a_target_is_something_that_not_everybody_has():
+    log = pl.DataFrame({"user": ["a", "a", "a", "a", "b", "b", "b", "b"], "item": list("xyzwxzyw")})
+    small = leave_two_out(Dataset("small", log, pl.DataFrame({"item": list("xyzw"), "title": list("xyzw")})), k_core=1)
+    with pytest.raises(ConfigError, match="everybody has 'x' already"):
+        forge(Random(share=0.5), small, ["x"])
 
 
 def test_a_target_must_be_in_the_catalogue(split):

@@ -5,14 +5,18 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import polars.testing
 import pytest
 from conftest import world
 
+from lorec.attacks import View
 from lorec.cli import literal, main
+from lorec.data import leave_two_out
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
 from lorec.experiment import (
     Run,
@@ -24,6 +28,7 @@ from lorec.experiment import (
     run,
     save_recommendations,
 )  # fmt: skip
+from lorec.files import read_json
 
 TOML = """
 name = "small"
@@ -635,3 +640,25 @@ class TestAttack:
         code, _, err = call(monkeypatch, capsys, "attack", recipe, "--out", tmp_path / "mine")
         assert code == 2
         assert "holds something else" in err
+
+
+def test_the_documented_attack_of_ones_own_runs(recipe, tmp_path, monkeypatch):
+    """The page's code as its reader would install it: a module and an entry point."""
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+    code, declared = (page.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "toml"))
+    (tmp_path / "trend.py").write_text(code)
+    (tmp_path / "trend-1.dist-info").mkdir()
+    (tmp_path / "trend-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: trend\nVersion: 1\n")
+    ((group, points),) = tomllib.loads(declared)["project"]["entry-points"].items()
+    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (tmp_path / "trend-1.dist-info" / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    config = read_run_file(recipe, {"attack": '{name = "trend", share = 0.1, newest = 0.2}', "training.epochs": "1"})
+    done = run(config, tmp_path / "run")
+    assert read_json(done.folder / "poison" / "poison.json")["attack"] == "trend"
+    log = leave_two_out(world())
+    newest = set(log.train.items[np.argsort(log.train.times, kind="stable")][-int(0.2 * len(log.train.items)) :])
+    poison = done.config.attack.forge(View(log.train, len(log.catalog)), np.array([1, 2]), 8, np.random.default_rng(0))
+    assert set(poison.items) <= newest | {1, 2}
+    with pytest.raises(UnknownName, match="did you mean 'newest'"):
+        read_run_file(recipe, {"attack": '{name = "trend", newst = 0.2}'})

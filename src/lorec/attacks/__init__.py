@@ -156,7 +156,8 @@ def forge(
     `watch(done, total)` is told how far an attack is that takes long. `text` and `victim` reach only an attack that
     declares that it reads titles, or that it sees its victim.
 
-    Raises DataError for a target that is not in the catalogue, ConfigError for a budget of nobody or more than half.
+    Raises DataError for a target that is not in the catalogue, ConfigError for one that everybody has, and for
+    a budget of nobody or more than half.
     """
     if isinstance(attack, Stored):
         return open_poison(attack.path, split)
@@ -165,6 +166,9 @@ def forge(
         chosen = choose_targets(split, targets, rule, seed, where)
     else:
         chosen = np.unique(split.catalog.numbers(targets))
+    everywhere = split.train.distinct().counts(len(split.catalog))[chosen] >= len(split.train)
+    if everywhere.any():
+        raise ConfigError(f"everybody has {split.catalog.ids(chosen[everywhere])[0]!r} already; choose another target")
     if attack.share > 0.5:
         raise ConfigError(f"a share of {attack.share} makes a crowd of fraudsters; give at most 0.5, as 0.01 for 1 %")
     m = budget(attack, len(split.genuine()))
