@@ -37,6 +37,7 @@ PARTS = {
     "without collusion": {"collusion": 0.0},
     "without incoherence": {"incoherence": 0.0},
     "without surprise": {"surprise": 0.0},
+    "without copying": {"copying": 0.0},
     "without association": {"association": 0.0},
     "without text": {"sources": ("log",)},
     "without log": {"sources": ("text",)},

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorec.attacks import Bandwagon, Random, Replace, Segment, forge
+from lorec.attacks import Bandwagon, CoVisit, Random, Replace, Segment, forge
 from lorec.data import Sequences, inject
-from lorec.evidence import Examiner, _Company, _kinship, _Quantiles, _texts, _World
+from lorec.evidence import Examiner, _Company, _doubles, _kinship, _Quantiles, _texts, _World
 from lorec.text import Hash, TextVectors
 
 HISTORIES = st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=7, unique=True), min_size=2, max_size=12)
@@ -134,6 +134,34 @@ class TestCounts:
         found = _kinship(made, np.array([item]), 4000, np.random.default_rng(0))["kinship share"][0]
         assert found == pytest.approx(np.average(shares, weights=weights) if shares else 0, abs=0.06)
 
+    @settings(max_examples=100, deadline=None)
+    @given(HISTORIES, st.integers(0, 4))
+    def test_doubles_against_their_definition(self, histories, layer):
+        """Of a holder's pairs of items the share that somebody has who lacks the item; the most of them, the mean."""
+        made = both(histories, layer)
+        sets = [set(history) for history in histories]
+        found = _doubles(made, EVERYTHING, most=100, nearest=100)
+        for item in range(1, 9):
+            best = []
+            for mine in (one for one in sets if item in one):
+                pairs = set(itertools.combinations(sorted(mine), 2))
+                lacking = [one for one in sets if item not in one]
+                common = [len(pairs & set(itertools.combinations(sorted(one), 2))) for one in lacking]
+                best.append(max(common, default=0) / max(len(pairs), 1))
+            assert found[item] == pytest.approx(np.mean(best) if best else 0)
+
+    def test_doubles_of_long_histories_are_found_by_their_sketches(self):
+        rng = np.random.default_rng(0)
+        genuine = [rng.choice(np.arange(2, 400), 60, replace=False).tolist() for _ in range(40)]
+        copies = [[*genuine[user][:30], 1, *genuine[user][31:]] for user in range(10)]
+        others = [rng.choice(np.arange(1, 400), 60, replace=False).tolist() for _ in range(10)]
+        copied, honest = (
+            _doubles(_World.of(Sequences.of(genuine + more), 400, 20, rng), np.arange(401))[1]
+            for more in (copies, [[1, *other[1:]] for other in others])
+        )
+        assert copied > 0.6
+        assert honest < 0.2
+
     def test_a_long_history_is_sampled_within_itself(self):
         log = Sequences.of([range(1, 9), [1, 2]])
         made = _World.of(log, 8, 3, np.random.default_rng(0)).layers[0]
@@ -206,6 +234,8 @@ class TestWhatItSees:
             (Bandwagon(share=0.02), "collusion"),
             (Segment(share=0.02), "collusion"),
             (Replace(share=0.02), "incoherence"),
+            (Replace(share=0.02), "copying"),
+            (CoVisit(share=0.02), "copying"),
         ],
     )
     @pytest.mark.parametrize("vectors", [True, False])

@@ -124,7 +124,7 @@ class TestAssociation:
         lies = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
         caught = {}
         for association in (0.0, 15.0):
-            spec = LoRec(incoherence=0, surprise=0, collusion=60, association=association)
+            spec = LoRec(incoherence=0, surprise=0, copying=0, collusion=60, association=association)
             caught[association] = 1 - decided(bad, known, spec).weights.events
         assert 0 < caught[0.0][lies].mean() < 1
         assert caught[15.0][lies].mean() == 1
@@ -164,7 +164,7 @@ class TestGuard:
     def test_incoherence_turns_down_no_more_than_its_budget(self, town):
         _, bad, known = poisoned(town, Replace(share=0.02))
         for budget in (0.005, 0.05):
-            alone = LoRec(collusion=0, surprise=0, association=0, incoherence=1, budget=budget)
+            alone = LoRec(collusion=0, surprise=0, copying=0, association=0, incoherence=1, budget=budget)
             assert 0 < (decided(bad, known, alone).weights.events < 1).mean() <= budget
 
     def test_a_clean_log_is_hardly_touched(self, town):
@@ -237,7 +237,11 @@ class TestGuard:
         )
         with pytest.raises(DataError, match="no known fake takes a target"):
             start(town, [Poison(known[0].profiles, np.zeros(0, dtype=np.int32), {})])[1].decide()
-        for wrong in ({"budget": 0.0}, {"surprise": 0.5}, {"collusion": 0.0, "surprise": 0.0, "incoherence": 0.0}):
+        for wrong in (
+            {"budget": 0.0},
+            {"surprise": 0.5},
+            dict.fromkeys(("collusion", "surprise", "incoherence", "copying"), 0.0),
+        ):
             with pytest.raises(ConfigError, match="LoRec"):
                 LoRec(**wrong)
 

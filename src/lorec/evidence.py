@@ -1,9 +1,10 @@
 """What a log and its texts say about every item: does it keep the company that its popularity leads one to expect?
 
-A pushed item was put into its holders' histories by one hand, and that shows in one of three ways. Its holders share
+A pushed item was put into its holders' histories by one hand, and that shows in one of four ways. Its holders share
 more than the rest of the world's view of their choices explains (`collusion`: profiles made to one pattern). Or they
-are a random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or the item lies
-far from the crowd in some other way (`surprise`). All are measured against items of like popularity and without a
+are a random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or they are
+doubles of people who lack the item (`copying`: whose histories were those). Or the item lies far from the crowd in some
+other way (`surprise`). All are measured against items of like popularity and without a
 label, and none moves when a recommender's weights do.
 
 The measures are counts of the log and cosines of text vectors. Whatever asks how two items go together leaves out the
@@ -46,6 +47,9 @@ INNOCENT = {
 The other two, `fit` and `strangers`, tell lies on either side: too well at home in a strange crowd, or not at all.
 """
 
+COPYING = "doubles"
+"""A view by itself: whoever copies histories takes care that all else looks as it should."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -57,6 +61,8 @@ class Evidence:
     """[n]: a mean of normal scores."""
     incoherence: Floats
     """[n]: a mean of normal scores."""
+    copying: Floats
+    """[n]: a normal score, 0 or above: how nearly its holders are doubles of people who lack it."""
     surprise: Floats
     """[n]: the Mahalanobis distance from the crowd in all measures together, what speaks for an item left aside."""
 
@@ -109,6 +115,7 @@ class Examiner:
         raw: dict[str, Floats] = {}
         if self._counted:
             raw |= company.measures() | _kinship(world, items, self._pairs, self._rng)
+            raw[COPYING] = _doubles(world, items)
         if self._unit is not None:
             raw |= _texts(company, self._unit)
         return raw
@@ -187,12 +194,52 @@ class _Pairs:
 
 
 @dataclass(frozen=True)
+class _Sketches:
+    """A few pairs of items from every history, the same few wherever the same items stand.
+
+    Of a user's items those with the lowest hash are kept (a bottom-k sketch), and all pairs of them: so two histories
+    of any length that are nearly alike have most of these pairs in common.
+    """
+
+    pair: NDArray[np.int64]
+    """[P], sorted."""
+    users: NDArray[np.int64]
+    """[P]: whose."""
+    each: NDArray[np.int64]
+    """[users]: how many pairs each has."""
+
+    @staticmethod
+    def of(log: Sequences, size: int, kept: int = 12) -> "_Sketches":
+        hashed = _hashed(log.items)
+        order = np.lexsort((hashed, log.users()))
+        nth = np.arange(len(order)) - log.starts[:-1][log.users()]
+        events = np.sort(order[nth < kept])
+        sketch = Sequences(log.items[events], offsets(np.minimum(log.lengths, kept)))
+        users, left = sketch.users(), sketch.lengths[sketch.users()] - 1 - sketch.positions()
+        one = np.repeat(np.arange(len(users)), left)
+        items, other = sketch.items.astype(np.int64), one + 1 + runs(0 * left, left)
+        pair = np.minimum(items[one], items[other]) * size + np.maximum(items[one], items[other])
+        order = np.argsort(pair, kind="stable")
+        return _Sketches(pair[order], users[one][order], np.bincount(users[one], minlength=len(log)))
+
+
+def _hashed(items: Ints) -> NDArray[np.uint64]:
+    """A fixed hash of item numbers."""
+    with np.errstate(over="ignore"):
+        mixed = (items.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return mixed ^ (mixed >> np.uint64(27))
+
+
+@dataclass(frozen=True)
 class _World:
     """A log with its pairs, in layers: those of the log itself, and those of further histories."""
 
     log: Sequences
     """Every user's items once."""
     layers: tuple[_Pairs, ...]
+    sketches: tuple[_Sketches, ...]
+    """Of each layer."""
     holders: NDArray[np.int64]
     """[V + 1]: users of each item."""
     mass: Floats
@@ -203,13 +250,23 @@ class _World:
         log, size = log.distinct(), n_items + 1  # nobody vouches for themselves by taking an item again
         layer = _Pairs.of(log, size, partners, rng)
         mass = np.bincount(layer.pair // size, minlength=size).astype(np.float64)
-        return _World(log, (layer,), log.counts(n_items), mass)
+        return _World(log, (layer,), (_Sketches.of(log, size),), log.counts(n_items), mass)
 
     def extended(self, profiles: Sequences, partners: int, rng: np.random.Generator) -> "_World":
         """With further histories; the log's own pairs are not counted again."""
         more = _World.of(profiles, len(self.holders) - 1, partners, rng)
-        log, layers = self.log.extended(more.log), self.layers + more.layers
-        return _World(log, layers, self.holders + more.holders, self.mass + more.mass)
+        log, layers, sketches = self.log.extended(more.log), self.layers + more.layers, self.sketches + more.sketches
+        return _World(log, layers, sketches, self.holders + more.holders, self.mass + more.mass)
+
+    def hold(self, users: Ints, items: Ints) -> Bools:
+        """Whether each user has the item; -1 is nobody and has nothing."""
+        first, found = 0, np.zeros(len(users), dtype=bool)
+        for layer, sketches in zip(self.layers, self.sketches, strict=True):
+            mine = (users >= first) & (users < first + len(sketches.each))
+            wanted = (users[mine] - first) * layer.size + items[mine]
+            found[mine] = layer.taken[np.minimum(np.searchsorted(layer.taken, wanted), len(layer.taken) - 1)] == wanted
+            first += len(sketches.each)
+        return found
 
     def lift(self, counts: Floats, pair: Ints) -> Floats:
         """log of (times together) over (times expected by chance), both softened by half a count."""
@@ -350,6 +407,46 @@ def _kinship(world: _World, items: Ints, pairs: int, rng: np.random.Generator) -
     }
 
 
+def _doubles(world: _World, items: Ints, most: int = 8, nearest: int = 3) -> Floats:
+    """[n]: how nearly an item's holders are doubles of somebody who lacks it; the mean over holders.
+
+    In a copied history one step is false, and whoever it was copied from did not take it. A double is found by the
+    pairs of the sketches, those that `most` users or fewer have; likeness is the share of a user's pairs that a double
+    has. The `nearest` few of each holder are asked whether they lack the item.
+    """
+    events, starts = world.events(items)
+    holders = world.log.users()[events]
+    asking, place = np.unique(holders, return_inverse=True)
+    mine = _Sketches.of(world.log.take(asking), len(world.holders))
+    found = [(np.searchsorted(one.pair, mine.pair), np.searchsorted(one.pair, mine.pair, "right"))
+             for one in world.sketches]  # fmt: skip
+    having = np.sum([end - begin for begin, end in found], axis=0)
+    few = np.flatnonzero((having > 1) & (having <= most))
+    who, whom, first = [], [], 0
+    for one, (begin, end) in zip(world.sketches, found, strict=True):
+        n = (end - begin)[few]
+        who.append(np.repeat(mine.users[few], n))
+        whom.append(first + one.users[runs(begin[few], n)])
+        first += len(one.each)
+    left, right = np.concatenate(who), np.concatenate(whom)
+    other = asking[left] != right
+    both, votes = np.unique(left[other] * len(world.log) + right[other], return_counts=True)
+    left, right = both // len(world.log), both % len(world.log)
+    like = votes / np.maximum(mine.each[left], 1)
+    order = np.lexsort((-like, left))
+    left, right, like = left[order], right[order], like[order]
+    nth = np.arange(len(left)) - np.searchsorted(left, left)
+    best, asked = np.zeros(len(holders)), np.repeat(items, np.diff(starts))
+    for number in range(nearest):
+        double, likeness = np.full(len(asking), -1), np.zeros(len(asking))
+        double[left[nth == number]], likeness[left[nth == number]] = right[nth == number], like[nth == number]
+        lacks = ~world.hold(double[place], asked)
+        best = np.maximum(best, likeness[place] * lacks)
+    total = np.bincount(np.repeat(np.arange(len(items)), np.diff(starts)), best, minlength=len(items))
+    mean: Floats = total / np.maximum(np.diff(starts), 1)
+    return mean
+
+
 def _texts(company: _Company, vectors: NDArray[np.float32]) -> dict[str, Floats]:
     """The mean cosine between an item's text and its holders' other items, and between two holders' other items."""
     world, items = company.world, company.items
@@ -421,7 +518,7 @@ class _Scale:
         raw = _with_excess(raw, holders, explains)
         judged = {name: told & worded if name == "text fit" else told for name in raw}
         quantiles = {name: _Quantiles.of(raw[name][some], holders[some]) for name, some in judged.items()}
-        n = len(raw)
+        n = len(raw) - (COPYING in raw)
         scale = _Scale(explains, quantiles, np.zeros(n), np.zeros((n, n)))
         if told.sum() < 2:
             return scale
@@ -446,7 +543,8 @@ class _Scale:
         scores = self.scores(_with_excess(raw, holders, self.explains), holders, told, worded)
         away = _suspect(scores) - self.centre
         distances = np.where(told, np.sqrt(np.einsum("ij,ij->i", away @ self.inverse, away)), 0)
-        return Evidence(scores, _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE), distances)
+        copying = np.maximum(scores.get(COPYING, np.zeros(len(holders))), 0)
+        return Evidence(scores, _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE), copying, distances)
 
 
 def _suspect(scores: dict[str, Floats]) -> Floats:
@@ -455,7 +553,7 @@ def _suspect(scores: dict[str, Floats]) -> Floats:
     kept = {
         name: sides[name] * np.maximum(sides[name] * one, 0) if name in sides else one for name, one in scores.items()
     }
-    return np.column_stack(list(kept.values()))
+    return np.column_stack([scores for name, scores in kept.items() if name != COPYING])
 
 
 def _explaining(raw: dict[str, Floats], holders: Ints) -> Floats:

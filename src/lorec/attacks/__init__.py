@@ -52,7 +52,7 @@ ATTACKS: dict[str, type] = {
     "adaptive": Adaptive, "bandwagon": Bandwagon, "covisit": CoVisit, "dp": DP, "gradient": Gradient, "llm": LLM,
     "random": Random, "replace": Replace, "rev": Rev, "segment": Segment, "stored": Stored,
 }  # fmt: skip
-KINDS = ("bandwagon", "random", "replace", "segment")
+KINDS = ("bandwagon", "covisit", "random", "replace", "segment")
 """Those that a defender knows by default: cheap enough to be made in many rounds."""
 
 Rule = Literal["unpopular", "random", "popular"]

@@ -13,7 +13,7 @@ from lorec.evidence import Evidence, Examiner
 if TYPE_CHECKING:
     from lorec.attacks import View
 
-VIEWS = ("collusion", "incoherence", "surprise")
+VIEWS = ("collusion", "incoherence", "copying", "surprise")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,11 @@
 The published calibrator (`lorec_paper`) asks whether a user's states look fraudulent. Fraudsters are part of the
 training data, so the recommender fits them and their states look well; on short histories nothing is left to see. Ours
 asks what does not move when the recommender learns: does an item keep the company that its popularity leads one to
-expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Three views answer, `collusion`,
-`incoherence` and `surprise`; a fourth, `association`, asks whether an item's holders are suspects by what they hold
-besides. Each is calibrated on rounds of known fakes; a likelihood follows for every item, and so for every interaction
-and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as what is to be
-predicted; they still stand in histories.
+expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Four views answer, `collusion`,
+`incoherence`, `copying` and `surprise`; a fifth, `association`, asks whether an item's holders are suspects by what
+they hold besides. Each is calibrated on rounds of known fakes; a likelihood follows for every item, and so for every
+interaction and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as what is to
+be predicted; they still stand in histories.
 
 Differences from the paper, and why: weights are per interaction, because in a copied history one step alone is the lie;
 known fakes are measured beside the log, as if they stood in it, so that known and real fakes stand in the same light;
@@ -51,6 +51,8 @@ class LoRec:
     """The same for this view; 0: off."""
     incoherence: float = 5.0
     """The same for this view; low, since nobody can predict a crowd's random choices anyway; 0: off."""
+    copying: float = 15.0
+    """The same for items whose holders are doubles of people who lack them; 0: off."""
     association: float = 15.0
     """The same for items whose holders are suspects by what else they hold, according to the views above; 0: off."""
     budget: float = 0.015
@@ -66,15 +68,15 @@ class LoRec:
             raise ConfigError("LoRec needs at least one source, and a view besides association whose factor is not 0")
         if not all(1 <= factor < math.inf for factor in self.factors().values()):
             raise ConfigError(
-                "LoRec's factors (collusion, surprise, incoherence, association) are 1 or more, or 0 for off"
+                "LoRec's factors (collusion, surprise, incoherence, copying, association) are 1 or more, or 0 for off"
             )
         if not 0 < self.budget <= 1 or not 0 < self.accused <= 1:
             raise ConfigError("LoRec's budget and accused are shares of interactions and of users in (0, 1]")
 
     def factors(self) -> dict[str, float]:
         """The views that are asked, each with its Bayes factor."""
-        factors = {"collusion": self.collusion, "surprise": self.surprise, "incoherence": self.incoherence}
-        factors["association"] = self.association
+        views = ("collusion", "surprise", "incoherence", "copying", "association")
+        factors = {view: getattr(self, view) for view in views}
         return {view: factor for view, factor in factors.items() if factor}
 
     @property
