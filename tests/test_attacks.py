@@ -381,7 +381,7 @@ class TestKnownFakes:
 
     def test_a_mixture_shares_the_budget_of_its_round_and_rounds_are_of_all_sizes(self, split):
         sizes = [len(one.profiles) for one in known_fakes(split, share=0.2, rounds=5)]
-        assert sizes == [16, 32, 64, 8, 16]  # of 80 users
+        assert sizes == [20, 35, 65, 10, 20]  # of 80 users, each kind rounded up
         assert len(known_fakes(split, share=0.8, rounds=3)[2].profiles) == 80  # no more than there are users
 
     def test_rounds_differ_and_more_of_them_change_none(self, split):

@@ -158,7 +158,7 @@ class TestGuard:
             lies_of_all += lies.sum()
             assert p[~fake].mean() < 0.02
         assert found / n > said / n - 0.1
-        assert said / n > 0.25
+        assert said / n > 0.2
         assert found > 0.8 * lies_of_all
 
     def test_incoherence_turns_down_no_more_than_its_budget(self, town):

@@ -49,6 +49,9 @@ The other two, `fit` and `strangers`, tell lies on either side: too well at home
 
 COPYING = "doubles"
 """A view by itself: whoever copies histories takes care that all else looks as it should."""
+USUAL = 2.0
+"""A score of doubles that says nothing: lies of other kinds have none, and a calibration must not take that for honest.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Evidence:
     incoherence: Floats
     """[n]: a mean of normal scores."""
     copying: Floats
-    """[n]: a normal score, 0 or above: how nearly its holders are doubles of people who lack it."""
+    """[n]: how nearly its holders are doubles of people who lack it: what a normal score has above `USUAL`."""
     surprise: Floats
     """[n]: the Mahalanobis distance from the crowd in all measures together, what speaks for an item left aside."""
 
@@ -543,7 +546,7 @@ class _Scale:
         scores = self.scores(_with_excess(raw, holders, self.explains), holders, told, worded)
         away = _suspect(scores) - self.centre
         distances = np.where(told, np.sqrt(np.einsum("ij,ij->i", away @ self.inverse, away)), 0)
-        copying = np.maximum(scores.get(COPYING, np.zeros(len(holders))), 0)
+        copying = np.maximum(scores.get(COPYING, np.zeros(len(holders))) - USUAL, 0)
         return Evidence(scores, _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE), copying, distances)
 
 

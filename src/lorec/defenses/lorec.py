@@ -51,8 +51,9 @@ class LoRec:
     """The same for this view; 0: off."""
     incoherence: float = 5.0
     """The same for this view; low, since nobody can predict a crowd's random choices anyway; 0: off."""
-    copying: float = 15.0
-    """The same for items whose holders are doubles of people who lack them; 0: off."""
+    copying: float = 5.0
+    """The same for items whose holders are doubles of people who lack them; low, since hardly an honest one is; 0: off.
+    """
     association: float = 15.0
     """The same for items whose holders are suspects by what else they hold, according to the views above; 0: off."""
     budget: float = 0.015
