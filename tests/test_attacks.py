@@ -448,6 +448,11 @@ class TestCoVisit:
         unused = np.setdiff1d(innocent, chosen)
         assert value[unused].max() <= value[chosen].min()
 
+    def test_histories_of_one_item_have_neighbours_too(self):
+        view = View(Sequences.of([[1], [2], [3], [2]]), 4)
+        made = CoVisit(share=0.5).forge(view, np.array([4]), 2, np.random.default_rng(0))
+        assert [made[row].tolist() for row in range(2)] == [[2, 4], [1, 4]]  # the most popular one, then the next
+
     def test_says_what_is_impossible(self, split):
         for attack, message in (
             (CoVisit(share=0.1, neighbours=0), "neighbours is 0"),

@@ -186,11 +186,7 @@ class Replace(Profiles):
         needed = 2 * each if self.length is None else self.length
         if needed < 2 * each:
             raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
-        innocent = np.ones(len(view.log), dtype=bool)
-        innocent[view.log.users()[np.isin(view.log.items, targets)]] = False
-        able = np.flatnonzero(innocent & (view.log.lengths >= needed))
-        if not len(able):
-            raise ConfigError(f"no history of {needed} items or more lacks the targets; give a smaller length")
+        able = _without(view.log, targets, needed)
         dealt = rng.permutation(targets)
         profiles = []
         for row, user in enumerate(rng.choice(able, fraudsters, replace=fraudsters > len(able))):
@@ -227,12 +223,7 @@ class CoVisit(Profiles):
         kept = each if self.length is None else self.length - each
         if kept < each:
             raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
-        innocent = np.ones(len(view.log), dtype=bool)
-        innocent[view.log.users()[np.isin(view.log.items, targets)]] = False
-        able = np.flatnonzero(innocent & (view.log.lengths >= kept))
-        if not len(able):
-            raise ConfigError(f"no history of {kept} items or more lacks the targets; give a smaller length")
-        natural = view.log.take(able)
+        natural = view.log.take(_without(view.log, targets, kept))
         worth = {int(target): self._worth(view, int(target)) for target in targets}  # [V + 1] each: (value, needed)
         dealt = rng.permutation(targets)[(np.arange(fraudsters)[:, None] * each + np.arange(each)) % len(targets)]
         anchors = {int(target): self._anchors(natural, *worth[int(target)], fraudsters) for target in targets}
@@ -264,6 +255,8 @@ class CoVisit(Profiles):
         same = np.diff(log.users()) == 0
         one, other = log.items[:-1][same].astype(np.int64), log.items[1:][same].astype(np.int64)
         pairs, counts = np.unique(np.concatenate([one * size + other, other * size + one]), return_counts=True)
+        if not len(pairs):
+            return log.counts(view.n_items), np.ones(size, dtype=np.int64)
         ranked = np.lexsort((-counts, pairs // size))
         nth = ranked[np.minimum(np.searchsorted(pairs // size, np.arange(size)) + self.neighbours - 1, len(ranked) - 1)]
         last = np.where(pairs[nth] // size == np.arange(size), counts[nth], 0)  # 0 where fewer are shown
@@ -278,6 +271,16 @@ class CoVisit(Profiles):
         there = np.unique(natural.items)
         ranked = there[np.argsort(-value[there], kind="stable")].astype(np.int64)
         return np.resize(np.repeat(ranked, needed[ranked])[:fraudsters], fraudsters)
+
+
+def _without(log: Sequences, targets: Ints, needed: int) -> Ints:
+    """The users of so many items or more who lack all targets. Raises ConfigError where there are none."""
+    lacking = np.ones(len(log), dtype=bool)
+    lacking[log.users()[np.isin(log.items, targets)]] = False
+    able = np.flatnonzero(lacking & (log.lengths >= needed))
+    if not len(able):
+        raise ConfigError(f"no history of {needed} items or more lacks the targets; give a smaller length")
+    return able
 
 
 def _fillers(popular: Ints, everything: Ints, n: int, rng: np.random.Generator) -> Ints:
