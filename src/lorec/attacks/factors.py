@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lorec.data import Sequences, offsets
+from lorec.models import hide
 
 UNSEEN = 0.1
 """c of what a user did not take."""
@@ -65,10 +66,9 @@ class Factors:
     def unseen(self, theirs: Sequences) -> Tensor:
         """[U, V + 1]: scores, with what the users took, and padding, at minus infinity."""
         scores = self.users @ self.items.T
-        hidden = torch.zeros(scores.shape, dtype=torch.bool)
-        hidden[torch.from_numpy(theirs.users()), torch.from_numpy(theirs.items.astype(np.int64))] = True
-        hidden[:, 0] = True
-        return scores.masked_fill(hidden, -torch.inf)
+        hide(scores, theirs)
+        scores[:, 0] = -torch.inf
+        return scores
 
 
 @dataclass(frozen=True)

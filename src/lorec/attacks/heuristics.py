@@ -36,8 +36,7 @@ class Profiles:
         """Each fraudster's targets [m, each] and length [m]; at most half of a drawn length is targets."""
         each = self._each(view, targets, fraudsters)
         lengths = self._lengths(view, each, view.n_items - len(targets) + each, fraudsters, rng)
-        turns = (np.arange(fraudsters)[:, None] * each + np.arange(each)) % len(targets)
-        return rng.permutation(targets)[turns], lengths
+        return _in_turn(targets, each, fraudsters, rng), lengths
 
     def _timed(self, view: "View", profiles: Sequence[Ints], rng: np.random.Generator) -> Sequences:
         if self.burst is not None and not 0 < self.burst <= 1:
@@ -187,13 +186,13 @@ class Replace(Profiles):
         if needed < 2 * each:
             raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
         able = _without(view.log, targets, needed)
-        dealt = rng.permutation(targets)
+        dealt = _in_turn(targets, each, fraudsters, rng)
         profiles = []
-        for row, user in enumerate(rng.choice(able, fraudsters, replace=fraudsters > len(able))):
+        for mine, user in zip(dealt, rng.choice(able, fraudsters, replace=fraudsters > len(able)), strict=True):
             profile = view.log[user][-(self.length or 0) :].copy()
             room = max(each, round(len(profile) * self.late))
             places = len(profile) - 1 - rng.choice(room, each, replace=False)
-            profile[places] = dealt[(row * each + np.arange(each)) % len(targets)]
+            profile[places] = mine
             profiles.append(profile)
         return self._timed(view, profiles, rng)
 
@@ -224,8 +223,8 @@ class CoVisit(Profiles):
         if kept < each:
             raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
         natural = view.log.take(_without(view.log, targets, kept))
-        worth = {int(target): self._worth(view, int(target)) for target in targets}  # [V + 1] each: (value, needed)
-        dealt = rng.permutation(targets)[(np.arange(fraudsters)[:, None] * each + np.arange(each)) % len(targets)]
+        worth = self._worth(view, targets)
+        dealt = _in_turn(targets, each, fraudsters, rng)
         anchors = {int(target): self._anchors(natural, *worth[int(target)], fraudsters) for target in targets}
         used = dict.fromkeys(anchors, 0)
         order = np.argsort(natural.items, kind="stable")  # events by item, to find an anchor's holders
@@ -249,28 +248,38 @@ class CoVisit(Profiles):
             profiles.append(np.array([item for some in profile for item in some]))
         return self._timed(view, profiles, rng)
 
-    def _worth(self, view: "View", target: int) -> tuple[Ints, Ints]:
-        """[V + 1] each: what an anchor is worth for each fake visit, and how many it needs."""
+    def _worth(self, view: "View", targets: Ints) -> dict[int, tuple[Ints, Ints]]:
+        """By target, [V + 1] each: what an anchor is worth for each fake visit, and how many it needs."""
         size, log = view.n_items + 1, view.log
         same = np.diff(log.users()) == 0
         one, other = log.items[:-1][same].astype(np.int64), log.items[1:][same].astype(np.int64)
         pairs, counts = np.unique(np.concatenate([one * size + other, other * size + one]), return_counts=True)
-        if not len(pairs):
-            return log.counts(view.n_items), np.ones(size, dtype=np.int64)
-        ranked = np.lexsort((-counts, pairs // size))
-        nth = ranked[np.minimum(np.searchsorted(pairs // size, np.arange(size)) + self.neighbours - 1, len(ranked) - 1)]
-        last = np.where(pairs[nth] // size == np.arange(size), counts[nth], 0)  # 0 where fewer are shown
-        mine = pairs % size == target
-        already = np.zeros(size, dtype=np.int64)
-        already[pairs[mine] // size] = counts[mine]
-        needed = np.maximum(last - already, 0) + 1
-        return log.counts(view.n_items) / needed, needed
+        last = np.zeros(size, dtype=np.int64)  # how often the last one shown; 0 where fewer are
+        if len(pairs):
+            ranked = np.lexsort((-counts, pairs // size))
+            nth = np.searchsorted(pairs // size, np.arange(size)) + self.neighbours - 1
+            nth = ranked[np.minimum(nth, len(ranked) - 1)]
+            last = np.where(pairs[nth] // size == np.arange(size), counts[nth], 0)
+        worth = {}
+        for target in targets.tolist():
+            mine = pairs % size == target
+            already = np.zeros(size, dtype=np.int64)
+            already[pairs[mine] // size] = counts[mine]
+            needed = np.maximum(last - already, 0) + 1
+            worth[target] = (log.counts(view.n_items) / needed, needed)
+        return worth
 
     def _anchors(self, natural: Sequences, value: Ints, needed: Ints, fraudsters: int) -> Ints:
         """So many anchors, the worthiest first, each as often as it needs; from the start again where they run out."""
         there = np.unique(natural.items)
         ranked = there[np.argsort(-value[there], kind="stable")].astype(np.int64)
         return np.resize(np.repeat(ranked, needed[ranked])[:fraudsters], fraudsters)
+
+
+def _in_turn(targets: Ints, each: int, fraudsters: int, rng: np.random.Generator) -> Ints:
+    """[fraudsters, each]: targets dealt in turn, in a random order."""
+    dealt: Ints = rng.permutation(targets)[(np.arange(fraudsters)[:, None] * each + np.arange(each)) % len(targets)]
+    return dealt
 
 
 def _without(log: Sequences, targets: Ints, needed: int) -> Ints:
