@@ -11,6 +11,7 @@ targets, and what is in the file already is not done again.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ MORE = {
     "adaptive": lorec.Adaptive,
 }  # fmt: skip
 """Kinds that LoRec knows none of: asked for by name."""
+BACKBONES = {"sasrec": lorec.SASRec, "gru4rec": lorec.GRU4Rec, "fmlp": lorec.FMLP}
 ENCODERS = {"minilm": lorec.MiniLM, "hash": lorec.Hash, "random": RandomText}
 PARTS = {
     "whole": {},
@@ -65,15 +67,15 @@ class Job:
         """Train on a log."""
         # Every arm trains as long, and its best epoch is taken: stopping at a plateau would be most of a difference.
         training = lorec.Training(epochs=self.it.epochs, patience=self.it.epochs, threads=self.it.threads)
-        backbone = lorec.SASRec(width=64)
+        backbone = BACKBONES[self.it.backbone](width=64)
         return lorec.fit(
             log, backbone, items=self.it.items, text=self.text, defense=defense, known=known, training=training,
             seed=self.seed,
         )  # fmt: skip
 
-    def arms(self, kind: str):
+    def arms(self, kind: str, share: float):
         """Name and figures of each arm, when asked for."""
-        attack = (KINDS | MORE)[kind](share=self.it.share)
+        attack = (KINDS | MORE)[kind](share=share)
         poison = lorec.forge(attack, self.split, targets=5, seed=self.seed, text=self.text)
         bad = lorec.inject(self.split, poison, seed=self.seed)
         known = lorec.known_fakes(bad, without=kind, seed=self.seed)
@@ -145,7 +147,8 @@ def main() -> None:
     asked.add_argument("data", nargs="?", default="amazon-beauty")
     asked.add_argument("--seeds", type=int, nargs="+", default=[11])
     asked.add_argument("--kinds", nargs="+", default=list(KINDS), choices=[*KINDS, *MORE])
-    asked.add_argument("--share", type=float, default=0.01)
+    asked.add_argument("--shares", type=float, nargs="+", default=[0.01], help="fraudsters for each genuine user")
+    asked.add_argument("--backbone", default="sasrec", choices=list(BACKBONES))
     asked.add_argument("--items", default="ids")
     asked.add_argument("--encoder", default="minilm", choices=list(ENCODERS))
     asked.add_argument("--epochs", type=int, default=40, help="of every arm")
@@ -155,9 +158,11 @@ def main() -> None:
     asked.add_argument("--parts", nargs="*", help="train nothing; what LoRec sees without each part, or these of them")
     asked.add_argument("--out", type=Path, default=Path("runs/kinds.jsonl"))
     asked.add_argument("--table", type=Path, nargs="+", help="only write the tables of these files")
+    asked.add_argument("--strength", type=Path, nargs="+", help="only write what attacks do, a column for each setting")
     it = asked.parse_args()
-    if it.table:
-        table([json.loads(line) for path in it.table for line in path.read_text().splitlines()])
+    if it.table or it.strength:
+        rows = [json.loads(line) for path in it.table or it.strength for line in path.read_text().splitlines()]
+        table(rows) if it.table else strength(rows)
         return
     print(machine())
     it.out.parent.mkdir(parents=True, exist_ok=True)
@@ -165,10 +170,10 @@ def main() -> None:
     done = {tuple(row[key] for key in KEY) for row in map(json.loads, lines)}
     for seed in it.seeds:
         job = Job(it, seed)
-        for kind in it.kinds:
-            for arm, figures in job.arms(kind):
-                row = {"data": it.data, "item kind": it.items, "share": it.share, "encoder": it.encoder}
-                row |= {"seed": seed, "kind": kind, "arm": arm}
+        for kind, share in itertools.product(it.kinds, it.shares):
+            for arm, figures in job.arms(kind, share):
+                row = {"data": it.data, "backbone": it.backbone, "item kind": it.items, "encoder": it.encoder}
+                row |= {"share": share, "seed": seed, "kind": kind, "arm": arm}
                 if tuple(row[key] for key in KEY) in done:
                     continue
                 row |= figures()
@@ -177,7 +182,7 @@ def main() -> None:
                 print(seed, kind, arm, {name: round(row[name], 4) for name in SHOWN if name in row}, flush=True)
 
 
-KEY = ("data", "item kind", "share", "encoder", "seed", "kind", "arm")
+KEY = ("data", "backbone", "item kind", "encoder", "share", "seed", "kind", "arm")
 """What tells one row from another."""
 SHOWN = {
     "HR@10": "HR@10", "HR@10 change": "against clean, %", "T-HR@50": "T-HR@50", "success removed": "success removed",
@@ -189,15 +194,30 @@ SHOWN = {
 
 def table(rows: list[dict]) -> None:
     """Means over seeds, with 95 % intervals where there are several; one table for each log and setting."""
-    for world in dict.fromkeys(tuple(row[key] for key in KEY[:4]) for row in rows):
-        these = [row for row in rows if tuple(row[key] for key in KEY[:4]) == world]
-        print(f"### {world[0]}, items by {world[1]}, {world[2]:.0%} fraudsters, texts by {world[3]}\n")
+    for world in dict.fromkeys(tuple(row[key] for key in KEY[:5]) for row in rows):
+        these = [row for row in rows if tuple(row[key] for key in KEY[:5]) == world]
+        data, backbone, items, encoder, share = world
+        print(f"### {data}, {backbone}, items by {items}, texts by {encoder}, {100 * share:g} % fraudsters\n")
         part(these)
         print()
         harm(these)
         whole = [row["reliability"] for row in these if row["arm"] == "part: whole" and "reliability" in row]
         if whole:
             plot(np.sum(whole, axis=0))
+
+
+def strength(rows: list[dict]) -> None:
+    """T-HR@50 undefended, HR@10 behind it, and T-HR@50 on the clean log, of each kind in each setting; one seed."""
+    worlds = sorted({tuple(row[key] for key in KEY[:5]) for row in rows}, key=lambda one: (one[4], one[:4]))
+    heads = [f"{data}, {backbone}, {items}, {100 * share:g} %" for data, backbone, items, _, share in worlds]
+    print(f"| kind | arm | {' | '.join(heads)} |\n| --- | --- |{' ---: |' * len(heads)}")
+    for kind, arm in itertools.product(KINDS | MORE, dict.fromkeys(row["arm"] for row in rows)):
+        cells = []
+        for world in worlds:
+            these = [row for row in rows if tuple(row[key] for key in KEY) == (*world, rows[0]["seed"], kind, arm)]
+            cells.append(f"{these[0]['T-HR@50']:.4f} ({these[0]['HR@10']:.4f})" if these else "")
+        if any(cells):
+            print(f"| {kind} | {arm} | {' | '.join(cells)} |")
 
 
 def part(rows: list[dict]) -> None:
