@@ -184,6 +184,8 @@ def main() -> None:
 
 KEY = ("data", "backbone", "item kind", "encoder", "share", "seed", "kind", "arm")
 """What tells one row from another."""
+WORLD = KEY[:5]
+"""What rows of one table share."""
 SHOWN = {
     "HR@10": "HR@10", "HR@10 change": "against clean, %", "T-HR@50": "T-HR@50", "success removed": "success removed",
     "ROC-AUC": "AUC users", "recall@1%": "recall, worst 1 %", "interactions ROC-AUC": "AUC interactions",
@@ -194,8 +196,8 @@ SHOWN = {
 
 def table(rows: list[dict]) -> None:
     """Means over seeds, with 95 % intervals where there are several; one table for each log and setting."""
-    for world in dict.fromkeys(tuple(row[key] for key in KEY[:5]) for row in rows):
-        these = [row for row in rows if tuple(row[key] for key in KEY[:5]) == world]
+    for world in dict.fromkeys(tuple(row[key] for key in WORLD) for row in rows):
+        these = [row for row in rows if tuple(row[key] for key in WORLD) == world]
         data, backbone, items, encoder, share = world
         print(f"### {data}, {backbone}, items by {items}, texts by {encoder}, {100 * share:g} % fraudsters\n")
         part(these)
@@ -207,8 +209,8 @@ def table(rows: list[dict]) -> None:
 
 
 def strength(rows: list[dict]) -> None:
-    """T-HR@50 undefended, HR@10 behind it, and T-HR@50 on the clean log, of each kind in each setting; one seed."""
-    worlds = sorted({tuple(row[key] for key in KEY[:5]) for row in rows}, key=lambda one: (one[4], one[:4]))
+    """T-HR@50, and HR@10 in brackets, of each kind and arm in each setting; of the first seed in the file."""
+    worlds = sorted({tuple(row[key] for key in WORLD) for row in rows}, key=lambda one: (one[4], one[:4]))
     heads = [f"{data}, {backbone}, {items}, {100 * share:g} %" for data, backbone, items, _, share in worlds]
     print(f"| kind | arm | {' | '.join(heads)} |\n| --- | --- |{' ---: |' * len(heads)}")
     for kind, arm in itertools.product(KINDS | MORE, dict.fromkeys(row["arm"] for row in rows)):
