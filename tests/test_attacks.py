@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 from itertools import pairwise
@@ -34,7 +35,7 @@ from lorec.attacks import (
 from lorec.attacks.adaptive import VIEWS
 from lorec.attacks.factors import RIDGE, UNSEEN, Factors, Normal, Taken
 from lorec.data import Dataset, Poison, Sequences, leave_two_out
-from lorec.errors import ConfigError, DataError
+from lorec.errors import ConfigError, DataError, RunError
 from lorec.evidence import Examiner
 from lorec.models import Recommender, SASRec
 from lorec.text import Hash, TextVectors
@@ -108,6 +109,7 @@ class TestContract:
         poison = made(spec(kind, share=0.1), split, 3, 5)
         assert poison.provenance["attack"] == kind
         assert poison.provenance["log"] == split.train.digest()
+        assert poison.provenance["versions"].keys() == {"lorec", "torch", "numpy"}
         again = made(spec(kind, share=0.1), split, poison.provenance["targets"], 5)
         assert again.targets.tolist() == poison.targets.tolist()
 
@@ -236,7 +238,7 @@ def test_many_targets_for_a_small_catalogue(kind, count, split):
 
 
 def test_a_view_holds_no_held_out_item(split):
-    assert set(View.__dataclass_fields__) == {"log", "n_items", "watch", "text", "victim"}
+    assert set(View.__dataclass_fields__) == {"log", "n_items", "watch", "draft", "text", "victim", "note"}
     assert View(split.train, len(split.catalog)).log is split.train
 
 
@@ -320,7 +322,7 @@ class TestGradient:
     def test_the_model_expects_the_target_less_after_its_fillers(self, town):
         """Less than after random ones: what the profile has to teach is more."""
         attack = Gradient(share=0.02, width=16, epochs=20, length=6, targets_each=2)
-        model = attack._surrogate(View(town.train, len(town.catalog)), np.random.default_rng(1)).eval()
+        model = attack._learned(town.train, len(town.catalog), np.random.default_rng(1)).eval()
         white = Gradient(box="white", share=0.02, length=6, targets_each=2)
         surprise = []
         for kind in (white, Random(share=0.02, length=6, targets_each=2)):
@@ -546,6 +548,64 @@ class TestOptimised:
         forge(spec(kind, share=0.3), split, 2, 0, watch=lambda done, total: told.append((done, total)))
         assert told[-1][0] == told[-1][1]
         assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+    @pytest.mark.parametrize("kind", ["dp", "rev"])
+    def test_goes_on_after_an_interruption_to_the_same_poison(self, kind, split, tmp_path):
+        draft, attack = tmp_path / "d", spec(kind, share=0.5)
+        whole = forge(attack, split, 2, 0)
+
+        def forged(last, seed=0):
+            """What it told until it was interrupted after step `last`, and the poison where it was not."""
+            told = []
+
+            def watch(done, total):
+                told.append(done)
+                if len(told) == last:
+                    raise KeyboardInterrupt
+
+            with contextlib.suppress(KeyboardInterrupt):
+                return told, forge(attack, split, 2, seed, draft=draft, watch=watch)
+            return told, None
+
+        first, _ = forged(1)
+        second, _ = forged(1)
+        third, poison = forged(None)
+        assert first + second + third == sorted({*first, *second, *third})
+        assert poison.profiles.digest() == whole.profiles.digest()
+        assert poison.provenance == whole.provenance
+        forged(1)
+        _, other = forged(None, seed=1)  # the draft is of seed 0, and of no use
+        assert other.profiles.digest() == forge(attack, split, 2, 1).profiles.digest()
+
+    def test_a_damaged_draft_is_named(self, split, tmp_path):
+        (tmp_path / "d").write_bytes(b"nothing")
+        with pytest.raises(RunError, match="damaged checkpoint"):
+            forge(spec("rev", share=0.1), split, 2, 0, draft=tmp_path / "d")
+
+    @pytest.mark.parametrize("kind", ["dp", "rev", "gradient"])
+    def test_says_how_good_its_surrogate_is(self, kind, town):
+        found = forge(spec(kind, share=0.05), town, 1, 0).provenance["surrogate HR@10"]
+        assert 0 < found <= 1
+
+    def test_a_surrogate_is_judged_by_items_that_it_never_saw(self, town, rng):
+        seen, told = [], {}
+
+        def learn(log):
+            seen.append(log)
+            return Factors.of(Taken.of(log, len(town.catalog)), rng, 8)
+
+        View(town.train, len(town.catalog), note=told.__setitem__).judged(learn, rng)
+        held = np.flatnonzero(seen[0].lengths < town.train.lengths)
+        assert len(held) == np.ceil((town.train.lengths > 1).sum() / 10)
+        assert all(seen[0][user].tolist() == town.train[user][:-1].tolist() for user in held)
+        rest = np.setdiff1d(np.arange(len(town.train)), held)
+        assert seen[0].take(rest).digest() == town.train.take(rest).digest()
+        assert told["surrogate HR@10"] > 1.5 * 10 / len(town.catalog)
+
+    def test_a_log_that_has_nothing_to_hold_out(self, rng):
+        told, log = {}, Sequences.of([[1], [2], [2]])
+        View(log, 2, note=told.__setitem__).judged(lambda log: Factors.of(Taken.of(log, 2), rng, 2), rng)
+        assert told == {}
 
     @pytest.mark.parametrize(
         "attack", [DP(share=0.1, k=0), DP(share=0.1, decay=1.5), Rev(share=0.1, epochs=0), Rev(share=0.1, momentum=1.0)]

@@ -222,6 +222,8 @@ class TestRunFile:
             ({"training.epoch": "3"}, UnknownName, r"no key in \[training\] called 'epoch'; did you mean 'epochs'"),
             ({"training.epochs": '"3"'}, ConfigError, r"\[training\] epochs is '3': input should be a valid integer"),
             ({"attack.name": "bandwagn"}, UnknownName, "no attack called 'bandwagn'; did you mean 'bandwagon'"),
+            ({"attack.name": "average"}, UnknownName, 'there is no average: .* write "random"'),
+            ({"backbone.name": "average"}, UnknownName, "no backbone called 'average'"),
             ({"backbone.name": "os:system"}, UnknownName, "no backbone called 'os:system'"),
             ({"defenses": '["lorek"]'}, UnknownName, "no defense called 'lorek'; did you mean 'lorec'"),
             ({"defenses.1.passes": "0"}, ConfigError, "1 or more"),
@@ -626,6 +628,32 @@ class TestAttack:
         experiment._seal(record, tmp_path / "run", [])
         monkeypatch.setattr(experiment, "_forged", lambda *_: pytest.fail("forged again"))
         assert run(config, tmp_path / "run").arms == first.arms
+
+    @pytest.mark.parametrize("job", ["run", "attack"])
+    def test_goes_on_after_an_interruption(self, recipe, tmp_path, job):
+        from lorec.experiment import attack
+
+        changes = {"attack": '{name = "rev", epochs = 4, watched = 30, width = 4, share = 0.1}', "defenses": "[]"}
+        config = read_run_file(recipe, changes | {"training.epochs": "1"})
+        whole = attack(config, tmp_path / "whole")
+        told = []
+
+        def watch(event):
+            if event.stage == "attack":
+                told.append(event.done)
+                if told == [1, 2]:
+                    raise KeyboardInterrupt
+
+        do, made = (attack, tmp_path / "it") if job == "attack" else (run, tmp_path / "it" / "poison")
+        with pytest.raises(KeyboardInterrupt):
+            do(config, tmp_path / "it", watch=watch)
+        assert made.with_name(f"{made.name}.draft").exists()
+        do(config, tmp_path / "it", watch=watch)
+        assert told == [1, 2, 3, 4]
+        assert not list(tmp_path.rglob("*.draft"))
+        again = pl.read_parquet(made / "profiles.parquet")
+        assert again.equals(pl.read_parquet(tmp_path / "whole" / "profiles.parquet"))
+        assert len(whole.profiles) == again["fraudster"].n_unique()
 
     def test_refuses_what_it_cannot_do(self, done, recipe, tmp_path, monkeypatch, capsys):
         for arguments, message in (

@@ -15,9 +15,10 @@ from lorec.defenses import Guard, LoRecPaper, Undefended
 from lorec.defenses.lorec_paper import Calibrator, calibration_loss, compensate, weights_of
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection, evaluate, mean_weights
+from lorec.files import load_state, save_state
 from lorec.models import Recommender, SASRec
 from lorec.text import Hash, TextVectors
-from lorec.training import Training, fit, load_state, save_state
+from lorec.training import Training, fit
 
 SMALL = SASRec(width=16, max_length=20, blocks=1)
 

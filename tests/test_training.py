@@ -9,9 +9,10 @@ from lorec.data import Weights, inject
 from lorec.defenses import LoRec, LoRecPaper, Undefended, Weighted
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
+from lorec.files import load_state, save_state
 from lorec.models import Popularity, SASRec
 from lorec.text import Hash, TextVectors
-from lorec.training import Training, choose_device, fit, load_state, save_state
+from lorec.training import Training, choose_device, fit
 
 SMALL = SASRec(width=16, max_length=20, blocks=1)
 DEFENSES = {
@@ -158,7 +159,7 @@ class TestCheckpoints:
                 go(name, defense, known)
 
     def test_a_full_disk_leaves_nothing_half_written(self, tmp_path, monkeypatch):
-        import lorec.training as module
+        import lorec.files as module
 
         def full(tensors, path, header):
             path.write_bytes(b"half")

@@ -349,6 +349,7 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     counts = job.bad.train.counts(len(clean.catalog))[1:]
     Catalog(clean.catalog.items.with_columns(count=pl.Series(counts))).save(folder / "catalog.parquet")
     save_poison(job.poison, clean.catalog, folder / "poison")
+    _draft(folder / "poison").unlink(missing_ok=True)
     _seal(record, folder, ["catalog.parquet", "poison/profiles.parquet", "poison/poison.json"])
 
     arms: dict[str, dict[str, float]] = {}
@@ -444,7 +445,9 @@ def _begun(config: RunFile, folder: Path) -> dict[str, Any]:
         "finished": False,
     }
     try:
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        # A run that was interrupted while it made its poison has left nothing but the draft of it.
+        own = {_draft(folder / "poison")}
+        taken = folder.exists() and (not folder.is_dir() or not set(folder.iterdir()) <= own)
     except OSError as error:
         raise RunError(f"{folder} can't be used ({error.strerror}); choose another --out") from None
     if not taken:
@@ -471,7 +474,8 @@ def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, w
         text.check()
     made = folder / "poison"
     # An attack may take many minutes: what an interrupted run has made already is checked, and is taken as it is.
-    poison = open_poison(made, clean) if (made / "poison.json").exists() else _forged(config, clean, text, watch)
+    exists = (made / "poison.json").exists()
+    poison = open_poison(made, clean) if exists else _forged(config, clean, text, made, watch)
     bad = inject(clean, poison, config.seed)
     judged = poison.provenance["attack"]
     asked = config.known
@@ -501,18 +505,24 @@ def attack(
         raise RunError(f"{path} holds something else; choose another --out")
     watch = watch or (lambda _: None)
     split = prepared(config.data, config.split)
-    poison = _forged(config, split, _text(config, split, cache, watch), watch)
+    poison = _forged(config, split, _text(config, split, cache, watch), path, watch)
     save_poison(poison, split.catalog, path, form)
+    _draft(path).unlink(missing_ok=True)
     return poison
 
 
-def _forged(config: RunFile, clean: Split, text: TextVectors, watch: Watch) -> Poison:
+def _draft(path: Path) -> Path:
+    """Where a poison that is to be at `path` is kept while it is made."""
+    return path.with_name(f"{path.name}.draft")
+
+
+def _forged(config: RunFile, clean: Split, text: TextVectors, path: Path, watch: Watch) -> Poison:
     def told(done: int, total: int) -> None:
         watch(Event("attack", done, total, f"{done:,} of {total:,}", finished=done == total))
 
     targets = list(config.targets.items) or config.targets.count
     rule, where = config.targets.rule, config.targets.where
-    return forge(config.attack, clean, targets, config.seed, rule, where, watch=told, text=text)
+    return forge(config.attack, clean, targets, config.seed, rule, where, watch=told, draft=_draft(path), text=text)
 
 
 def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:

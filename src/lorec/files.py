@@ -1,4 +1,7 @@
-"""Files that others can trust: written whole or not at all, fingerprinted, never looked for outside their folder."""
+"""Files that others can trust: written whole or not at all, fingerprinted, never looked for outside their folder.
+
+Checkpoints are at the bottom.
+"""
 
 import contextlib
 import errno
@@ -8,6 +11,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from lorec.errors import RunError
 
@@ -76,3 +83,53 @@ def _refusal(error: Exception) -> str | None:
         return os.strerror(error.errno) if error.errno else str(error)
     words = str(error)
     return next((os.strerror(code) for code in (errno.ENOSPC, errno.EROFS) if os.strerror(code) in words), None)
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write nested dicts and lists of tensors and JSON values as one safetensors file, whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    plain = _without_tensors(state, "", tensors)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"state": json.dumps(plain)})
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what save_state wrote. Raises RunError where the file is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads((file.metadata() or {})["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state: dict[str, Any] = _with_tensors(plain, tensors)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        first = str(error).splitlines()[0][:200]
+        raise RunError(f"{path} is a damaged checkpoint ({first}); delete it to start anew") from None
+    return state
+
+
+TENSOR = "\0tensor"
+PAIRS = "\0pairs"
+
+
+def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().clone().contiguous()  # clones, because safetensors refuses shared memory
+        return {TENSOR: path}
+    if isinstance(value, dict):
+        pairs = [[key, _without_tensors(one, f"{path}/{key}", tensors)] for key, one in value.items()]
+        return {PAIRS: pairs}  # pairs, because an optimizer's keys are integers and JSON's are not
+    if isinstance(value, list | tuple):
+        return [_without_tensors(one, f"{path}/{place}", tensors) for place, one in enumerate(value)]
+    return value
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict) and TENSOR in value:
+        return tensors[value[TENSOR]]
+    if isinstance(value, dict):
+        return {key: _with_tensors(one, tensors) for key, one in value[PAIRS]}
+    if isinstance(value, list):
+        return [_with_tensors(one, tensors) for one in value]
+    return value

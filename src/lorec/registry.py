@@ -14,6 +14,14 @@ import pydantic
 
 from lorec.errors import ConfigError, UnknownName
 
+REFUSED = {
+    "attacks": {
+        "average": "an average attack rates its fillers as others rate them on average; without ratings it equals the "
+        'random attack, so write "random"'
+    }
+}
+"""Members of the literature that people will look for, and why there are none, by family."""
+
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UnknownName:
     """Word the error for a name that nobody knows, with the nearest known one."""
@@ -35,6 +43,8 @@ def find(family: str, table: Mapping[str, type], name: str, *, strangers: bool =
     if name in points:  # an entry point's name can't smuggle in a module: the package itself declared it
         found: type = points[name].load()
         return found
+    if name in REFUSED.get(family, {}):
+        raise UnknownName(f"there is no {name}: {REFUSED[family][name]}")
     raise unknown("loss" if family == "losses" else family.removesuffix("s"), name, [*table, *points])
 
 

@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lorec.data import Poison, Split, Weights, stream
 from lorec.defenses import Defense, Guard, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
-from lorec.files import replacing
+from lorec.files import load_state, save_state
 from lorec.models import Backbone, ItemKind, Loss, Recommender
 from lorec.text import TextVectors
 
@@ -269,53 +267,3 @@ class _Loop:
         torch.set_rng_state(state["torch"]["cpu"].cpu())
         if "cuda" in state["torch"]:
             torch.cuda.set_rng_state(state["torch"]["cuda"].cpu(), self.recommender.device)
-
-
-# ---------------------------------------------------------------------------------------------------- checkpoints
-
-
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write nested dicts and lists of tensors and JSON values as one safetensors file, whole or not at all."""
-    tensors: dict[str, Tensor] = {}
-    plain = _without_tensors(state, "", tensors)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, {"state": json.dumps(plain)})
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read what save_state wrote. Raises RunError where the file is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            plain = json.loads((file.metadata() or {})["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        state: dict[str, Any] = _with_tensors(plain, tensors)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        first = str(error).splitlines()[0][:200]
-        raise RunError(f"{path} is a damaged checkpoint ({first}); delete it to start this model anew") from None
-    return state
-
-
-TENSOR = "\0tensor"
-PAIRS = "\0pairs"
-
-
-def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        tensors[path] = value.detach().clone().contiguous()  # clones, because safetensors refuses shared memory
-        return {TENSOR: path}
-    if isinstance(value, dict):
-        pairs = [[key, _without_tensors(one, f"{path}/{key}", tensors)] for key, one in value.items()]
-        return {PAIRS: pairs}  # pairs, because an optimizer's keys are integers and JSON's are not
-    if isinstance(value, list | tuple):
-        return [_without_tensors(one, f"{path}/{place}", tensors) for place, one in enumerate(value)]
-    return value
-
-
-def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, dict) and TENSOR in value:
-        return tensors[value[TENSOR]]
-    if isinstance(value, dict):
-        return {key: _with_tensors(one, tensors) for key, one in value[PAIRS]}
-    if isinstance(value, list):
-        return [_with_tensors(one, tensors) for one in value]
-    return value

@@ -8,21 +8,24 @@ declares.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, cast
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorec.attacks.adaptive import Adaptive
-from lorec.attacks.folders import Stored, open_poison, save_poison
+from lorec.attacks.folders import Draft, Stored, open_poison, save_poison
 from lorec.attacks.heuristics import Bandwagon, CoVisit, Random, Replace, Segment
 from lorec.attacks.language import LLM
 from lorec.attacks.optimised import DP, Rev
 from lorec.attacks.sequential import Gradient
 from lorec.data import Floats, Ints, Poison, Sequences, Split, stream
 from lorec.errors import ConfigError
-from lorec.models import Recommender
+from lorec.evaluation import quality, ranks_of
+from lorec.models import Recommender, Scorer
 from lorec.registry import find, name_of
 from lorec.text import TextVectors
 
@@ -56,6 +59,7 @@ KINDS = ("bandwagon", "covisit", "random", "replace", "segment")
 """Those that a defender knows by default: cheap enough to be made in many rounds."""
 
 Rule = Literal["unpopular", "random", "popular"]
+Surrogate = TypeVar("Surrogate", bound=Scorer)
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,31 @@ class View:
     n_items: int
     watch: Callable[[int, int], None] = lambda done, total: None
     """Told how far an attack is that takes long."""
+    draft: Draft = field(default_factory=Draft)
+    """Where such an attack keeps what it has done, and finds it again."""
     text: Floats | None = None
     """[V + 1, dim]: vectors of the items' texts, which are public, too; for those attacks that read."""
     victim: Recommender | None = None
     """The model that is attacked; for those attacks that say so (`knowledge` white)."""
+    note: Callable[[str, float], None] = lambda name, value: None
+    """Puts a figure into the poison's record."""
+
+    def judged(self, learn: Callable[[Sequences], Surrogate], rng: np.random.Generator, most: int = 2000) -> Surrogate:
+        """What `learn` makes of the log without the last item of a tenth of its users, at most so many.
+
+        How often that item is among the surrogate's first ten goes into the record.
+        """
+        able = np.flatnonzero(self.log.lengths > 1)
+        some = np.sort(rng.choice(able, min(most, math.ceil(len(able) / 10)), replace=False))
+        shorter = self.log.lengths
+        shorter[some] -= 1
+        log = self.log.slices(self.log.starts[:-1], shorter)
+        surrogate = learn(log)
+        if len(some):
+            last = self.log.items[self.log.starts[1:][some] - 1]
+            ranks = ranks_of(surrogate, log.take(some), last[:, None])
+            self.note("surrogate HR@10", quality(ranks[:, 0], (10,))["HR@10"])
+        return surrogate
 
     def text_of(self, attack: object) -> Floats:
         """The texts. Raises ConfigError where there are none."""
@@ -146,6 +171,7 @@ def forge(
     where: Mapping[str, str] | None = None,
     *,
     watch: Callable[[int, int], None] = lambda done, total: None,
+    draft: Path | None = None,
     text: TextVectors | None = None,
     victim: Recommender | None = None,
 ) -> Poison:
@@ -153,8 +179,9 @@ def forge(
 
     A stored one is read, and has its own targets.
 
-    `watch(done, total)` is told how far an attack is that takes long. `text` and `victim` reach only an attack that
-    declares that it reads titles, or that it sees its victim.
+    `watch(done, total)` is told how far an attack is that takes long; with `draft`, a file, dp and rev go on after an
+    interruption where they were, to the same poison (the file is of no use once that is safe). `text` and `victim`
+    reach only an attack that declares that it reads titles, or that it sees its victim.
 
     Raises DataError for a target that is not in the catalogue, ConfigError for one that everybody has, and for
     a budget of nobody or more than half.
@@ -172,12 +199,6 @@ def forge(
     if attack.share > 0.5:
         raise ConfigError(f"a share of {attack.share} makes a crowd of fraudsters; give at most 0.5, as 0.01 for 1 %")
     m = budget(attack, len(split.genuine()))
-    view = View(
-        split.train, len(split.catalog), watch,
-        text.items() if text is not None and attack.needs_text else None,
-        victim if attack.knowledge == "white" else None,
-    )  # fmt: skip
-    profiles = attack.forge(view, chosen, m, stream(seed, "attack"))
     provenance = {
         "attack": _named(attack),
         **dataclasses.asdict(attack),  # type: ignore[call-overload]
@@ -188,8 +209,17 @@ def forge(
         "target where": dict(where or {}),
         "fraudsters": m,
         "log": split.train.digest(),
+        "versions": {name: version(name) for name in ("lorec", "torch", "numpy")},
     }
-    return Poison(profiles, chosen, provenance)
+    noted: dict[str, float] = {}
+    view = View(
+        split.train, len(split.catalog), watch, Draft.of(draft, provenance),
+        text.items() if text is not None and attack.needs_text else None,
+        victim if attack.knowledge == "white" else None,
+        noted.__setitem__,
+    )  # fmt: skip
+    profiles = attack.forge(view, chosen, m, stream(seed, "attack"))
+    return Poison(profiles, chosen, provenance | noted)
 
 
 def _named(attack: object) -> str:

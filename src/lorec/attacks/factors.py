@@ -7,6 +7,7 @@ than one Gram matrix of `width` x `width`, so nothing of users x items is ever m
 each side exactly.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lorec.data import Sequences, offsets
+from lorec.data import Ints, Sequences, offsets
 from lorec.models import hide
 
 UNSEEN = 0.1
@@ -62,6 +63,12 @@ class Factors:
             users = Normal.of_pairs(taken.by_user, items).solved()
             items = Normal.of_pairs(taken.by_item, users).solved()  # nobody took padding: its vector is zero
         return Factors(users, items)
+
+    def score(self, log: Sequences, tokens: int = 16384) -> Iterator[tuple[Ints, Tensor]]:
+        """Yield (rows [B], scores [B, V + 1]) of users of these histories, whose vectors are solved for."""
+        users = Normal.of_pairs(log.distinct(), self.items).solved()
+        for rows in np.array_split(np.arange(len(log)), 1 + len(log) * len(self.items) // 10_000_000):
+            yield rows, users[rows] @ self.items.T
 
     def unseen(self, theirs: Sequences) -> Tensor:
         """[U, V + 1]: scores, with what the users took, and padding, at minus infinity."""

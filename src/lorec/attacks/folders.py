@@ -7,8 +7,9 @@ Other work writes one JSON file: {"user_data": {user: [items]}, "target_item": [
 inject_user_KIND.json), or {"fake_users": [[items]], "target_items": [items]}.
 """
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ import polars as pl
 from lorec.attacks.heuristics import timed
 from lorec.data import Catalog, Poison, Sequences, Split, offsets, stream
 from lorec.errors import ConfigError, DataError
-from lorec.files import read_json, replacing, write_json
+from lorec.files import load_state, read_json, replacing, save_state, write_json
 
 FORMS = ("folder", "inject_user", "fake_users")
 """How a poison may be written."""
@@ -36,6 +37,40 @@ class Stored:
     def __post_init__(self) -> None:
         if not self.path:
             raise ConfigError("a stored attack needs a path: the folder that lorec attack wrote, or a JSON file")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a slow attack has done so far, on disk, so that it goes on after an interruption to the same profiles."""
+
+    path: Path | None = None
+    """A file; nothing is kept where there is none."""
+    identity: str = ""
+    """Of what is being made: the draft of something else is none of ours, and is written over."""
+
+    @staticmethod
+    def of(path: Path | None, record: Mapping[str, Any]) -> "Draft":
+        """The draft of what a record of plain values describes."""
+        return Draft(path, hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest())
+
+    def load(self, rng: np.random.Generator) -> dict[str, Any]:
+        """What was saved last, nothing where nothing was; `rng` goes on where it stood then.
+
+        Raises RunError for a damaged file.
+        """
+        if self.path is None or not self.path.exists():
+            return {}
+        saved = load_state(self.path)
+        if saved["identity"] != self.identity:
+            return {}
+        rng.bit_generator.state = saved["rng"]
+        state: dict[str, Any] = saved["state"]
+        return state
+
+    def save(self, rng: np.random.Generator, state: Mapping[str, Any]) -> None:
+        """Keep tensors and plain values. Raises RunError for what the disk refuses."""
+        if self.path is not None:
+            save_state(self.path, {"identity": self.identity, "rng": rng.bit_generator.state, "state": dict(state)})
 
 
 def save_poison(poison: Poison, catalog: Catalog, path: Path, form: str = "folder") -> None:

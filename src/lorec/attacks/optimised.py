@@ -34,6 +34,11 @@ class Optimised(Profiles):
 
     knowledge: ClassVar[Literal["black", "grey", "white"]] = "grey"
 
+    def _judged(self, view: "View", rng: np.random.Generator) -> None:
+        """Say how good a surrogate is, by one more, whose draws change nothing else."""
+        (own,) = rng.spawn(1)
+        view.judged(lambda log: Factors.of(Taken.of(log, view.n_items), own, self.width), own)
+
     def _reached(self, view: "View", rng: np.random.Generator) -> Ints:
         n = len(view.log)
         return np.sort(rng.choice(n, min(self.watched, n), replace=False))
@@ -68,12 +73,16 @@ class DP(Optimised):
             raise ConfigError("dp: together, rounds, k, width and watched are at least 1, decay is a share in (0, 1]")
         dealt, lengths = self._dealt(view, targets, fraudsters, rng)
         reached = self._reached(view, rng)
+        self._judged(view, rng)
         log = view.log.distinct()
-        model = Factors.of(Taken.of(log, view.n_items), rng, self.width)
-        chances = np.ones(view.n_items + 1)
-        chances[[0, *targets]] = 0
-        profiles: list[Ints] = []
-        for first in range(0, fraudsters, self.together):
+        if done := view.draft.load(rng):
+            model, chances = Factors(done["users"], done["items"]), done["chances"].numpy()
+            profiles = [np.array(one) for one in done["profiles"]]
+        else:
+            model, profiles = Factors.of(Taken.of(log, view.n_items), rng, self.width), []
+            chances = np.ones(view.n_items + 1)
+            chances[[0, *targets]] = 0
+        for first in range(len(profiles), fraudsters, self.together):
             mine = dealt[first : first + self.together]
             joined = Taken.of(log.extended(Sequences.of(profiles)).extended(Sequences.of(mine)), view.n_items)
             for own, length, wished in zip(
@@ -87,6 +96,8 @@ class DP(Optimised):
                 profiles.append(rng.permutation(np.concatenate([own, fillers])))
             now = Taken.of(log.extended(Sequences.of(profiles)), view.n_items)
             model = model.swept(now, 1)
+            saved = [one.tolist() for one in profiles]
+            view.draft.save(rng, vars(model) | {"chances": torch.from_numpy(chances), "profiles": saved})
             view.watch(min(first + self.together, fraudsters), fraudsters)
         return self._timed(view, profiles, rng)
 
@@ -149,14 +160,18 @@ class Rev(Optimised):
             raise ConfigError("rev: epochs, sweeps, k, width and watched are at least 1, momentum is a share in [0, 1)")
         dealt, lengths = self._dealt(view, targets, fraudsters, rng)
         taken = Taken.of(view.log, view.n_items)
+        self._judged(view, rng)
         clean = Factors.of(taken, rng, self.width)
         theirs = taken.by_user.take(self._reached(view, rng))
         goals = torch.from_numpy(targets.astype(np.int64))
         must = torch.zeros(fraudsters, view.n_items + 1)
         must[torch.arange(fraudsters)[:, None], torch.from_numpy(dealt.astype(np.int64))] = 1
-        rows, speed = self._begun(view, goals, fraudsters, rng), torch.zeros_like(must)
-        best, kept = -1.0, must
-        for epoch in range(self.epochs):
+        if done := view.draft.load(rng):
+            rows, speed, best, kept = (done[name] for name in ("rows", "speed", "best", "kept"))
+        else:
+            rows, speed = self._begun(view, goals, fraudsters, rng), torch.zeros_like(must)
+            best, kept = -1.0, must
+        for epoch in range(done.get("epochs", 0), self.epochs):
             profiles = (must + _highest(rows, torch.from_numpy(lengths - dealt.shape[1]))).requires_grad_()
             model = self._learned(clean, taken, profiles, theirs)
             lists = model.unseen(theirs)
@@ -170,6 +185,7 @@ class Rev(Optimised):
             speed = self.momentum * speed - self.rate * slope / slope.abs().amax(1, keepdim=True).clamp(min=1e-12)
             rows = (rows + speed).clamp(0, 1)
             rows[:, goals] = rows[:, 0] = -1
+            view.draft.save(rng, {"rows": rows, "speed": speed, "best": best, "kept": kept, "epochs": epoch + 1})
             view.watch(epoch + 1, self.epochs)
         return self._timed(view, [rng.permutation(np.flatnonzero(row)) for row in kept.numpy()], rng)
 

@@ -50,7 +50,10 @@ class Gradient(Profiles):
         if min(self.epochs, self.width, self.steps) < 1 or not self.reach > 0:
             raise ConfigError("gradient: epochs, width and steps are at least 1, reach is above 0")
         dealt, lengths = self._dealt(view, targets, fraudsters, rng)
-        model = view.victim_of(self) if self.box == "white" else self._surrogate(view, rng)
+        if self.box == "white":
+            model = view.victim_of(self)
+        else:
+            model = view.judged(lambda log: self._learned(log, view.n_items, rng), rng)
         model.eval()
         each, fillers = dealt.shape[1], lengths - dealt.shape[1]
         rows = np.zeros((fraudsters, int(lengths.max())), dtype=np.int64)
@@ -90,15 +93,15 @@ class Gradient(Profiles):
         found: Ints = chosen.numpy()
         return found
 
-    def _surrogate(self, view: "View", rng: np.random.Generator) -> Recommender:
-        """A small SASRec, trained on the log."""
+    def _learned(self, log: Sequences, n_items: int, rng: np.random.Generator) -> Recommender:
+        """A small SASRec, trained on a log."""
         seed = int(rng.integers(2**31))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = Recommender(SASRec(width=self.width, dropout=0.1), "ids", view.n_items, seed=seed).train()
+            model = Recommender(SASRec(width=self.width, dropout=0.1), "ids", n_items, seed=seed).train()
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
             for _ in range(self.epochs):
-                for batch in model.feed(view.log, 1024).epoch(rng):
+                for batch in model.feed(log, 1024).epoch(rng):
                     losses = model.losses(batch)
                     optimizer.zero_grad()
                     (losses.sum() / max(int((batch.positives > 0).sum()), 1)).backward()  # type: ignore[no-untyped-call]
