@@ -40,6 +40,7 @@ PARTS = {
     "without incoherence": {"incoherence": 0.0},
     "without surprise": {"surprise": 0.0},
     "without copying": {"copying": 0.0},
+    "without profile": {"profile": 0.0},
     "without association": {"association": 0.0},
     "without text": {"sources": ("log",)},
     "without log": {"sources": ("text",)},

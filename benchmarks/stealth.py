@@ -20,15 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 import lorec
+from lorec.evidence import shapes
 from lorec.experiment import detected
-
-
-def degrees(log: lorec.Sequences, counts: np.ndarray) -> np.ndarray:
-    """[users, 6]: of the popularity of each user's items; what the paper calls MUD, RUD and QUD."""
-    n = np.log1p(counts[log.items])
-    parts = np.split(n, log.starts[1:-1])
-    cuts = [0.25, 0.5, 0.75]
-    return np.array([[one.mean(), one.max() - one.min(), *np.quantile(one, cuts), one.std()] for one in parts])
 
 
 def nearest(profiles: lorec.Sequences, log: lorec.Sequences, itself: bool) -> float:
@@ -77,8 +70,8 @@ def main() -> None:
         bad = lorec.inject(split, poison, seed=it.seed)
         known = lorec.known_fakes(bad, without=kind, seed=it.seed)
         now = bad.train.counts(len(split.catalog))
-        fakes = [degrees(one.profiles, now) for one in known[:4]]
-        features = degrees(bad.train, now)
+        fakes = [shapes(one.profiles, now) for one in known[:4]]
+        features = shapes(bad.train, now)
         labels = np.repeat([0, 1], [len(features), sum(map(len, fakes))])
         # The log's own users are label 0, fraudsters too: a richer model would learn that by heart.
         degree = make_pipeline(

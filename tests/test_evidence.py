@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lorec.attacks import Bandwagon, CoVisit, Random, Replace, Segment, forge
 from lorec.data import Sequences, inject
-from lorec.evidence import Examiner, _Company, _doubles, _kinship, _Quantiles, _texts, _World
+from lorec.evidence import Examiner, _Company, _doubles, _kinship, _Quantiles, _texts, _World, shapes
 from lorec.text import Hash, TextVectors
 
 HISTORIES = st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=7, unique=True), min_size=2, max_size=12)
@@ -28,6 +28,17 @@ def both(histories, cut):
 def holders_of(histories, item):
     """Each holder's other items."""
     return [[other for other in history if other != item] for history in histories if item in history]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 8), max_size=9), min_size=1, max_size=8), st.integers(0, 99))
+def test_shapes_are_those_of_the_popularities(histories, seed):
+    counts = np.random.default_rng(seed).integers(0, 50, 9)
+    found = shapes(Sequences.of(histories), counts)
+    for row, history in zip(found, histories, strict=True):
+        n = np.log1p(counts[history]) if history else np.zeros(1)
+        wanted = [n.mean(), np.ptp(n), *np.quantile(n, [0.25, 0.5, 0.75]), n.std()]
+        np.testing.assert_allclose(row, wanted, atol=1e-12)
 
 
 class TestCounts:

@@ -1,6 +1,7 @@
 """LoRec by evidence: the calibration against a written-out reference, and where its effect is visible."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,16 +9,20 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from lorec.attacks import ATTACKS, Bandwagon, Random, Replace, Segment, forge, known_fakes
-from lorec.data import Feed, Poison, Sequences, inject
+from lorec.data import Dataset, Feed, Poison, Sequences, inject, leave_two_out
 from lorec.defenses import LoRec, LoRecPaper, Undefended
-from lorec.defenses.lorec import _Scene, _within, calibrate
+from lorec.defenses.lorec import _newton, _Scene, _sigmoid, _squared, _within, calibrate
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection, evaluate
+from lorec.files import load_state, save_state
 from lorec.models import Recommender, SASRec
 from lorec.text import Hash, TextVectors
-from lorec.training import Training, fit, load_state, save_state
+from lorec.training import Training, fit
 
 SMALL = SASRec(width=16, max_length=20, blocks=1)
+
+
+TITLES = pl.DataFrame({"item": [str(item) for item in range(320)], "title": [f"thing {item}" for item in range(320)]})
 
 
 def poisoned(town, attack, seed=5):
@@ -96,6 +101,67 @@ class TestCalibration:
             assert costs[chosen].sum() + costs[left & (p == p[left].max())].sum() > room
 
 
+class TestProfile:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_classifier_with_a_penalty_against_a_library(self, seed):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(80, 3))
+        x = np.column_stack([x, np.ones(80)])
+        labels = (x @ [1.0, -2.0, 0.5, 0.3] + rng.normal(size=80) > 0).astype(float)
+        theirs = LogisticRegression(C=1 / 0.7, fit_intercept=False, tol=1e-10, max_iter=5000).fit(x, labels)
+        mine = _sigmoid(x @ _newton(x, labels, np.ones(80), ridge=0.7))
+        np.testing.assert_allclose(mine, theirs.predict_proba(x)[:, 1], atol=1e-5)
+
+    def test_squares_are_all_products_of_two(self):
+        x = np.random.default_rng(0).normal(size=(40, 3)) + 5
+        made = _squared(x)
+        assert made.shape == (40, 3 + 6 + 1)
+        np.testing.assert_allclose(made[:, :-1].mean(0), 0, atol=1e-12)
+        np.testing.assert_allclose(made[:, :-1].std(0), 1)
+        assert (made[:, -1] == 1).all()
+        x = (x - x.mean(0)) / x.std(0)
+        for one in range(3):
+            for other in range(3):
+                wanted = x[:, one] * x[:, other]
+                assert max(np.corrcoef(wanted, column)[0, 1] for column in made[:, 3:-1].T) == pytest.approx(1)
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        st.lists(st.lists(st.integers(1, 5), max_size=5), min_size=1, max_size=8),
+        st.integers(0, 8),
+        st.sets(st.integers(1, 6), min_size=1),
+        st.integers(0, 100),
+    )
+    def test_the_mean_over_holders(self, histories, cut, asked, seed):
+        values, items = np.random.default_rng(seed).random(len(histories)), np.array(sorted(asked))
+        layers = (Sequences.of(histories[:cut]), Sequences.of(histories[cut:]))
+        found = _Scene(layers, items, None, None, None).over_holders((values[:cut], values[cut:]))
+        for place, item in enumerate(items):
+            holding = [value for value, history in zip(values, histories, strict=True) if item in history]
+            assert found[place] == pytest.approx(np.mean(holding) if holding else 0)
+
+    @pytest.mark.parametrize("attack", [Random(share=0.02), Bandwagon(share=0.02)])
+    def test_finds_made_histories_alone(self, attack):
+        """And turns down no more than its budget; without the log it says nothing.
+
+        Here every user keeps to items of like popularity, as tastes are; only a made history mixes them.
+        """
+        rng = np.random.default_rng(0)
+        tastes = rng.integers(0, 8, 400)
+        rows = [(user, item) for user, taste in enumerate(tastes) for item in 40 * taste + rng.choice(40, 25, False)
+                if rng.random() < 0.3 + taste / 12]  # fmt: skip
+        bands = Dataset("bands", pl.DataFrame(rows, ["user", "item"], orient="row").cast(pl.String), TITLES)
+        poison, bad, known = poisoned(leave_two_out(bands, k_core=1), attack)
+        users = bad.train.users()
+        lies = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
+        off = dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "association"), 0.0)
+        for budget in (0.01, 0.03):
+            counted = decided(bad, known, LoRec(**off, profile_budget=budget)).weights.events
+            assert 0 < (counted < 1).mean() <= budget
+        assert counted[lies].mean() < 0.5
+        assert decided(bad, known, LoRec(**off, sources=("text",))).weights.events.min() == 1
+
+
 class TestAssociation:
     @settings(max_examples=100, deadline=None)
     @given(
@@ -124,7 +190,7 @@ class TestAssociation:
         lies = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
         caught = {}
         for association in (0.0, 15.0):
-            spec = LoRec(incoherence=0, surprise=0, copying=0, collusion=60, association=association)
+            spec = LoRec(incoherence=0, surprise=0, copying=0, profile=0, collusion=60, association=association)
             caught[association] = 1 - decided(bad, known, spec).weights.events
         assert 0 < caught[0.0][lies].mean() < 1
         assert caught[15.0][lies].mean() == 1
@@ -164,7 +230,7 @@ class TestGuard:
     def test_incoherence_turns_down_no_more_than_its_budget(self, town):
         _, bad, known = poisoned(town, Replace(share=0.02))
         for budget in (0.005, 0.05):
-            alone = LoRec(collusion=0, surprise=0, copying=0, association=0, incoherence=1, budget=budget)
+            alone = LoRec(collusion=0, surprise=0, copying=0, profile=0, association=0, incoherence=1, budget=budget)
             assert 0 < (decided(bad, known, alone).weights.events < 1).mean() <= budget
 
     def test_a_clean_log_is_hardly_touched(self, town):
@@ -239,8 +305,9 @@ class TestGuard:
             start(town, [Poison(known[0].profiles, np.zeros(0, dtype=np.int32), {})])[1].decide()
         for wrong in (
             {"budget": 0.0},
+            {"profile_budget": 1.5},
             {"surprise": 0.5},
-            dict.fromkeys(("collusion", "surprise", "incoherence", "copying"), 0.0),
+            dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "profile"), 0.0),
         ):
             with pytest.raises(ConfigError, match="LoRec"):
                 LoRec(**wrong)

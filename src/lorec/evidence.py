@@ -12,6 +12,8 @@ interaction that asks (`leave one out`), and what asks how two holders of an ite
 holds that item, so that fraudsters can't vouch for one another. Two listings of one product are held by the same people
 for a reason that a language model knows, so such twins do not count for one another.
 
+Of users only one thing is measured, the mix of popularities in their histories (`shapes`).
+
 A log is counted once. What a few items would look like if some more histories stood in it (`Examiner.beside`) follows
 from those counts and the newcomers' own, on the scale of the log as it is.
 
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 
 from lorec.data import Bools, Floats, Ints, Sequences, offsets, runs
 
-__all__ = ["Evidence", "Examiner"]
+__all__ = ["Evidence", "Examiner", "shapes"]
 
 FEWEST = 3
 """Holders below which nothing is said of an item."""
@@ -491,6 +493,31 @@ def _unit(vectors: Floats) -> NDArray[np.float32]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: NDArray[np.float32] = (vectors / np.maximum(norms, 1e-9)).astype(np.float32)
     return unit
+
+
+def shapes(log: Sequences, counts: Ints) -> Floats:
+    """[users, 6]: mean, range, quartiles and standard deviation of the log popularity of each history's items.
+
+    `counts` [V + 1] is how often each item was taken. These are what DegreeSAD (Li et al. 2016) looks at, on clicks;
+    zeros for a history of nothing.
+    """
+    rows, n = log.users(), np.log1p(counts[log.items])
+    n = np.append(n[np.lexsort((n, rows))], 0.0)  # in order within each history; a place beyond the end, for the empty
+    first, last = log.starts[:-1], np.maximum(log.starts[1:] - 1, log.starts[:-1])
+    length = np.maximum(log.lengths, 1)
+    mean = np.bincount(rows, n[:-1], len(log)) / length
+    spread = np.sqrt(np.bincount(rows, (n[:-1] - mean[rows]) ** 2, len(log)) / length)
+
+    def quantile(share: float) -> Floats:
+        place = first + share * (last - first)
+        low = place.astype(np.int64)
+        between: Floats = n[low] + (place - low) * (n[np.minimum(low + 1, last)] - n[low])
+        return between
+
+    cuts = [quantile(share) for share in (0.25, 0.5, 0.75)]
+    found = np.column_stack([mean, n[last] - n[first], *cuts, spread])
+    found[log.lengths == 0] = 0
+    return found
 
 
 # ---------------------------------------------------------------------------------------- against what is expected

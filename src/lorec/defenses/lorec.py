@@ -4,8 +4,9 @@ The published calibrator (`lorec_paper`) asks whether a user's states look fraud
 training data, so the recommender fits them and their states look well; on short histories nothing is left to see. Ours
 asks what does not move when the recommender learns: does an item keep the company that its popularity leads one to
 expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Four views answer, `collusion`,
-`incoherence`, `copying` and `surprise`; a fifth, `association`, asks whether an item's holders are suspects by what
-they hold besides. Each is calibrated on rounds of known fakes; a likelihood follows for every item, and so for every
+`incoherence`, `copying` and `surprise`. Two more ask about an item's holders: `profile`, whether their histories look
+made, by the mix of popularities in them; `association`, whether they are suspects by what they hold besides. Each is
+calibrated on rounds of known fakes; a likelihood follows for every item, and so for every
 interaction and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as what is to
 be predicted; they still stand in histories.
 
@@ -27,13 +28,18 @@ from numpy.typing import NDArray
 from lorec.data import Batch, Floats, Ints, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard, rounds_of
 from lorec.errors import ConfigError, DataError
-from lorec.evidence import Evidence, Examiner
+from lorec.evidence import Evidence, Examiner, shapes
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
 Source = Literal["log", "text"]
 MOST = 20
 """Interactions of an item that count in the calibration."""
+VIEWS = ("collusion", "surprise", "incoherence", "copying", "profile", "association")
+"""In the order in which they are asked."""
+LOUDEST = 5.0
+"""How many times `profile` may raise the odds of a lie: on short histories many honest ones look made, more of them far
+out than its calibration expects, and they must not outshout the other views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +60,19 @@ class LoRec:
     copying: float = 5.0
     """The same for items whose holders are doubles of people who lack them; low, since hardly an honest one is; 0: off.
     """
+    profile: float = 3.0
+    """The same for items whose holders' histories look made; low, since few honest items fail it on long histories, the
+    only ones of which it says much, and since it has a budget where they are short; 0: off.
+    """
     association: float = 15.0
     """The same for items whose holders are suspects by what else they hold, according to the views above; 0: off."""
-    budget: float = 0.015
+    budget: float = 0.012
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
 
-    The other views have none, as a large attack with targets in common makes more lies than any budget that spares.
+    The views without a budget have none, as a large attack with targets in common makes more lies than any that spares.
     """
+    profile_budget: float = 0.004
+    """The same for profile."""
     accused: float = 0.05
     """The share of users that it may flag, the most suspicious of those with a turned-down interaction."""
 
@@ -68,16 +80,13 @@ class LoRec:
         if not self.sources or not self.factors().keys() - {"association"}:
             raise ConfigError("LoRec needs at least one source, and a view besides association whose factor is not 0")
         if not all(1 <= factor < math.inf for factor in self.factors().values()):
-            raise ConfigError(
-                "LoRec's factors (collusion, surprise, incoherence, copying, association) are 1 or more, or 0 for off"
-            )
-        if not 0 < self.budget <= 1 or not 0 < self.accused <= 1:
-            raise ConfigError("LoRec's budget and accused are shares of interactions and of users in (0, 1]")
+            raise ConfigError(f"LoRec's factors ({', '.join(VIEWS)}) are 1 or more, or 0 for off")
+        if not all(0 < share <= 1 for share in (self.budget, self.profile_budget, self.accused)):
+            raise ConfigError("LoRec's budgets and accused are shares of interactions and of users in (0, 1]")
 
     def factors(self) -> dict[str, float]:
         """The views that are asked, each with its Bayes factor."""
-        views = ("collusion", "surprise", "incoherence", "copying", "association")
-        factors = {view: getattr(self, view) for view in views}
+        factors = {view: getattr(self, view) for view in VIEWS}
         return {view: factor for view, factor in factors.items() if factor}
 
     @property
@@ -174,16 +183,21 @@ class _EvidenceGuard(Guard):
         honest[: len(everything)] *= len(trials)  # the log's own items are the same in every round
         odds = lies.sum() / max(honest.sum(), 1)
         likely, off = [np.zeros(len(scene.items)) for scene in scenes], np.zeros(len(everything), dtype=bool)
+        budgets = {"incoherence": self.spec.budget, "profile": self.spec.profile_budget}
         for view, factor in self.spec.factors().items():
-            if view == "association":
+            if view == "profile":
+                seen = self._profiled(scenes)
+            elif view == "association":
                 seen = [scene.associated(likely[0], p, odds) for scene, p in zip(scenes, likely, strict=True)]
             else:
                 seen = [getattr(scene.evidence, view) for scene in scenes]
             fitted = calibrate(np.concatenate(seen), lies, honest)
             found = [fitted(some) for some in seen]
             if fitted.slope > 0:
-                room = self.spec.budget * len(self.log.items) if view == "incoherence" else math.inf
+                room = budgets.get(view, math.inf) * len(self.log.items)
                 off |= _within(found[0], (found[0] > factor * odds * (1 - found[0])) & ~off, holders, room)
+            if view == "profile":
+                found = [np.minimum(some, LOUDEST * odds / (1 + LOUDEST * odds)) for some in found]
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
         # more. And real lies stand among the log's own items as if they were honest: so they count by how likely they
@@ -195,6 +209,29 @@ class _EvidenceGuard(Guard):
             p = calibrate(np.concatenate(seen), lies, honest * innocent)(seen[0])
         p[0] = off[0] = 0
         return p.astype(np.float32), off
+
+    def _profiled(self, scenes: Sequence["_Scene"]) -> list[Floats]:
+        """For each scene [n]: how made the histories of an item's holders look, in standard errors above the usual.
+
+        Which histories look made, a classifier has learned on the known fakes' beside the log's: quadratic in `shapes`,
+        which tell little, so that there is little to learn by heart. Never below 0: to look genuine is easy.
+        """
+        if "log" not in self.spec.sources:
+            return [np.zeros(len(scene.items)) for scene in scenes]
+        counts = self.log.counts(self.n_items)
+        told = [shapes(some, counts) for some in (self.log, *(one.profiles for one in self.rounds))]
+        x = _squared(np.concatenate(told))
+        fake = (np.arange(len(x)) >= len(told[0])).astype(np.float64)
+        made = np.split(
+            _sigmoid(x @ _newton(x, fake, np.ones(len(x)), ridge=1.0)), np.cumsum([len(one) for one in told])
+        )
+        usual, spread = float(made[0].mean()), max(float(made[0].std()), 1e-9)
+        own = [(made[0],), *((made[0], mine) for mine in made[1:-1])]
+        means = [scene.over_holders(of_users) for scene, of_users in zip(scenes, own, strict=True)]
+        return [
+            np.maximum((mean - usual) / spread * np.sqrt(scene.lies + scene.honest), 0)
+            for scene, mean in zip(scenes, means, strict=True)
+        ]
 
     def _set(self, likely: NDArray[np.float32], off: NDArray[np.bool_]) -> None:
         self.likely, self.off = likely, off
@@ -229,6 +266,18 @@ class _Scene:
         items = np.unique(known.targets).astype(np.int64)
         lies, honest = known.profiles.counts(n_items)[items], log.counts(n_items)[items]
         return _Scene((log, known.profiles), items, examiner.beside(known.profiles, items), lies, honest)
+
+    def over_holders(self, of_users: Sequence[Floats]) -> Floats:
+        """[n]: the mean over each item's holders of what is said of users, [users] for each of the histories."""
+        size = int(self.items.max(initial=0)) + 1
+        total, n = np.zeros(size), np.zeros(size)
+        for some, values in zip(self.histories, of_users, strict=True):
+            log = some.distinct()
+            mine = log.items < size
+            total += np.bincount(log.items[mine], values[log.users()[mine]], size)
+            n += np.bincount(log.items[mine], minlength=size)
+        mean: Floats = (total / np.maximum(n, 1))[self.items]
+        return mean
 
     def associated(self, likely: Floats, p: Floats, odds: float) -> Floats:
         """[n]: guilt by association, the log-odds of the holders' mean suspicion.
@@ -277,24 +326,10 @@ def calibrate(seen: Floats, lies: Floats | Ints, honest: Floats | Ints) -> "Logi
     n = (lies + honest).astype(np.float64)
     middle, spread = float(np.average(seen, weights=n)), max(float(seen.std()), 1e-9)
     x = np.column_stack([(seen - middle) / spread, np.ones(len(seen))])
-    base = math.log((lies.sum() + 0.5) / (honest.sum() + 0.5))
-    fitted = np.array([0.0, base])
-
-    def loss(at: Floats) -> float:
-        z = x @ at
-        return float(n @ np.logaddexp(0, z) - lies @ z)
-
-    for _ in range(100):
-        p = _sigmoid(x @ fitted)
-        bend = (x * (n * p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
-        step = np.linalg.solve(bend, x.T @ (lies - n * p))
-        while loss(fitted + step) > loss(fitted) and np.abs(step).max() > 1e-8:
-            step = step / 2  # few items far out can send a whole step beyond the valley
-        fitted = fitted + step
-        if np.abs(step).max() < 1e-8:
-            break
+    base = np.array([0.0, math.log((lies.sum() + 0.5) / (honest.sum() + 0.5))])
+    fitted = _newton(x, lies, n, start=base)
     if fitted[0] < 0:
-        fitted = np.array([0.0, base])
+        fitted = base
     slope = fitted[0] / spread
     return Logistic(float(slope), float(fitted[1] - slope * middle))
 
@@ -309,6 +344,38 @@ class Logistic:
     def __call__(self, seen: Floats) -> Floats:
         """The likelihood of each score."""
         return _sigmoid(self.slope * seen + self.offset)
+
+
+def _newton(x: Floats, lies: Floats | Ints, n: Floats, *, ridge: float = 1e-6, start: Floats | None = None) -> Floats:
+    """Logistic regression: of n trials in each row of x [rows, d] `lies` came true; `ridge` / 2 |fitted|^2 is added."""
+    fitted: Floats = np.zeros(x.shape[1]) if start is None else start
+
+    def loss(at: Floats) -> float:
+        z = x @ at
+        return float(n @ np.logaddexp(0, z) - lies @ z + ridge / 2 * at @ at)
+
+    for _ in range(100):
+        p = _sigmoid(x @ fitted)
+        bend = (x * (n * p * (1 - p))[:, None]).T @ x + ridge * np.eye(x.shape[1])
+        step = np.linalg.solve(bend, x.T @ (lies - n * p) - ridge * fitted)
+        while loss(fitted + step) > loss(fitted) and np.abs(step).max() > 1e-8:
+            step = step / 2  # few rows far out can send a whole step beyond the valley
+        fitted = fitted + step
+        if np.abs(step).max() < 1e-8:
+            break
+    return fitted
+
+
+def _squared(x: Floats) -> Floats:
+    """[rows, ...]: columns, their products two by two, all standardised, and ones."""
+
+    def standard(x: Floats) -> Floats:
+        scaled: Floats = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-9)
+        return scaled
+
+    one, other = np.tril_indices(x.shape[1])
+    x = standard(x)
+    return np.column_stack([standard(np.column_stack([x, x[:, one] * x[:, other]])), np.ones(len(x))])
 
 
 def _sigmoid(x: Floats) -> Floats:
