@@ -36,7 +36,7 @@ from lorec.attacks.adaptive import VIEWS
 from lorec.attacks.factors import RIDGE, UNSEEN, Factors, Normal, Taken
 from lorec.data import Dataset, Poison, Sequences, leave_two_out
 from lorec.errors import ConfigError, DataError, RunError
-from lorec.evidence import Examiner
+from lorec.evidence import Examiner, shapes
 from lorec.models import Recommender, SASRec
 from lorec.text import Hash, TextVectors
 
@@ -238,7 +238,7 @@ def test_many_targets_for_a_small_catalogue(kind, count, split):
 
 
 def test_a_view_holds_no_held_out_item(split):
-    assert set(View.__dataclass_fields__) == {"log", "n_items", "watch", "draft", "text", "victim", "note"}
+    assert set(View.__dataclass_fields__) == {"log", "n_items", "watch", "draft", "text", "victim", "detector", "note"}
     assert View(split.train, len(split.catalog)).log is split.train
 
 
@@ -249,8 +249,10 @@ def test_gets_what_it_declares_and_no_more(kind, split, monkeypatch):
     attack = spec(kind, share=0.1)
     monkeypatch.setattr(type(attack), "forge", lambda self, view, *_: seen.append(view) or Sequences.of([[1]]))
     victim = Recommender(SASRec(width=8), "ids", len(split.catalog))
-    forge(attack, split, 2, 0, text=TextVectors(split.catalog, Hash(dim=16)), victim=victim)
+    text = TextVectors(split.catalog, Hash(dim=16))
+    forge(attack, split, 2, 0, text=text, victim=victim, detector=lambda profiles: 0.0)
     (view,) = seen
+    assert (view.detector is not None) == (attack.knowledge == "white")
     assert (view.text is not None) == attack.needs_text
     assert (view.victim is not None) == (attack.knowledge == "white")
     assert view.log is split.train
@@ -364,8 +366,30 @@ class TestAdaptive:
         assert len(poison.profiles) == 60
         assert set(poison.targets) <= set(poison.profiles.items)
 
+    @pytest.mark.parametrize("kind", ["random", "covisit"])
+    def test_an_attack_and_a_detector_of_ones_own(self, kind, town):
+        """DegreeSAD's measures, say: the crowd comes to look more like genuine users, at equal budget."""
+        counts = town.train.counts(len(town.catalog))
+        genuine = shapes(town.train, counts)
+        middle, inverse = genuine.mean(0), np.linalg.inv(np.cov(genuine.T) + 1e-6 * np.eye(6))
+
+        def detector(profiles):
+            away = shapes(profiles, counts) - middle
+            return np.einsum("ij,jk,ik->i", away, inverse, away)
+
+        plain = forge(ATTACKS[kind](share=0.02, targets_each=1), town, 3, 0)
+        attack = Adaptive(share=0.02, kinds=(kind,), variants=6, tries=60)
+        poison = forge(attack, town, 3, 0, detector=detector)
+        assert detector(poison.profiles).mean() < 0.9 * detector(plain.profiles).mean()
+        assert len(poison.profiles) == len(plain.profiles)
+        assert set(poison.targets) <= set(poison.profiles.items)
+        assert poison.provenance["kinds"] == [kind]
+
     def test_says_what_is_impossible(self, split):
-        for attack in (Adaptive(share=0.1, tries=-1), Adaptive(share=0.1, some=0.0)):
+        for attack in (
+            Adaptive(share=0.1, tries=-1), Adaptive(share=0.1, some=0.0), Adaptive(share=0.1, variants=0),
+            Adaptive(share=0.1, kinds=("random",)),
+        ):  # fmt: skip
             with pytest.raises(ConfigError, match="adaptive"):
                 made(attack, split, 2)
 

@@ -14,10 +14,11 @@ import polars.testing
 import pytest
 from conftest import world
 
-from lorec.attacks import ATTACKS, View
+from lorec.attacks import ATTACKS, Random, View, forge
 from lorec.cli import literal, main
 from lorec.data import leave_two_out
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
+from lorec.evidence import shapes
 from lorec.experiment import (
     Run,
     open_run,
@@ -669,6 +670,18 @@ class TestAttack:
         code, _, err = call(monkeypatch, capsys, "attack", recipe, "--out", tmp_path / "mine")
         assert code == 2
         assert "holds something else" in err
+
+
+def test_the_documented_detector_of_ones_own_is_attacked(town):
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+    names = {}
+    exec(page.split("```python\n")[2].split("```")[0], names)
+    poison = names["attacked"](town)
+    counts = town.train.counts(len(town.catalog))
+    usual = shapes(town.train, counts).mean(axis=0)
+    plain = forge(Random(share=0.02, targets_each=1), town, 3)
+    far, near = (np.abs(shapes(one.profiles, counts).mean(axis=0) - usual).sum() for one in (plain, poison))
+    assert near < far
 
 
 def test_the_documented_attack_of_ones_own_runs(recipe, tmp_path, monkeypatch):

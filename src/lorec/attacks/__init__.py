@@ -79,6 +79,8 @@ class View:
     """[V + 1, dim]: vectors of the items' texts, which are public, too; for those attacks that read."""
     victim: Recommender | None = None
     """The model that is attacked; for those attacks that say so (`knowledge` white)."""
+    detector: Callable[[Sequences], Floats | float] | None = None
+    """How suspicious a crowd's profiles look; for the same."""
     note: Callable[[str, float], None] = lambda name, value: None
     """Puts a figure into the poison's record."""
 
@@ -174,14 +176,16 @@ def forge(
     draft: Path | None = None,
     text: TextVectors | None = None,
     victim: Recommender | None = None,
+    detector: Callable[[Sequences], Floats | float] | None = None,
 ) -> Poison:
     """Make a poison against a split's training log: as many targets by a rule, or items by their raw ids.
 
     A stored one is read, and has its own targets.
 
     `watch(done, total)` is told how far an attack is that takes long; with `draft`, a file, dp and rev go on after an
-    interruption where they were, to the same poison (the file is of no use once that is safe). `text` and `victim`
-    reach only an attack that declares that it reads titles, or that it sees its victim.
+    interruption where they were, to the same poison (the file is of no use once that is safe). `text` reaches only an
+    attack that declares that it reads titles; `victim`, and `detector`, which says of profiles how suspicious each
+    looks, only one whose knowledge is white.
 
     Raises DataError for a target that is not in the catalogue, ConfigError for one that everybody has, and for
     a budget of nobody or more than half.
@@ -201,7 +205,7 @@ def forge(
     m = budget(attack, len(split.genuine()))
     provenance = {
         "attack": _named(attack),
-        **dataclasses.asdict(attack),  # type: ignore[call-overload]
+        **_plain(attack),
         "knowledge": attack.knowledge,
         "seed": seed,
         "targets": split.catalog.ids(chosen),
@@ -215,11 +219,17 @@ def forge(
     view = View(
         split.train, len(split.catalog), watch, Draft.of(draft, provenance),
         text.items() if text is not None and attack.needs_text else None,
-        victim if attack.knowledge == "white" else None,
+        *((victim, detector) if attack.knowledge == "white" else (None, None)),
         noted.__setitem__,
     )  # fmt: skip
     profiles = attack.forge(view, chosen, m, stream(seed, "attack"))
     return Poison(profiles, chosen, provenance | noted)
+
+
+def _plain(attack: object) -> dict[str, object]:
+    """Its parameters as JSON has them."""
+    values = dataclasses.asdict(attack)  # type: ignore[call-overload]
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _named(attack: object) -> str:

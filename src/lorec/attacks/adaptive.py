@@ -1,5 +1,6 @@
-"""An attack that knows the defense: its profiles are chosen so that the defense's own evidence against them falls."""
+"""An attack that knows the defense: its profiles are chosen so that what a detector says of them falls."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,21 +14,29 @@ from lorec.evidence import Evidence, Examiner
 if TYPE_CHECKING:
     from lorec.attacks import View
 
+Kind = Literal["random", "bandwagon", "segment", "covisit", "replace"]
+KINDS: dict[Kind, type] = {
+    "random": Random, "bandwagon": Bandwagon, "segment": Segment, "covisit": CoVisit, "replace": Replace
+}  # fmt: skip
 VIEWS = ("collusion", "incoherence", "copying", "surprise")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Profiles):
-    """A crowd mixed from other attacks' profiles until LoRec's evidence looks most innocent, at equal budget.
+    """A crowd mixed from other attacks' profiles until a detector finds it most innocent, at equal budget.
 
-    Every fraudster has a profile of each of five kinds ready. The crowd begins as all of one kind, that which looks
-    most innocent; then some fraudsters at a time take up another kind, and keep it where the evidence against the
-    targets falls. The evidence is that of `lorec.evidence` itself, measured beside the log as LoRec measures it: of
-    every view the share of honest items that look as bad; the worst view counts.
+    Every fraudster has profiles of each of these kinds ready. The crowd begins as all of one kind, that which looks
+    most innocent; then some fraudsters at a time take up another profile, and keep it where the detector's score falls.
+    The detector is one's own, given to `forge`, or else LoRec's evidence, measured beside the log as LoRec measures it:
+    of every view the share of honest items that look as bad; the worst view counts.
     """
 
     targets_each: int | None = 1
     """Targets in a profile, dealt in turn."""
+    kinds: tuple[Kind, ...] = tuple(KINDS)
+    """The attacks whose profiles it mixes; with one alone, that attack, its fillers chosen against the detector."""
+    variants: int = 1
+    """Profiles of each kind that a fraudster has ready."""
     tries: int = 60
     """How often some fraudsters change."""
     some: float = 0.2
@@ -40,33 +49,40 @@ class Adaptive(Profiles):
         """Profiles without repeats. Raises ConfigError as every heuristic does."""
         if self.tries < 0 or not 0 < self.some <= 1:
             raise ConfigError("adaptive: tries is 0 or more, some is a share of fraudsters in (0, 1]")
-        kinds = [kind(share=self.share, length=self.length, targets_each=self.targets_each)
-                 for kind in (Random, Bandwagon, Segment, CoVisit, Replace)]  # fmt: skip
-        ready = [one.forge(view, targets, fraudsters, rng) for one in kinds]
-        examiner = Examiner(view.log, view.n_items, view.text_of(self), rng)
-        honest = {name: np.sort(getattr(examiner.evidence, name)[1:]) for name in VIEWS}
-        goals = np.sort(targets).astype(np.int64)
+        if self.variants < 1 or len(self.kinds) * self.variants < 2:
+            raise ConfigError("adaptive has nothing to choose from: give two kinds or more, or variants = 2 or more")
+        bases = [KINDS[kind](share=self.share, length=self.length, targets_each=self.targets_each)
+                 for kind in self.kinds for _ in range(self.variants)]  # fmt: skip
+        ready = [base.forge(view, targets, fraudsters, rng) for base in bases]
+        suspicion = self._evidence(view, targets, rng) if view.detector is None else view.detector
 
         def mixed(chosen: Ints) -> list[Ints]:
-            return [ready[kind][row] for row, kind in enumerate(chosen)]
+            return [ready[number][row] for row, number in enumerate(chosen)]
 
         def blame(chosen: Ints) -> float:
             profiles = mixed(chosen)
-            if not np.isin(goals, np.concatenate(profiles)).all():
+            if not np.isin(targets, np.concatenate(profiles)).all():
                 return np.inf
-            return self._blame(examiner.beside(Sequences.of(profiles), goals), honest)
+            return float(np.mean(suspicion(Sequences.of(profiles))))
 
-        pure = [np.full(fraudsters, kind) for kind in range(len(kinds))]
+        pure = [np.full(fraudsters, number) for number in range(len(bases))]
         chosen = min(pure, key=blame)
         least = blame(chosen)
         for number in range(self.tries):
             changed = chosen.copy()
-            changed[rng.random(fraudsters) < self.some] = rng.integers(len(kinds))
+            changed[rng.random(fraudsters) < self.some] = rng.integers(len(bases))
             now = blame(changed)
             if now < least:
                 chosen, least = changed, now
             view.watch(number + 1, self.tries)
         return self._timed(view, mixed(chosen), rng)
+
+    def _evidence(self, view: "View", targets: Ints, rng: np.random.Generator) -> Callable[[Sequences], float]:
+        """LoRec's, against the targets of a crowd."""
+        examiner = Examiner(view.log, view.n_items, view.text_of(self), rng)
+        honest = {name: np.sort(getattr(examiner.evidence, name)[1:]) for name in VIEWS}
+        goals = np.sort(targets).astype(np.int64)
+        return lambda profiles: self._blame(examiner.beside(profiles, goals), honest)
 
     def _blame(self, found: Evidence, honest: dict[str, Floats]) -> float:
         """How rare such bad looks are among honest items, in powers of ten: the mean over targets of the worst view."""
