@@ -11,6 +11,7 @@ targets, and what is in the file already is not done again.
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import time
@@ -32,6 +33,7 @@ MORE = {
     "adaptive": lorec.Adaptive,
 }  # fmt: skip
 """Kinds that LoRec knows none of: asked for by name."""
+ARMS = ("clean", "none", "oracle", "lorec", "lorec-paper")
 BACKBONES = {"sasrec": lorec.SASRec, "gru4rec": lorec.GRU4Rec, "fmlp": lorec.FMLP}
 ENCODERS = {"minilm": lorec.MiniLM, "hash": lorec.Hash, "random": RandomText}
 PARTS = {
@@ -75,24 +77,31 @@ class Job:
         )  # fmt: skip
 
     def arms(self, kind: str, share: float):
-        """Name and figures of each arm, when asked for."""
-        attack = (KINDS | MORE)[kind](share=share)
-        poison = lorec.forge(attack, self.split, targets=5, seed=self.seed, text=self.text)
-        bad = lorec.inject(self.split, poison, seed=self.seed)
-        known = lorec.known_fakes(bad, without=kind, seed=self.seed)
+        """Name and figures of each arm, when asked for; nothing is forged before."""
+
+        @functools.cache
+        def world():
+            attack = (KINDS | MORE)[kind](share=share)
+            poison = lorec.forge(attack, self.split, targets=5, seed=self.seed, text=self.text)
+            bad = lorec.inject(self.split, poison, seed=self.seed)
+            return poison, bad, lorec.known_fakes(bad, without=kind, seed=self.seed)
+
+        def trained(name: str):
+            poison, bad, known = world()
+            defenses = {
+                "none": lambda: None, "oracle": lambda: lorec.Oracle().reveal(bad.fraudsters), "lorec": lorec.LoRec,
+                "lorec-paper": lambda: lorec.LoRecPaper(view="pooled"),
+            }  # fmt: skip
+            if name == "clean":
+                return self.judged(self.of_clean(), self.split, poison)
+            return self.judged(self.fit(bad, defenses[name](), known), bad, poison)
+
         if self.it.parts is not None:
-            every = self.parts(kind, bad, known, poison)
+            every = self.parts(kind, world)
             yield from (one for one in every if not self.it.parts or one[0].removeprefix("part: ") in self.it.parts)
             return
-        if not self.it.arms or "clean" in self.it.arms:
-            yield "clean", lambda: self.judged(self.of_clean(), self.split, poison)
-        defenses = {"none": None, "oracle": lorec.Oracle().reveal(bad.fraudsters), "lorec": lorec.LoRec()}
-        if self.it.paper:
-            defenses["lorec-paper"] = lorec.LoRecPaper(view="pooled")
-        for name, defense in defenses.items():
-            if self.it.arms and name not in self.it.arms:
-                continue
-            yield name, lambda defense=defense: self.judged(self.fit(bad, defense, known), bad, poison)
+        names = self.it.arms or ["clean", "none", "oracle", "lorec", *(["lorec-paper"] if self.it.paper else [])]
+        yield from ((name, functools.partial(trained, name)) for name in names)
 
     def of_clean(self) -> lorec.Fit:
         """The clean model is the same for every kind."""
@@ -107,16 +116,23 @@ class Job:
         figures |= {"seconds": sum(row["seconds"] for row in fitted.history)}
         return figures | {"by popularity": by_popularity(fitted.recommender, log).to_dict(as_series=False)}
 
-    def parts(self, kind: str, bad: lorec.Split, known, poison: lorec.Poison):
+    def parts(self, kind: str, world):
         """LoRec without each of its parts."""
+
+        def seen(fields: dict, encoder: str) -> dict:
+            poison, bad, known = world()
+            return self.seen(bad, known, poison, fields, encoded(self.split, encoder))
+
+        def clean() -> dict:
+            fakes = lorec.known_fakes(self.split, without=kind, seed=self.seed)
+            return self.seen(self.split, fakes, world()[0], {}, self.text)
+
         for name, fields in PARTS.items():
-            yield f"part: {name}", lambda fields=fields: self.seen(bad, known, poison, fields, self.text)
+            yield f"part: {name}", functools.partial(seen, fields, self.it.encoder)
         for encoder in ENCODERS:
             if encoder != self.it.encoder:
-                text = encoded(self.split, encoder)
-                yield f"part: encoder {encoder}", lambda text=text: self.seen(bad, known, poison, {}, text)
-        fakes = lorec.known_fakes(self.split, without=kind, seed=self.seed)
-        yield "part: clean log", lambda: self.seen(self.split, fakes, poison, {}, self.text)
+                yield f"part: encoder {encoder}", functools.partial(seen, {}, encoder)
+        yield "part: clean log", clean
 
     def seen(self, log: lorec.Split, known, poison: lorec.Poison, fields: dict, text: lorec.TextVectors) -> dict:
         """What LoRec with these fields turns down; no recommender is trained."""
@@ -154,7 +170,7 @@ def main() -> None:
     asked.add_argument("--encoder", default="minilm", choices=list(ENCODERS))
     asked.add_argument("--epochs", type=int, default=40, help="of every arm")
     asked.add_argument("--threads", type=int)
-    asked.add_argument("--arms", nargs="+", help="only these of clean, none, oracle, lorec, lorec-paper")
+    asked.add_argument("--arms", nargs="+", choices=ARMS, help="only these")
     asked.add_argument("--paper", action="store_true", help="also LoRec as published: several times as long")
     asked.add_argument("--parts", nargs="*", help="train nothing; what LoRec sees without each part, or these of them")
     asked.add_argument("--out", type=Path, default=Path("runs/kinds.jsonl"))
