@@ -207,6 +207,7 @@ def forge(
         "attack": _named(attack),
         **_plain(attack),
         "knowledge": attack.knowledge,
+        "detector given": detector is not None,
         "seed": seed,
         "targets": split.catalog.ids(chosen),
         "target rule": how,
@@ -216,12 +217,17 @@ def forge(
         "versions": {name: version(name) for name in ("lorec", "torch", "numpy")},
     }
     noted: dict[str, float] = {}
+    white = attack.knowledge == "white"
     view = View(
-        split.train, len(split.catalog), watch, Draft.of(draft, provenance),
-        text.items() if text is not None and attack.needs_text else None,
-        *((victim, detector) if attack.knowledge == "white" else (None, None)),
-        noted.__setitem__,
-    )  # fmt: skip
+        split.train,
+        len(split.catalog),
+        watch=watch,
+        draft=Draft.of(draft, provenance),
+        text=text.items() if text is not None and attack.needs_text else None,
+        victim=victim if white else None,
+        detector=detector if white else None,
+        note=noted.__setitem__,
+    )
     profiles = attack.forge(view, chosen, m, stream(seed, "attack"))
     return Poison(profiles, chosen, provenance | noted)
 

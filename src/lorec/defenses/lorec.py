@@ -223,15 +223,19 @@ class _EvidenceGuard(Guard):
         x = _squared(np.concatenate(told))
         fake = (np.arange(len(x)) >= len(told[0])).astype(np.float64)
         made = np.split(
-            _sigmoid(x @ _newton(x, fake, np.ones(len(x)), ridge=1.0)), np.cumsum([len(one) for one in told])
+            _sigmoid(x @ _newton(x, fake, np.ones(len(x)), ridge=1.0)), np.cumsum([len(one) for one in told])[:-1]
         )
         usual, spread = float(made[0].mean()), max(float(made[0].std()), 1e-9)
-        own = [(made[0],), *((made[0], mine) for mine in made[1:-1])]
-        means = [scene.over_holders(of_users) for scene, of_users in zip(scenes, own, strict=True)]
-        return [
-            np.maximum((mean - usual) / spread * np.sqrt(scene.lies + scene.honest), 0)
-            for scene, mean in zip(scenes, means, strict=True)
+        total, n = _over_holders(self.log, made[0], self.n_items)
+        beside = [
+            _over_holders(one.profiles, mine, self.n_items) for one, mine in zip(self.rounds, made[1:], strict=True)
         ]
+        found = []
+        for scene, (more, others) in zip(scenes, [(0 * total, 0 * n), *beside], strict=True):
+            holders = np.maximum((n + others)[scene.items], 1)
+            mean = (total + more)[scene.items] / holders
+            found.append(np.maximum((mean - usual) / spread * np.sqrt(holders), 0))
+        return found
 
     def _set(self, likely: NDArray[np.float32], off: NDArray[np.bool_]) -> None:
         self.likely, self.off = likely, off
@@ -267,18 +271,6 @@ class _Scene:
         lies, honest = known.profiles.counts(n_items)[items], log.counts(n_items)[items]
         return _Scene((log, known.profiles), items, examiner.beside(known.profiles, items), lies, honest)
 
-    def over_holders(self, of_users: Sequence[Floats]) -> Floats:
-        """[n]: the mean over each item's holders of what is said of users, [users] for each of the histories."""
-        size = int(self.items.max(initial=0)) + 1
-        total, n = np.zeros(size), np.zeros(size)
-        for some, values in zip(self.histories, of_users, strict=True):
-            log = some.distinct()
-            mine = log.items < size
-            total += np.bincount(log.items[mine], values[log.users()[mine]], size)
-            n += np.bincount(log.items[mine], minlength=size)
-        mean: Floats = (total / np.maximum(n, 1))[self.items]
-        return mean
-
     def associated(self, likely: Floats, p: Floats, odds: float) -> Floats:
         """[n]: guilt by association, the log-odds of the holders' mean suspicion.
 
@@ -304,6 +296,13 @@ class _Scene:
         mean = (total + odds / (1 + odds)) / (n + 1)
         guilt: Floats = np.log(mean / (1 - mean))
         return guilt
+
+
+def _over_holders(log: Sequences, values: Floats, n_items: int) -> tuple[Floats, Floats]:
+    """[V + 1] each: the sum over every item's holders of what is said of users [users], and how many holders it has."""
+    log = log.distinct()
+    total = np.bincount(log.items, values[log.users()], n_items + 1)
+    return total, log.counts(n_items).astype(np.float64)
 
 
 def _within(p: Floats, candidates: NDArray[np.bool_], costs: Ints | Floats, room: float) -> NDArray[np.bool_]:
