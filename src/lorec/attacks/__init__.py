@@ -203,11 +203,12 @@ def forge(
     if attack.share > 0.5:
         raise ConfigError(f"a share of {attack.share} makes a crowd of fraudsters; give at most 0.5, as 0.01 for 1 %")
     m = budget(attack, len(split.genuine()))
+    white = attack.knowledge == "white"
     provenance = {
         "attack": _named(attack),
         **_plain(attack),
         "knowledge": attack.knowledge,
-        "detector given": detector is not None,
+        "detector given": white and detector is not None,
         "seed": seed,
         "targets": split.catalog.ids(chosen),
         "target rule": how,
@@ -217,7 +218,6 @@ def forge(
         "versions": {name: version(name) for name in ("lorec", "torch", "numpy")},
     }
     noted: dict[str, float] = {}
-    white = attack.knowledge == "white"
     view = View(
         split.train,
         len(split.catalog),

@@ -227,11 +227,10 @@ class _EvidenceGuard(Guard):
         )
         usual, spread = float(made[0].mean()), max(float(made[0].std()), 1e-9)
         total, n = _over_holders(self.log, made[0], self.n_items)
-        beside = [
-            _over_holders(one.profiles, mine, self.n_items) for one, mine in zip(self.rounds, made[1:], strict=True)
-        ]
+        beside = [(0 * total, 0 * n)]
+        beside += [_over_holders(one.profiles, p, self.n_items) for one, p in zip(self.rounds, made[1:], strict=True)]
         found = []
-        for scene, (more, others) in zip(scenes, [(0 * total, 0 * n), *beside], strict=True):
+        for scene, (more, others) in zip(scenes, beside, strict=True):
             holders = np.maximum((n + others)[scene.items], 1)
             mean = (total + more)[scene.items] / holders
             found.append(np.maximum((mean - usual) / spread * np.sqrt(holders), 0))
@@ -301,7 +300,7 @@ class _Scene:
 def _over_holders(log: Sequences, values: Floats, n_items: int) -> tuple[Floats, Floats]:
     """[V + 1] each: the sum over every item's holders of what is said of users [users], and how many holders it has."""
     log = log.distinct()
-    total = np.bincount(log.items, values[log.users()], n_items + 1)
+    total: Floats = np.bincount(log.items, values[log.users()], n_items + 1)
     return total, log.counts(n_items).astype(np.float64)
 
 
