@@ -300,7 +300,7 @@ class _Scene:
 def _over_holders(log: Sequences, values: Floats, n_items: int) -> tuple[Floats, Floats]:
     """[V + 1] each: the sum over every item's holders of what is said of users [users], and how many holders it has."""
     log = log.distinct()
-    total: Floats = np.bincount(log.items, values[log.users()], n_items + 1)
+    total = np.bincount(log.items, values[log.users()], n_items + 1).astype(np.float64)
     return total, log.counts(n_items).astype(np.float64)
 
 
