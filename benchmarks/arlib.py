@@ -1,4 +1,4 @@
-"""The DP attack here and in ARLib (DLAttack, after the same paper) on MovieLens-100K: seconds, memory, and its effect.
+"""The DP attack here and in ARLib (DLAttack, after the same paper) on MovieLens-100K: seconds, and its effect.
 
 python benchmarks/arlib.py CHECKOUT --python ENV/bin/python [--seeds 11 12 13]
 
@@ -13,7 +13,6 @@ validation. Seconds are of one thread, of forging with the surrogate's training.
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -59,7 +58,6 @@ def child(folder: Path, fraudsters: int, length: int, seed: int) -> None:
         "target_items": [data.id2item[item] for item in attack.targetItem],
         "seconds": time.perf_counter() - started,
         "surrogate": trained,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     Path("forged.json").write_text(json.dumps(told))
 
@@ -144,7 +142,7 @@ def main() -> None:
                 show(seed, name, figures | judged(lorec.inject(split, poison, seed=seed), targets, seed))
             ids = split.catalog.ids(targets)
             told, opened = theirs(it, split, ids, len(poison.profiles), length, seed, Path(home))
-            figures = {name: told[name] for name in ("seconds", "surrogate", "peak")}
+            figures = {name: told[name] for name in ("seconds", "surrogate")}
             held = sum(len(set(ids) & set(row)) for row in told["fake_users"]) / len(told["fake_users"])
             show(seed, "arlib", figures | {"targets in a profile": held})
             forged = opened()

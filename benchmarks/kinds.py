@@ -121,7 +121,8 @@ class Job:
 
         def seen(fields: dict, encoder: str) -> dict:
             poison, bad, known = world()
-            return self.seen(bad, known, poison, fields, encoded(self.split, encoder))
+            text = self.text if encoder == self.it.encoder else encoded(self.split, encoder)
+            return self.seen(bad, known, poison, fields, text)
 
         def clean() -> dict:
             fakes = lorec.known_fakes(self.split, without=kind, seed=self.seed)

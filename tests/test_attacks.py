@@ -32,11 +32,12 @@ from lorec.attacks import (
     open_poison,
     save_poison,
 )
-from lorec.attacks.adaptive import VIEWS
+from lorec.attacks.adaptive import MEASURED
 from lorec.attacks.factors import RIDGE, UNSEEN, Factors, Normal, Taken
 from lorec.data import Dataset, Poison, Sequences, leave_two_out
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.evidence import Examiner, shapes
+from lorec.files import save_state
 from lorec.models import Recommender, SASRec
 from lorec.text import Hash, TextVectors
 
@@ -356,7 +357,7 @@ class TestAdaptive:
         attack = Adaptive(share=0.02, tries=30)
         poison = forge(attack, town, 3, 0, text=text)
         examiner = Examiner(town.train, len(town.catalog), text.items(), np.random.default_rng(9))
-        honest = {name: np.sort(getattr(examiner.evidence, name)[1:]) for name in VIEWS}
+        honest = {name: np.sort(getattr(examiner.evidence, name)[1:]) for name in MEASURED}
 
         def blame(one):
             return attack._blame(examiner.beside(one.profiles, one.targets.astype(np.int64)), honest)
@@ -377,21 +378,27 @@ class TestAdaptive:
             away = shapes(profiles, counts) - middle
             return np.einsum("ij,jk,ik->i", away, inverse, away)
 
-        plain = forge(ATTACKS[kind](share=0.02, targets_each=1), town, 3, 0)
-        attack = Adaptive(share=0.02, kinds=(kind,), variants=6, tries=60)
+        plain = forge(ATTACKS[kind](share=0.02, targets_each=1, length=6), town, 3, 0)
+        attack = Adaptive(share=0.02, kinds=(kind,), variants=6, tries=60, length=6)
         poison = forge(attack, town, 3, 0, detector=detector)
         assert detector(poison.profiles).mean() < 0.9 * detector(plain.profiles).mean()
         assert len(poison.profiles) == len(plain.profiles)
+        assert len(poison.profiles.items) == len(plain.profiles.items)
         assert set(poison.targets) <= set(poison.profiles.items)
+        assert poison.provenance["detector"] == "given"
         assert poison.provenance["kinds"] == [kind]
 
     def test_says_what_is_impossible(self, split):
         for attack in (
             Adaptive(share=0.1, tries=-1), Adaptive(share=0.1, some=0.0), Adaptive(share=0.1, variants=0),
-            Adaptive(share=0.1, kinds=("random",)),
+            Adaptive(share=0.1, kinds=("random",)), Adaptive(share=0.1, kinds=("random", "nothing")),
         ):  # fmt: skip
             with pytest.raises(ConfigError, match="adaptive"):
                 made(attack, split, 2)
+
+    def test_a_detector_that_knows_no_number(self, split):
+        with pytest.raises(ConfigError, match="not a number"):
+            forge(Adaptive(share=0.1), split, 2, detector=lambda profiles: np.full(len(profiles), np.nan))
 
 
 class TestKnownFakes:
@@ -601,10 +608,19 @@ class TestOptimised:
         _, other = forged(None, seed=1)  # the draft is of seed 0, and of no use
         assert other.profiles.digest() == forge(attack, split, 2, 1).profiles.digest()
 
-    def test_a_damaged_draft_is_named(self, split, tmp_path):
+    def test_a_damaged_draft_is_named_and_a_foreign_one_is_of_no_use(self, split, tmp_path):
         (tmp_path / "d").write_bytes(b"nothing")
         with pytest.raises(RunError, match="damaged checkpoint"):
             forge(spec("rev", share=0.1), split, 2, 0, draft=tmp_path / "d")
+        save_state(tmp_path / "e", {"recommender": torch.ones(3)})
+        made = forge(spec("rev", share=0.1), split, 2, 0, draft=str(tmp_path / "e"))
+        assert made.profiles.digest() == forge(spec("rev", share=0.1), split, 2, 0).profiles.digest()
+
+    def test_numpy_numbers_are_numbers(self, split, tmp_path):
+        attack = spec("rev", share=np.float32(0.125), length=np.int64(6))
+        poison = forge(attack, split, 2, np.int64(3), draft=tmp_path / "d")
+        save_poison(poison, split.catalog, tmp_path / "poison")
+        assert open_poison(tmp_path / "poison", split).provenance == poison.provenance
 
     @pytest.mark.parametrize("kind", ["dp", "rev", "gradient"])
     def test_says_how_good_its_surrogate_is(self, kind, town):

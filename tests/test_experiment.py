@@ -648,10 +648,11 @@ class TestAttack:
         do, made = (attack, tmp_path / "it") if job == "attack" else (run, tmp_path / "it" / "poison")
         with pytest.raises(KeyboardInterrupt):
             do(config, tmp_path / "it", watch=watch)
-        assert made.with_name(f"{made.name}.draft").exists()
+        assert (made / "draft.safetensors").exists()
+        (made / ".draft.safetensors.1.tmp").write_bytes(b"as a killed process leaves it")
         do(config, tmp_path / "it", watch=watch)
         assert told == [1, 2, 3, 4]
-        assert not list(tmp_path.rglob("*.draft"))
+        assert sorted(one.name for one in made.iterdir()) == ["poison.json", "profiles.parquet"]
         again = pl.read_parquet(made / "profiles.parquet")
         assert again.equals(pl.read_parquet(tmp_path / "whole" / "profiles.parquet"))
         assert len(whole.profiles) == again["fraudster"].n_unique()
@@ -667,6 +668,7 @@ class TestAttack:
             assert message in err
             assert not (tmp_path / "new").exists()
         (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis").touch()
         code, _, err = call(monkeypatch, capsys, "attack", recipe, "--out", tmp_path / "mine")
         assert code == 2
         assert "holds something else" in err

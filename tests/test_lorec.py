@@ -139,8 +139,8 @@ class TestProfile:
             assert n[item] == len(holding)
 
     @pytest.mark.parametrize("attack", [Random(share=0.02), Bandwagon(share=0.02)])
-    def test_finds_made_histories_alone(self, attack):
-        """And turns down no more than its budget; without the log it says nothing.
+    def test_finds_made_histories_alone(self, attack, monkeypatch):
+        """It turns down no more than its budget and never speaks too loudly; without the log it says nothing.
 
         Here every user keeps to items of like popularity, as tastes are; only a made history mixes them.
         """
@@ -157,6 +157,9 @@ class TestProfile:
             counted = decided(bad, known, LoRec(**off, profile_budget=budget)).weights.events
             assert 0 < (counted < 1).mean() <= budget
         assert counted[lies].mean() < 0.5
+        loud = decided(bad, known, LoRec(**off)).likely
+        monkeypatch.setattr("lorec.defenses.lorec.LOUDEST", 1e9)
+        assert loud.max() < 0.9 * decided(bad, known, LoRec(**off)).likely.max()
         assert decided(bad, known, LoRec(**off, sources=("text",))).weights.events.min() == 1
 
 

@@ -349,7 +349,7 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     counts = job.bad.train.counts(len(clean.catalog))[1:]
     Catalog(clean.catalog.items.with_columns(count=pl.Series(counts))).save(folder / "catalog.parquet")
     save_poison(job.poison, clean.catalog, folder / "poison")
-    _draft(folder / "poison").unlink(missing_ok=True)
+    _without_draft(folder / "poison")
     _seal(record, folder, ["catalog.parquet", "poison/profiles.parquet", "poison/poison.json"])
 
     arms: dict[str, dict[str, float]] = {}
@@ -445,9 +445,7 @@ def _begun(config: RunFile, folder: Path) -> dict[str, Any]:
         "finished": False,
     }
     try:
-        # A run that was interrupted while it made its poison has left nothing but the draft of it.
-        own = {_draft(folder / "poison")}
-        taken = folder.exists() and (not folder.is_dir() or not set(folder.iterdir()) <= own)
+        taken = folder.exists() and not _only_a_draft(folder, inside="poison")
     except OSError as error:
         raise RunError(f"{folder} can't be used ({error.strerror}); choose another --out") from None
     if not taken:
@@ -501,28 +499,52 @@ def attack(
     """
     if form not in FORMS:
         raise unknown("form of a poison", form, FORMS)
-    if form == "folder" and path.exists() and not (path / "poison.json").is_file():
+    if form == "folder" and path.exists() and not (path / "poison.json").is_file() and not _only_a_draft(path):
         raise RunError(f"{path} holds something else; choose another --out")
     watch = watch or (lambda _: None)
     split = prepared(config.data, config.split)
-    poison = _forged(config, split, _text(config, split, cache, watch), path, watch)
+    text = _text(config, split, cache, watch)
+    poison = _forged(config, split, text, path if form == "folder" else None, watch)
     save_poison(poison, split.catalog, path, form)
-    _draft(path).unlink(missing_ok=True)
+    if form == "folder":
+        _without_draft(path)
     return poison
 
 
-def _draft(path: Path) -> Path:
-    """Where a poison that is to be at `path` is kept while it is made."""
-    return path.with_name(f"{path.name}.draft")
+DRAFT = "draft.safetensors"
+"""In a poison's folder, what a slow attack has done while it goes on."""
 
 
-def _forged(config: RunFile, clean: Split, text: TextVectors, path: Path, watch: Watch) -> Poison:
+def _of_a_draft(path: Path) -> bool:
+    """Whether this is the draft, or the half of one that a killed process was writing."""
+    return path.name == DRAFT or (path.name.startswith(f".{DRAFT}.") and path.name.endswith(".tmp"))
+
+
+def _only_a_draft(folder: Path, inside: str = "") -> bool:
+    """Whether a folder, or its one folder of that name, holds nothing but what an interrupted attack left."""
+    if not folder.is_dir():
+        return False
+    held = list(folder.iterdir())
+    if inside and held:
+        return held == [folder / inside] and _only_a_draft(held[0])
+    return all(_of_a_draft(one) for one in held)
+
+
+def _without_draft(folder: Path) -> None:
+    for one in filter(_of_a_draft, list(folder.iterdir())):
+        one.unlink(missing_ok=True)
+
+
+def _forged(config: RunFile, clean: Split, text: TextVectors, folder: Path | None, watch: Watch) -> Poison:
+    """Make the poison, in a folder so that it may be interrupted."""
+
     def told(done: int, total: int) -> None:
         watch(Event("attack", done, total, f"{done:,} of {total:,}", finished=done == total))
 
     targets = list(config.targets.items) or config.targets.count
     rule, where = config.targets.rule, config.targets.where
-    return forge(config.attack, clean, targets, config.seed, rule, where, watch=told, draft=_draft(path), text=text)
+    draft = folder and folder / DRAFT
+    return forge(config.attack, clean, targets, config.seed, rule, where, watch=told, draft=draft, text=text)
 
 
 def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:

@@ -80,9 +80,9 @@ class View:
     victim: Recommender | None = None
     """The model that is attacked; for those attacks that say so (`knowledge` white)."""
     detector: Callable[[Sequences], Floats | float] | None = None
-    """How suspicious a crowd's profiles look; for the same."""
-    note: Callable[[str, float], None] = lambda name, value: None
-    """Puts a figure into the poison's record."""
+    """How suspicious each of a crowd's profiles looks; for the same: white is who knows the model or the defense."""
+    note: Callable[[str, float | str], None] | None = None
+    """Puts something into the poison's record, where there is one."""
 
     def judged(self, learn: Callable[[Sequences], Surrogate], rng: np.random.Generator, most: int = 2000) -> Surrogate:
         """What `learn` makes of the log without the last item of a tenth of its users, at most so many.
@@ -95,7 +95,7 @@ class View:
         shorter[some] -= 1
         log = self.log.slices(self.log.starts[:-1], shorter)
         surrogate = learn(log)
-        if len(some):
+        if self.note is not None and len(some):
             last = self.log.items[self.log.starts[1:][some] - 1]
             ranks = ranks_of(surrogate, log.take(some), last[:, None])
             self.note("surrogate HR@10", quality(ranks[:, 0], (10,))["HR@10"])
@@ -173,7 +173,7 @@ def forge(
     where: Mapping[str, str] | None = None,
     *,
     watch: Callable[[int, int], None] = lambda done, total: None,
-    draft: Path | None = None,
+    draft: str | Path | None = None,
     text: TextVectors | None = None,
     victim: Recommender | None = None,
     detector: Callable[[Sequences], Floats | float] | None = None,
@@ -203,13 +203,11 @@ def forge(
     if attack.share > 0.5:
         raise ConfigError(f"a share of {attack.share} makes a crowd of fraudsters; give at most 0.5, as 0.01 for 1 %")
     m = budget(attack, len(split.genuine()))
-    white = attack.knowledge == "white"
     provenance = {
         "attack": _named(attack),
         **_plain(attack),
         "knowledge": attack.knowledge,
-        "detector given": white and detector is not None,
-        "seed": seed,
+        "seed": int(seed),
         "targets": split.catalog.ids(chosen),
         "target rule": how,
         "target where": dict(where or {}),
@@ -217,12 +215,13 @@ def forge(
         "log": split.train.digest(),
         "versions": {name: version(name) for name in ("lorec", "torch", "numpy")},
     }
-    noted: dict[str, float] = {}
+    noted: dict[str, float | str] = {}
+    white = attack.knowledge == "white"
     view = View(
         split.train,
         len(split.catalog),
         watch=watch,
-        draft=Draft.of(draft, provenance),
+        draft=Draft() if draft is None else Draft.of(Path(draft), provenance | {"items": len(split.catalog)}),
         text=text.items() if text is not None and attack.needs_text else None,
         victim=victim if white else None,
         detector=detector if white else None,
@@ -235,7 +234,8 @@ def forge(
 def _plain(attack: object) -> dict[str, object]:
     """Its parameters as JSON has them."""
     values = dataclasses.asdict(attack)  # type: ignore[call-overload]
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    of_numpy = {name: value.item() for name, value in values.items() if isinstance(value, np.generic)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | of_numpy
 
 
 def _named(attack: object) -> str:

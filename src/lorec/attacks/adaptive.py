@@ -18,17 +18,21 @@ Kind = Literal["random", "bandwagon", "segment", "covisit", "replace"]
 KINDS: dict[Kind, type] = {
     "random": Random, "bandwagon": Bandwagon, "segment": Segment, "covisit": CoVisit, "replace": Replace
 }  # fmt: skip
-VIEWS = ("collusion", "incoherence", "copying", "surprise")
+MEASURED = ("collusion", "incoherence", "copying", "surprise")
+"""The views of LoRec that follow from the log alone; `profile` and `association` are learned, and not counted here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Profiles):
-    """A crowd mixed from other attacks' profiles until a detector finds it most innocent, at equal budget.
+    """A crowd mixed from other attacks' profiles until a detector finds it most innocent, with as many fraudsters.
 
     Every fraudster has profiles of each of these kinds ready. The crowd begins as all of one kind, that which looks
     most innocent; then some fraudsters at a time take up another profile, and keep it where the detector's score falls.
-    The detector is one's own, given to `forge`, or else LoRec's evidence, measured beside the log as LoRec measures it:
-    of every view the share of honest items that look as bad; the worst view counts.
+    A profile has its own length (unless `length` is given) and its own of the targets, so these are chosen, too.
+
+    The detector is one's own, given to `forge`, which sees profiles without times and whose mean over them counts; or
+    else LoRec's evidence, measured beside the log as LoRec measures it: of every view in `MEASURED` the share of honest
+    items that look as bad; the worst view counts.
     """
 
     targets_each: int | None = 1
@@ -49,12 +53,16 @@ class Adaptive(Profiles):
         """Profiles without repeats. Raises ConfigError as every heuristic does."""
         if self.tries < 0 or not 0 < self.some <= 1:
             raise ConfigError("adaptive: tries is 0 or more, some is a share of fraudsters in (0, 1]")
+        if not set(self.kinds) <= KINDS.keys():
+            raise ConfigError(f"adaptive mixes {', '.join(KINDS)}; kinds is {self.kinds!r}")
         if self.variants < 1 or len(self.kinds) * self.variants < 2:
             raise ConfigError("adaptive has nothing to choose from: give two kinds or more, or variants = 2 or more")
         bases = [KINDS[kind](share=self.share, length=self.length, targets_each=self.targets_each)
                  for kind in self.kinds for _ in range(self.variants)]  # fmt: skip
         ready = [base.forge(view, targets, fraudsters, rng) for base in bases]
         suspicion = self._evidence(view, targets, rng) if view.detector is None else view.detector
+        if view.note is not None:
+            view.note("detector", "lorec's evidence" if view.detector is None else "given")
 
         def mixed(chosen: Ints) -> list[Ints]:
             return [ready[number][row] for row, number in enumerate(chosen)]
@@ -63,7 +71,10 @@ class Adaptive(Profiles):
             profiles = mixed(chosen)
             if not np.isin(targets, np.concatenate(profiles)).all():
                 return np.inf
-            return float(np.mean(suspicion(Sequences.of(profiles))))
+            found = float(np.mean(suspicion(Sequences.of(profiles))))
+            if np.isnan(found):
+                raise ConfigError("the detector's score of a profile is not a number; give one for every profile")
+            return found
 
         pure = [np.full(fraudsters, number) for number in range(len(bases))]
         chosen = min(pure, key=blame)
@@ -80,7 +91,7 @@ class Adaptive(Profiles):
     def _evidence(self, view: "View", targets: Ints, rng: np.random.Generator) -> Callable[[Sequences], float]:
         """LoRec's, against the targets of a crowd."""
         examiner = Examiner(view.log, view.n_items, view.text_of(self), rng)
-        honest = {name: np.sort(getattr(examiner.evidence, name)[1:]) for name in VIEWS}
+        honest = {name: np.sort(getattr(examiner.evidence, name)[1:]) for name in MEASURED}
         goals = np.sort(targets).astype(np.int64)
         return lambda profiles: self._blame(examiner.beside(profiles, goals), honest)
 

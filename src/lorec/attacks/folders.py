@@ -51,7 +51,7 @@ class Draft:
     @staticmethod
     def of(path: Path | None, record: Mapping[str, Any]) -> "Draft":
         """The draft of what a record of plain values describes."""
-        return Draft(path, hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest())
+        return Draft(path, hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest())
 
     def load(self, rng: np.random.Generator) -> dict[str, Any]:
         """What was saved last, nothing where nothing was; `rng` goes on where it stood then.
@@ -61,7 +61,7 @@ class Draft:
         if self.path is None or not self.path.exists():
             return {}
         saved = load_state(self.path)
-        if saved["identity"] != self.identity:
+        if saved.get("identity") != self.identity:
             return {}
         rng.bit_generator.state = saved["rng"]
         state: dict[str, Any] = saved["state"]

@@ -35,9 +35,10 @@ class Optimised(Profiles):
     knowledge: ClassVar[Literal["black", "grey", "white"]] = "grey"
 
     def _judged(self, view: "View", rng: np.random.Generator) -> None:
-        """Say how good a surrogate is, by one more, whose draws change nothing else."""
+        """Say how good such a surrogate is, by one more, whose draws change nothing else."""
         (own,) = rng.spawn(1)
-        view.judged(lambda log: Factors.of(Taken.of(log, view.n_items), own, self.width), own)
+        if view.note is not None:
+            view.judged(lambda log: Factors.of(Taken.of(log, view.n_items), own, self.width), own)
 
     def _reached(self, view: "View", rng: np.random.Generator) -> Ints:
         n = len(view.log)

@@ -23,7 +23,7 @@ class Gradient(Profiles):
     A profile alternates fillers and targets. A filler begins as a random item; its vector is moved by the sign of the
     gradient of the target's cross-entropy, and the item nearest to where it comes out stands there. So what training
     on the profile has to teach the model is as much as can be. The model is a surrogate that the attacker trains
-    on the log (grey box), or the victim itself (white box).
+    on the log (grey box; but for some users' last items, by which it is judged), or the victim itself (white box).
     """
 
     box: Literal["grey", "white"] = "grey"
