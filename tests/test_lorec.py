@@ -140,7 +140,7 @@ class TestProfile:
 
     @pytest.mark.parametrize("attack", [Random(share=0.02), Bandwagon(share=0.02)])
     def test_finds_made_histories_alone(self, attack, monkeypatch):
-        """It turns down no more than its budget and never speaks too loudly; without the log it says nothing.
+        """It never speaks too loudly, and not at all where it would turn down too much, or without the log.
 
         Here every user keeps to items of like popularity, as tastes are; only a made history mixes them.
         """
@@ -153,13 +153,14 @@ class TestProfile:
         users = bad.train.users()
         lies = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
         off = dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "association"), 0.0)
-        for budget in (0.01, 0.03):
-            counted = decided(bad, known, LoRec(**off, profile_budget=budget)).weights.events
-            assert 0 < (counted < 1).mean() <= budget
+        counted = decided(bad, known, LoRec(**off, silence=1.0)).weights.events
         assert counted[lies].mean() < 0.5
-        loud = decided(bad, known, LoRec(**off)).likely
+        assert (counted[~bad.fraudsters[users]] < 1).mean() < 0.05
+        quiet = LoRec(**off, silence=(counted < 1).mean() - 1e-6)
+        assert decided(bad, known, quiet).weights.events.min() == 1
+        loud = decided(bad, known, LoRec(**off, silence=1.0)).likely
         monkeypatch.setattr("lorec.defenses.lorec.LOUDEST", 1e9)
-        assert loud.max() < 0.9 * decided(bad, known, LoRec(**off)).likely.max()
+        assert loud.max() < 0.9 * decided(bad, known, LoRec(**off, silence=1.0)).likely.max()
         assert decided(bad, known, LoRec(**off, sources=("text",))).weights.events.min() == 1
 
 
@@ -306,7 +307,7 @@ class TestGuard:
             start(town, [Poison(known[0].profiles, np.zeros(0, dtype=np.int32), {})])[1].decide()
         for wrong in (
             {"budget": 0.0},
-            {"profile_budget": 1.5},
+            {"silence": 1.5},
             {"surprise": 0.5},
             dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "profile"), 0.0),
         ):

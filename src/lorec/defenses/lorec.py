@@ -38,8 +38,8 @@ MOST = 20
 VIEWS = ("collusion", "surprise", "incoherence", "copying", "profile", "association")
 """In the order in which they are asked."""
 LOUDEST = 5.0
-"""How many times `profile` may raise the odds of a lie: on short histories many honest ones look made, more of them far
-out than its calibration expects, and they must not outshout the other views."""
+"""How many times `profile` may raise the odds of a lie: more honest histories look made than its calibration expects,
+and they must not outshout the other views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +61,21 @@ class LoRec:
     """The same for items whose holders are doubles of people who lack them; low, since hardly an honest one is; 0: off.
     """
     profile: float = 3.0
-    """The same for items whose holders' histories look made; low, since few honest items fail it on long histories, the
-    only ones of which it says much, and since it has a budget where they are short; 0: off.
+    """The same for items whose holders' histories look made; low, since it speaks only where few honest items fail it,
+    on long histories; 0: off.
     """
     association: float = 15.0
     """The same for items whose holders are suspects by what else they hold, according to the views above; 0: off."""
-    budget: float = 0.012
+    budget: float = 0.015
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
 
-    The views without a budget have none, as a large attack with targets in common makes more lies than any that spares.
+    The other views have none, as a large attack with targets in common makes more lies than any budget that spares.
     """
-    profile_budget: float = 0.004
-    """The same for profile."""
+    silence: float = 0.01
+    """Where profile would turn down more than this share of all interactions, it says nothing.
+
+    Then honest histories look made, too, as short ones do: it would find no more than chance and cost hits.
+    """
     accused: float = 0.05
     """The share of users that it may flag, the most suspicious of those with a turned-down interaction."""
 
@@ -81,8 +84,8 @@ class LoRec:
             raise ConfigError("LoRec needs at least one source, and a view besides association whose factor is not 0")
         if not all(1 <= factor < math.inf for factor in self.factors().values()):
             raise ConfigError(f"LoRec's factors ({', '.join(VIEWS)}) are 1 or more, or 0 for off")
-        if not all(0 < share <= 1 for share in (self.budget, self.profile_budget, self.accused)):
-            raise ConfigError("LoRec's budgets and accused are shares of interactions and of users in (0, 1]")
+        if not all(0 < share <= 1 for share in (self.budget, self.silence, self.accused)):
+            raise ConfigError("LoRec's budget, silence and accused are shares of interactions and of users in (0, 1]")
 
     def factors(self) -> dict[str, float]:
         """The views that are asked, each with its Bayes factor."""
@@ -183,7 +186,6 @@ class _EvidenceGuard(Guard):
         honest[: len(everything)] *= len(trials)  # the log's own items are the same in every round
         odds = lies.sum() / max(honest.sum(), 1)
         likely, off = [np.zeros(len(scene.items)) for scene in scenes], np.zeros(len(everything), dtype=bool)
-        budgets = {"incoherence": self.spec.budget, "profile": self.spec.profile_budget}
         for view, factor in self.spec.factors().items():
             if view == "profile":
                 seen = self._profiled(scenes)
@@ -193,16 +195,19 @@ class _EvidenceGuard(Guard):
                 seen = [getattr(scene.evidence, view) for scene in scenes]
             fitted = calibrate(np.concatenate(seen), lies, honest)
             found = [fitted(some) for some in seen]
+            against = found[0] > factor * odds * (1 - found[0])
+            if view == "profile" and holders[against].sum() > self.spec.silence * len(self.log.items):
+                continue
             if fitted.slope > 0:
-                room = budgets.get(view, math.inf) * len(self.log.items)
-                off |= _within(found[0], (found[0] > factor * odds * (1 - found[0])) & ~off, holders, room)
+                room = self.spec.budget * len(self.log.items) if view == "incoherence" else math.inf
+                off |= _within(found[0], against & ~off, holders, room)
             if view == "profile":
                 found = [np.minimum(some, LOUDEST * odds / (1 + LOUDEST * odds)) for some in found]
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
         # more. And real lies stand among the log's own items as if they were honest: so they count by how likely they
         # are to be so (expectation and maximisation, as in learning from positive and unlabelled examples).
-        seen = [np.log(one / (1 - one)) for one in likely]
+        seen = [np.log(np.maximum(one, 1e-14) / (1 - one)) for one in likely]  # 0 where the one view kept silent
         p: Floats = np.zeros(len(everything))
         for _ in range(4):
             innocent = np.concatenate([1 - p, *(np.ones(len(trial.items)) for trial in trials)])
