@@ -196,13 +196,13 @@ class _EvidenceGuard(Guard):
             fitted = calibrate(np.concatenate(seen), lies, honest)
             found = [fitted(some) for some in seen]
             against = found[0] > factor * odds * (1 - found[0])
-            if view == "profile" and holders[against].sum() > self.spec.silence * len(self.log.items):
-                continue
+            if view == "profile":
+                if holders[against].sum() > self.spec.silence * len(self.log.items):
+                    continue
+                found = [np.minimum(some, LOUDEST * odds / (1 + LOUDEST * odds)) for some in found]
             if fitted.slope > 0:
                 room = self.spec.budget * len(self.log.items) if view == "incoherence" else math.inf
                 off |= _within(found[0], against & ~off, holders, room)
-            if view == "profile":
-                found = [np.minimum(some, LOUDEST * odds / (1 + LOUDEST * odds)) for some in found]
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
         # more. And real lies stand among the log's own items as if they were honest: so they count by how likely they
