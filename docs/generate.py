@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lorec.defenses import DEFENSES
-from lorec.experiment import FAMILIES, MEMBERS, TABLES, RunFile
+from lorec.runfile import FAMILIES, MEMBERS, TABLES, RunFile
 
 HERE = Path(__file__).parent
 

@@ -19,17 +19,9 @@ from lorec.cli import literal, main
 from lorec.data import leave_two_out
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
 from lorec.evidence import shapes
-from lorec.experiment import (
-    Run,
-    open_run,
-    plain,
-    read_run_file,
-    reevaluate,
-    resolve,
-    run,
-    save_recommendations,
-)  # fmt: skip
+from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
 from lorec.files import read_json
+from lorec.runfile import plain, read_run_file, resolve
 
 TOML = """
 name = "small"

@@ -47,7 +47,8 @@ def test_the_readme_python_runs(tmp_path, monkeypatch):
 
 def test_the_readme_toml_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    from lorec.experiment import read_run_file, run
+    from lorec.experiment import run
+    from lorec.runfile import read_run_file
 
     (tmp_path / "purchases.csv").write_text(_purchases())
     (tmp_path / "catalogue.csv").write_text("item,title\n" + "".join(f"sku{n},Thing {n}\n" for n in range(40)))

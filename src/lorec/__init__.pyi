@@ -101,13 +101,7 @@ from .experiment import (
     Run as Run,
 )
 from .experiment import (
-    RunFile as RunFile,
-)
-from .experiment import (
     open_run as open_run,
-)
-from .experiment import (
-    read_run_file as read_run_file,
 )
 from .experiment import (
     run as run,
@@ -141,6 +135,12 @@ from .models import (
 )
 from .models import (
     load_recommender as load_recommender,
+)
+from .runfile import (
+    RunFile as RunFile,
+)
+from .runfile import (
+    read_run_file as read_run_file,
 )
 from .sources import (
     load as load,

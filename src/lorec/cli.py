@@ -102,8 +102,8 @@ def run(
 
     The same command again continues an interrupted run and only shows a finished one.
     """
-    from lorec.experiment import read_run_file
     from lorec.experiment import run as do
+    from lorec.runfile import read_run_file
 
     config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
     with _shown_progress() as watch:
@@ -126,7 +126,7 @@ def attack(
 ) -> None:
     """Make a run's poison alone, for runs to share ([attack] name = "stored") or for other work; nothing is trained."""
     from lorec.experiment import attack as do
-    from lorec.experiment import read_run_file
+    from lorec.runfile import read_run_file
 
     with _shown_progress() as watch:
         config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
@@ -235,8 +235,8 @@ def list_(
     ],
 ) -> None:
     """The names that a run file may use, one a line."""
-    from lorec.experiment import FAMILIES
     from lorec.registry import describe, unknown
+    from lorec.runfile import FAMILIES
 
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
@@ -287,7 +287,7 @@ def compile_(
 ) -> None:
     """Prepare a log once: split, numbered and sorted, to be opened at once as [data] name = "compiled"."""
     from lorec.data import leave_two_out
-    from lorec.experiment import protocol_of
+    from lorec.runfile import protocol_of
     from lorec.sources import save_split
 
     protocol = protocol_of(dict(_pair("--set", one) for one in settings or []))

@@ -1,0 +1,270 @@
+"""Run files: TOML, whose sections are specs, and back to plain values.
+
+A run is one log, one attack, one recommender and some defenses. Unknown keys and names are refused, with the nearest
+known one.
+"""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorec.attacks import ATTACKS, Attack, Bandwagon, Rule, Stored
+from lorec.data import Protocol
+from lorec.defenses import DEFENSES, Defense, LoRec, Oracle, Undefended
+from lorec.errors import ConfigError
+from lorec.models import BACKBONES, BCE, LOSSES, Backbone, ItemKind, Loss, SASRec
+from lorec.registry import build, member, name_of, unknown
+from lorec.sources import SOURCES, CompleteJourney, Source, located
+from lorec.text import ENCODERS, Encoder, MiniLM
+from lorec.training import Training
+
+__all__ = [
+    "FAMILIES", "MEMBERS", "TABLES", "Known", "RunFile", "Targets", "arms_of", "plain", "protocol_of", "read_run_file",
+    "resolve",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Which items the attack pushes."""
+
+    count: int = 5
+    """How many are drawn."""
+    rule: Rule = "unpopular"
+    """From the less popular half of the catalogue, the most popular tenth, or all of it (random)."""
+    where: dict[str, str] = field(default_factory=dict)
+    """Only items whose catalogue says so, as { category = "Tea" }."""
+    items: tuple[str, ...] = ()
+    """Raw ids; where given, nothing is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """The fakes that the defender synthesises to learn from."""
+
+    kinds: tuple[str, ...] | None = None
+    """Kinds of attack; every kind but the judged one where not given. A run that knows the judged kind says so."""
+    share: float = 0.01
+    """Known fakes as a share of users in the first round; the next ones have two, four and half times as many."""
+    rounds: int = 16
+    """How many poisoned logs the defender imagines; `lorec-paper` learns from the first alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFile:
+    """One run: a log, an attack, a recommender, defenses."""
+
+    name: str = "run"
+    """What it is called, and its folder's name."""
+    seed: int = 0
+    """Of everything that is drawn: ties, targets, attack, weights, batches."""
+    items: ItemKind = "ids"
+    """What an item is to the recommender: its id, its text through a projection, or both."""
+    scenario: str = "a shop"
+    """What is recommended, for prompts: "video games", "groceries", "news"."""
+    data: Source = field(default_factory=CompleteJourney)
+    """The log: a source by name, or path and items of one's own."""
+    split: Protocol = field(default_factory=Protocol)
+    """How the log becomes sequences."""
+    encoder: Encoder = field(default_factory=MiniLM)
+    """Where text vectors come from."""
+    backbone: Backbone = field(default_factory=SASRec)
+    """The encoder of histories."""
+    loss: Loss = field(default_factory=BCE)
+    """What the recommender is trained to do."""
+    attack: Attack | Stored = field(default_factory=Bandwagon)
+    """What the fraudsters do."""
+    targets: Targets = field(default_factory=Targets)
+    """Which items they push."""
+    known: Known = field(default_factory=Known)
+    """What the defender learns from."""
+    defenses: tuple[Defense, ...] = field(default_factory=lambda: (LoRec(), Oracle()))
+    """Who defends, one arm each; the undefended arm is always there."""
+    training: Training = field(default_factory=Training)
+    """How long, how fast, on what."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}; it is a whole number from 0 to 2^63 - 1")
+
+
+FAMILIES: dict[str, dict[str, type]] = {
+    "attacks": ATTACKS,
+    "backbones": BACKBONES,
+    "defenses": DEFENSES,
+    "encoders": ENCODERS,
+    "losses": LOSSES,
+    "sources": SOURCES,
+}
+"""Every family of which a run file may name a member."""
+MEMBERS = {"data": "sources", "encoder": "encoders", "backbone": "backbones", "loss": "losses", "attack": "attacks"}
+"""The sections that are one member of a family."""
+TABLES: dict[str, type] = {"split": Protocol, "targets": Targets, "known": Known, "training": Training}
+PLAIN = ("name", "seed", "items", "scenario")
+
+
+def read_run_file(path: str | Path, settings: Mapping[str, str] | None = None) -> RunFile:
+    """Read a run from TOML; `settings` ("training.epochs": "3") overrule it. Raises ConfigError."""
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the run file itself, as in recipes/demo.toml")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no run file {path}; see recipes/ for some, or lorec run --help") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    for key, value in (settings or {}).items():
+        _set(document, key, value)
+    return resolve(document)
+
+
+def protocol_of(settings: Mapping[str, str]) -> Protocol:
+    """The [split] that settings ("k_core": "5") ask for. Raises ConfigError."""
+    document: dict[str, Any] = {}
+    for key, value in settings.items():
+        _set(document, f"split.{key}", value)
+    return resolve(document).split
+
+
+def resolve(document: Mapping[str, Any], *, strangers: bool = True) -> RunFile:
+    """Make a RunFile from plain values: unknown keys and names are refused, the nearest is suggested.
+
+    Without `strangers` no other package's members are loaded, whatever the document names.
+    """
+    known = [spec_field.name for spec_field in dataclasses.fields(RunFile)]
+    for key in document:
+        if key not in known:
+            raise unknown("key", key, known)
+    values = {key: document[key] for key in PLAIN if key in document}
+    parts: dict[str, Any] = {}
+    for key, family in MEMBERS.items():
+        if key in document:
+            parts[key] = _member(key, family, document[key], strangers)
+    for key, spec in TABLES.items():
+        if key in document:
+            parts[key] = build(spec, _table(key, document[key]), key)
+    if "defenses" in document:
+        given = document["defenses"]
+        if not isinstance(given, list):
+            raise ConfigError("defenses is a list, as in defenses = ['lorec', 'oracle'] or [[defenses]] tables")
+        parts["defenses"] = tuple(_member("defenses", "defenses", one, strangers) for one in given)
+    plain: RunFile = build(RunFile, values, "run")
+    made = dataclasses.replace(plain, **parts)
+    if not made.name or any(letter in made.name for letter in "/\\\0") or made.name.startswith("."):
+        raise ConfigError(f"name is {made.name!r}; it names a folder: letters, digits, - and _")
+    if "split" not in document or "seed" not in document["split"]:
+        made = dataclasses.replace(made, split=dataclasses.replace(made.split, seed=made.seed))
+    return made
+
+
+def plain(run_file: RunFile) -> dict[str, Any]:
+    """The configuration as plain values that `resolve` turns into an equal RunFile."""
+    values: dict[str, Any] = {key: getattr(run_file, key) for key in PLAIN}
+    for key, family in MEMBERS.items():
+        values[key] = _plain_member(family, getattr(run_file, key))
+    for key in TABLES:
+        values[key] = dataclasses.asdict(getattr(run_file, key))
+    values["defenses"] = [_plain_member("defenses", one) for one in run_file.defenses]
+    return {key: _without_none(value) for key, value in values.items()}
+
+
+def _plain_member(family: str, spec: Any) -> dict[str, Any]:
+    return {"name": _name(family, spec), **dataclasses.asdict(spec)}
+
+
+def _name(family: str, spec: Any) -> str:
+    return name_of(family, FAMILIES[family], spec)
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: a field that is None is left out, and its default puts it back."""
+    if isinstance(value, dict):
+        return {key: _without_none(one) for key, one in value.items() if one is not None}
+    return [_without_none(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _member(key: str, family: str, value: Any, strangers: bool) -> Any:
+    values = {"name": value} if isinstance(value, str) else dict(_table(key, value))
+    if key == "data" and "name" in values and strangers:
+        name = str(values.pop("name"))
+        values = located(name, values)
+    elif key == "data" and "path" in values:
+        values = {"name": "file", **values}
+    return member(family, FAMILIES[family], values, key, strangers=strangers)
+
+
+def _table(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key} is {value!r}; it is a table, as in [{key}]")
+    return value
+
+
+def _set(document: dict[str, Any], key: str, text: str) -> None:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    place: Any = document
+    for parent in parents:
+        if isinstance(place, list):
+            place = place[_index(parent, place, key)]
+            continue
+        if isinstance(place.get(parent), str):  # attack = "random" and --set attack.share=.03
+            place[parent] = {"name": place[parent]}
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict | list):
+            raise ConfigError(f"--set {key}: {parent} is {place!r} and has no keys")
+    if isinstance(place, list):
+        place[_index(last, place, key)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise ConfigError(f"--set {key}: {place!r} has no keys")
+
+
+def _index(text: str, place: list[Any], key: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) >= len(place):
+        raise ConfigError(f"--set {key}: {text!r} is none of the {len(place)} places; count from 0")
+    index = int(text)
+    if isinstance(place[index], str):
+        place[index] = {"name": place[index]}
+    return index
+
+
+def arms_of(config: RunFile) -> dict[str, Defense]:
+    """What a run trains, by name: clean, poisoned, and one for each defense. Raises ConfigError for one that is twice.
+
+    The same defense with other settings is called by what is set.
+    """
+    named: dict[str, Defense] = {"clean": Undefended(), "poisoned": Undefended()}
+    names = [_name("defenses", defense) for defense in config.defenses]
+    for name, defense in zip(names, config.defenses, strict=True):
+        if name == "none":
+            raise ConfigError("the undefended arm is always there, as 'poisoned'; take 'none' out of defenses")
+        if names.count(name) > 1:
+            name += "".join(f"-{key}-{_setting(getattr(defense, key))}" for key in _changed(defense))
+        if name in named:
+            raise ConfigError(f"defense {name!r} stands twice; one run compares different ones")
+        named[name] = defense
+    return named
+
+
+def _changed(spec: Any) -> list[str]:
+    """The fields of a spec that are not as by default."""
+
+    def default(field: dataclasses.Field[Any]) -> Any:
+        made = field.default_factory
+        return field.default if made is dataclasses.MISSING else made()
+
+    return [field.name for field in dataclasses.fields(spec) if getattr(spec, field.name) != default(field)]
+
+
+def _setting(value: Any) -> str:
+    parts = value if isinstance(value, tuple) else [value]
+    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", str(part)) for part in parts)
