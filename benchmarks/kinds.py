@@ -110,11 +110,12 @@ class Job:
 
     def judged(self, fitted: lorec.Fit, log: lorec.Split, poison: lorec.Poison) -> dict:
         """The figures of a trained model."""
-        figures = lorec.evaluate(fitted.recommender, log, targets=poison.targets).metrics
+        card = lorec.evaluate(fitted.recommender, log, targets=poison.targets, top=10)
+        figures = dict(card.metrics)
         figures |= detected(fitted.guard, log, poison.targets) if log is not self.split else {}
         figures |= {"items": len(log.catalog), "epochs": len(fitted.history), "best epoch": fitted.best_epoch}
         figures |= {"seconds": sum(row["seconds"] for row in fitted.history)}
-        return figures | {"by popularity": by_popularity(fitted.recommender, log).to_dict(as_series=False)}
+        return figures | {"by popularity": by_popularity(card.users, log).to_dict(as_series=False)}
 
     def parts(self, kind: str, world):
         """LoRec without each of its parts."""

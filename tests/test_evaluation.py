@@ -13,6 +13,7 @@ from lorec.evaluation import (
     evaluate,
     exposure,
     mean_weights,
+    overlap,
     quality,
     ranks_of,
     success_removed,
@@ -120,7 +121,8 @@ def test_detection_needs_both_kinds():
 
 def test_by_popularity_against_a_full_sort(split):
     scorer = Recommender(SASRec(width=8, max_length=20, blocks=1), "ids", len(split.catalog), seed=3)
-    found = by_popularity(scorer, split, k=5, parts=4)
+    card = evaluate(scorer, split, top=5)
+    found = by_popularity(card.users, split, parts=4)
     counts = split.train.counts(len(split.catalog))[1:]
     part = {item + 1: place * 4 // len(counts) for place, item in enumerate(np.argsort(counts, kind="stable"))}
     slots, hits, held, shown = np.zeros(4), np.zeros(4), np.zeros(4), set()
@@ -179,3 +181,35 @@ def test_popularity_is_evaluated_on_genuine_users_only(split):
         history = [*split.train[row].tolist(), int(split.valid[row])]
         by_hand.append(rank_by_hand(counts, history, int(split.test[row]), False))
     assert card.users["rank"].to_list() == by_hand
+
+
+def test_a_scorecard_keeps_target_ranks_and_first_places(tiny):
+    split = leave_two_out(tiny, last=3)
+    counts = split.train.counts(len(split.catalog))
+    targets = np.array([1, 2, 40], dtype=np.int32)
+    card = evaluate(Popularity(counts), split, targets=targets, top=7)
+    assert card.users.columns == ["user", "rank", "target ranks", "top"]
+    for user, told, top in zip(*card.users.drop("rank").iter_columns(), strict=True):
+        row = split.users.to_list().index(user)
+        history = [*split.older[row].tolist(), *split.train[row].tolist(), int(split.valid[row])]
+        assert [one is None for one in told] == [int(target) in history for target in targets]
+        unseen = [rank_by_hand(counts, history, item, False) for item in top]
+        assert unseen == sorted(unseen)
+        assert not set(history) & set(top.to_list())
+    of_target = [
+        [one for one in column if one is not None] for column in zip(*card.users["target ranks"].to_list(), strict=True)
+    ]
+    assert card.metrics["T-HR@50"] == pytest.approx(np.mean([np.mean(np.array(one) <= 50) for one in of_target]))
+
+
+def test_overlap_of_lists(split):
+    counts = split.train.counts(len(split.catalog))
+    one = evaluate(Popularity(counts), split, top=5).users
+    other = evaluate(Popularity(counts[::-1].copy()), split, top=5).users
+    assert overlap(one, one) == 1.0
+    by_hand = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(one["top"], other["top"], strict=True)])
+    assert overlap(one, other.sample(fraction=1, shuffle=True, seed=1)) == pytest.approx(by_hand)
+    with pytest.raises(DataError, match="different users"):
+        overlap(one, other.head(3))
+    with pytest.raises(DataError, match="top=10"):
+        by_popularity(one.drop("top"), split)

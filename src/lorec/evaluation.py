@@ -28,7 +28,8 @@ class Scorecard:
 
     metrics: dict[str, float]
     users: pl.DataFrame
-    """user, rank of the held-out item: one row for each genuine user."""
+    """A row for each user who was judged: `user`; `rank` of the held-out item; with targets `target ranks`, null for a
+    target that the user has; with `top` the numbers of the items in the first places, 0 where none was left."""
 
 
 def evaluate(
@@ -40,12 +41,13 @@ def evaluate(
     hits: tuple[int, ...] = HitCuts,
     exposures: tuple[int, ...] = TargetCuts,
     rows: Ints | None = None,
+    top: int = 0,
 ) -> Scorecard:
     """HR@k, NDCG@k and MRR of the held-out items of genuine users; with targets also T-HR@k, T-NDCG@k and mean rank.
 
     `rows` are the users that count, such as a sample or those with short histories; all genuine ones where not given.
-    Where users may take an item again, seen items compete; otherwise only unseen ones do. Raises DataError for no user,
-    and for a fraudster among them, who has nothing held out.
+    `top` items of each user's list are kept, too. Where users may take an item again, seen items compete; otherwise
+    only unseen ones do. Raises DataError for no user, and for a fraudster among them, who has nothing held out.
     """
     rows = split.genuine() if rows is None else rows
     if not len(rows) or split.fraudsters[rows].any():
@@ -54,45 +56,57 @@ def evaluate(
     held = (split.test if on == "test" else split.valid)[rows]
     goals = held[:, None] if targets is None else np.column_stack([held, np.tile(targets, (len(rows), 1))])
     older = split.older.take(rows)
-    ranks = ranks_of(scorer, log, goals, seen=split.repeats, older=older)
+    ranks, best = _ranked(scorer, log, goals, split.repeats, older, min(top, len(split.catalog)))
     metrics = quality(ranks[:, 0], hits)
+    users = pl.DataFrame({"user": split.users.gather(rows), "rank": ranks[:, 0]})
     if targets is not None:
-        metrics |= exposure(ranks[:, 1:], _absent(log, targets) & _absent(older, targets), exposures)
-    return Scorecard(metrics, pl.DataFrame({"user": split.users.gather(rows), "rank": ranks[:, 0]}))
+        absent = _absent(log, targets) & _absent(older, targets)
+        metrics |= exposure(ranks[:, 1:], absent, exposures)
+        told = pl.Series("target ranks", np.where(absent, ranks[:, 1:], 0).astype(np.int32))
+        users = users.with_columns(told.arr.eval(pl.when(pl.element() > 0).then(pl.element())))
+    return Scorecard(metrics, users.with_columns(pl.Series("top", best)) if top else users)
 
 
-def by_popularity(scorer: Scorer, split: Split, k: int = 10, parts: int = 10) -> pl.DataFrame:
+def by_popularity(users: pl.DataFrame, split: Split, parts: int = 10) -> pl.DataFrame:
     """Who is shown and who is hit, by popularity: what a defense costs honest niche items shows here.
 
-    The catalogue in `parts` of equal numbers of items, 1 the least popular in training: `slots`, the share of genuine
-    users' top-k places that go to the part; `shown`, its distinct items in them; `held out`, test items of the part;
-    `hits`, how many of those stand in the top k.
+    `users` are those of a scorecard with `top` places. The catalogue in `parts` of equal numbers of items, 1 the least
+    popular in training: `slots`, the share of the places that go to the part; `shown`, its distinct items in them;
+    `held out`, test items of the part; `hits`, how many of those stand in the places. Raises DataError without `top`.
     """
-    rows, n_items = split.genuine(), len(split.catalog)
-    log = split.histories(rows)
+    if "top" not in users:
+        raise DataError("the scorecard has no first places; evaluate with top=10")
+    n_items, best = len(split.catalog), users["top"].to_numpy()
     counts = split.train.counts(n_items)[1:]
     part = np.zeros(n_items + 1, dtype=np.int64)
     part[1 + np.argsort(counts, kind="stable")] = np.arange(n_items) * parts // n_items
-    shown = np.zeros(n_items + 1, dtype=np.int64)
-    hit = np.zeros(len(rows), dtype=bool)
-    older = split.older.take(rows)
-    for some, scores in scorer.score(log):
-        _leave_candidates(scores, some, log, split.repeats, older)
-        top = scores.topk(min(k, n_items), dim=1)
-        best = top.indices.masked_fill(torch.isinf(top.values), 0).cpu().numpy()  # fewer than k may be left to show
-        shown += np.bincount(best.ravel(), minlength=n_items + 1)
-        hit[some] = (best == split.test[rows][some][:, None]).any(axis=1)
+    shown = np.bincount(best.ravel(), minlength=n_items + 1)
     shown[0] = 0
-    held = part[split.test[rows]]
+    rows = pl.DataFrame({"user": split.users, "row": np.arange(len(split.users))})
+    held = split.test[users.join(rows, on="user", how="left", maintain_order="left")["row"].to_numpy()]
+    hit = (best == held[:, None]).any(axis=1)
     return pl.DataFrame(
         {
             "part": np.arange(1, parts + 1),
             "slots": np.bincount(part[1:], shown[1:], minlength=parts) / max(int(shown.sum()), 1),
             "shown": np.bincount(part[1:], shown[1:] > 0, minlength=parts).astype(np.int64),
-            "held out": np.bincount(held, minlength=parts),
-            "hits": np.bincount(held, hit, minlength=parts).astype(np.int64),
+            "held out": np.bincount(part[held], minlength=parts),
+            "hits": np.bincount(part[held], hit, minlength=parts).astype(np.int64),
         }
     )
+
+
+def overlap(users: pl.DataFrame, others: pl.DataFrame) -> float:
+    """How stable lists are: the share of first places with the same items, whatever their order, mean over users.
+
+    Both are users of scorecards with as many `top` places, in any order. Raises DataError for other users.
+    """
+    both = users.select("user", "top").join(others.select("user", other="top"), on="user", how="left")
+    if both["other"].null_count() or len(users) != len(others):
+        raise DataError("the two scorecards judge different users; compare models on the same log")
+    one, other = both["top"].to_numpy(), both["other"].to_numpy()
+    same = (one[:, :, None] == other[:, None, :]) & (one > 0)[:, :, None]
+    return float(same.any(axis=2).sum() / max(int((one > 0).sum()), 1))
 
 
 def ranks_of(
@@ -105,7 +119,15 @@ def ranks_of(
     A goal that the history holds competes all the same: it is ranked among the unseen. Raises DataError for a score
     that is not a number.
     """
+    return _ranked(scorer, log, goals, seen, older, 0)[0]
+
+
+def _ranked(
+    scorer: Scorer, log: Sequences, goals: Ints, seen: bool, older: Sequences | None, top: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The ranks of `ranks_of`, and [users, top]: the items in the first places, best first."""
     ranks = np.zeros(goals.shape, dtype=np.int64)
+    best = np.zeros((len(log), top), dtype=np.int32)
     for rows, scores in scorer.score(log):
         wanted = torch.from_numpy(goals[rows].astype(np.int64)).to(scores.device)
         own = scores.gather(1, wanted)
@@ -116,7 +138,10 @@ def ranks_of(
         above = torch.stack([_count(scores >= one[:, None]) for one in own.unbind(1)], dim=1)
         itself = scores.gather(1, wanted) > -torch.inf  # a hidden goal was not counted as its own equal
         ranks[rows] = (above + 1 - itself.long()).cpu().numpy()
-    return ranks
+        if top:
+            found = scores.topk(top, dim=1)
+            best[rows] = found.indices.masked_fill(torch.isinf(found.values), 0).cpu().numpy()
+    return ranks, best
 
 
 def _leave_candidates(scores: Tensor, rows: Ints, log: Sequences, seen: bool, older: Sequences | None) -> None:
@@ -231,6 +256,7 @@ __all__ = [
     "evaluate",
     "exposure",
     "mean_weights",
+    "overlap",
     "quality",
     "ranks_of",
     "success_removed",
