@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -109,6 +110,63 @@ def run(
     with _shown_progress() as watch:
         done = do(config, out or Path("runs") / config.name, cache=_cache(), watch=watch)
     show_run(done)
+
+
+@app.command()
+def grid(
+    grid_file: Annotated[
+        Path, typer.Argument(metavar="GRID.toml", help="A run file whose [grid] gives keys lists of values.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The grid's folder; runs/NAME where not given.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key that all cells share.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells side by side; one for each processor.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each cell.")] = None,
+    memory: Annotated[float | None, typer.Option(min=0.1, help="GB that cells may take together.")] = None,
+    shard: Annotated[str, typer.Option(help="A part of the grid: 2/4 on the second of four machines.")] = "1/1",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many cells, and how long.")] = False,
+) -> None:
+    """Run every combination that [grid] names, side by side; leave tables with means, intervals and tests.
+
+    The same command again goes on where an interrupted grid was, and tries again what failed. Exit code 1 where cells
+    failed.
+    """
+    from lorec.comparison import laid_out
+    from lorec.grid import estimate, local, read_grid_file
+    from lorec.grid import grid as do
+    from lorec.runfile import arms_of
+
+    asked = read_grid_file(grid_file, dict(_pair("--set", one) for one in settings or []))
+    folder = out or Path("runs") / asked.name
+    if dry_run:
+        with _shown_progress() as seen:
+            told = estimate(
+                asked, folder, workers or os.cpu_count() or 1, cache=_cache(), watch=lambda cell, event: seen(event)
+            )
+        _rows(told.rates.columns, ([*row[:-2], f"{row[-2]:.1f}", f"{row[-1]:.2f}"] for row in told.rates.iter_rows()))
+        print(f"{told.cells} cells, {told.left} to do: {told.arms} recommenders, at most {_time(told.seconds)}")
+        print("- if no arm stops early, side by side; forging the poisons comes on top")
+        return
+    with _shown_grid({cell.name: len(arms_of(cell.config)) for cell in asked.cells}) as watch:
+        side_by_side = local(workers, threads, memory and memory * 1e9, watch)
+        table = do(asked, folder, map=side_by_side, shard=_shard(shard), cache=_cache(), watch=watch)
+    head, rows, notes = laid_out(table, asked.axes)
+    _rows(head, iter(rows))
+    for note in notes:
+        print(f"- {literal(note, 500)}")
+    print(f"\nTables are in {folder}: table.md, table.tex, table.csv, table.parquet; every cell in cells.csv.")
+    if table["error"].count():
+        raise typer.Exit(1)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    from lorec.errors import ConfigError
+
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal()):
+        raise ConfigError(f"--shard {text!r} is no part; write 2/4 for the second of four")
+    return int(number), int(of)
 
 
 @app.command()
@@ -453,6 +511,57 @@ def _shown_progress() -> Iterator[Callable[["Event"], None]]:
             progress.update(bars[event.stage], completed=event.done, total=event.total, note=literal(note))
 
         yield watch
+
+
+@contextmanager
+def _shown_grid(arms: Mapping[str, int]) -> Iterator[Callable[[str, "Event"], None]]:
+    """A bar for each cell at work and one for all, with the time left; plain lines where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    bars: dict[str, Any] = {}
+    started, here = time.monotonic(), 0
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        overall = progress.add_task("all recommenders", total=sum(arms.values()), note="")
+
+        def watch(cell: str, event: "Event") -> None:
+            nonlocal here
+            before, ended = event.note == "done before", event.finished and event.stage not in _NO_ARMS
+            here += ended and not before
+            progress.update(overall, advance=arms[cell] if before and event.stage == "cell" else int(ended))
+            left = progress.tasks[0].remaining or 0
+            note = f"about {_time((time.monotonic() - started) / here * left)} left" if here else ""
+            progress.update(overall, note=note)
+            if not console.is_terminal:
+                if event.finished:
+                    told = f"{literal(cell)}, {event.stage}: {literal(event.note)}"
+                    print(told + (f" ({note})" if ended and note else ""), file=sys.stderr, flush=True)
+                return
+            if event.stage == "cell":
+                if cell in bars:
+                    progress.remove_task(bars.pop(cell))
+                return
+            if cell not in bars:
+                bars[cell] = progress.add_task(literal(cell, 40), total=event.total, note="")
+            progress.update(
+                bars[cell], completed=event.done, total=event.total, note=literal(f"{event.stage} {event.note}")
+            )
+
+        yield watch
+
+
+_NO_ARMS = ("cell", "read the log", "encode texts", "attack")
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

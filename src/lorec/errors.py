@@ -5,7 +5,8 @@
     ├── ConfigError      a run file or an option that makes no sense
     │   └── UnknownName  a name that no table holds; the nearest one is suggested
     ├── MissingExtra     a part that needs a package which is not installed
-    └── RunError         a run folder, checkpoint or saved model that is damaged, foreign or can't be written
+    └── RunError         a run folder, checkpoint or saved model that is damaged or foreign
+        └── DiskError    what the disk refuses: it is full, or not ours to write to
 
 A message says what was found, what was wanted and what to do. The command line turns each of these into one line
 and exit code 2; any other exception is our bug and keeps its traceback.
@@ -33,4 +34,8 @@ class MissingExtra(LorecError):
 
 
 class RunError(LorecError):
-    """A run folder, checkpoint or saved model that is damaged, foreign or can't be written."""
+    """A run folder, checkpoint or saved model that is damaged or foreign."""
+
+
+class DiskError(RunError):
+    """What the disk refuses: it is full, or not ours to write to."""

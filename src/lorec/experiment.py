@@ -9,9 +9,14 @@
     <arm>/             model.safetensors, history.jsonl, ranks.parquet, scorecard.json; weights.parquet of users and
                        interactions.parquet where a defense has an opinion
 
-An arm that is finished is not trained again; one that was interrupted goes on from its checkpoint.
+An arm that is finished is not trained again; one that was interrupted goes on from its checkpoint. What many runs have
+in common they may share through a folder of their own:
+
+    poisons/<key>/     a poison as it stands in the run folders
+    clean/<key>/       model.safetensors, history.jsonl, fit.json
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,14 +31,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from filelock import FileLock, Timeout
 from polars.io.plugins import register_io_source
 
-from lorec.attacks import forge, known_fakes, open_poison, save_poison
+from lorec.attacks import Stored, forge, known_fakes, open_poison, save_poison
 from lorec.attacks.folders import FORMS
 from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
 from lorec.defenses import Defense, Guard, Oracle
-from lorec.errors import RunError
-from lorec.evaluation import detection, evaluate, mean_weights, success_removed
+from lorec.errors import DiskError, RunError
+from lorec.evaluation import detection, evaluate, mean_weights, overlap, success_removed
 from lorec.files import inside, read_json, replacing, sha256, write_json
 from lorec.models import Popularity, Recommender, load_recommender
 from lorec.registry import unknown
@@ -42,7 +48,7 @@ from lorec.sources import prepared
 from lorec.text import TextVectors
 from lorec.training import Fit, Progress, choose_device, fit
 
-__all__ = ["Event", "Run", "attack", "detected", "open_run", "reevaluate", "run"]
+__all__ = ["Event", "Run", "attack", "begun", "detected", "open_run", "reevaluate", "run", "save_recommendations"]
 
 
 # ------------------------------------------------------------------------------------------------------- the job
@@ -99,18 +105,31 @@ class _Job:
     poison: Poison
     known: tuple[Poison, ...]
     text: TextVectors
+    shared: Path | None
     watch: Watch
 
 
-def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watch | None = None) -> Run:
+def run(
+    config: RunFile,
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    shared: Path | None = None,
+    keep_going: bool = False,
+    watch: Watch | None = None,
+) -> Run:
     """Do the whole job and leave its record in `folder`; a folder of the same run is continued.
+
+    Through the folder `shared`, runs side by side make each poison and train each clean model once. With `keep_going`
+    a defense that fails does not stop the others: the scorecard says under `failed` what it said, and the run stays
+    unfinished, so that the same call tries again.
 
     Raises ConfigError, DataError or RunError before hours are spent wherever that can be known.
     """
     watch = watch or (lambda _: None)
     wanted = arms_of(config)
     choose_device(config.training.device)
-    record = _begun(config, folder)
+    record = begun(config, folder)
     watch(Event("read the log", 0, 1))
     clean = prepared(config.data, config.split)
     watch(Event("read the log", 1, 1, clean.size(), finished=True))
@@ -118,7 +137,7 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
         raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
     if record["finished"]:
         return open_run(folder)
-    job = _prepared(config, folder, clean, cache, watch)
+    job = _prepared(config, folder, clean, cache, shared, watch)
     data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
     record["data"] = json.loads(json.dumps(data))
     counts = job.bad.train.counts(len(clean.catalog))[1:]
@@ -127,29 +146,57 @@ def run(config: RunFile, folder: Path, *, cache: Path | None = None, watch: Watc
     _without_draft(folder / "poison")
     _seal(record, folder, ["catalog.parquet", "poison/profiles.parquet", "poison/poison.json"])
 
-    arms: dict[str, dict[str, float]] = {}
-    for name, defense in wanted.items():
-        arms[name] = _arm(job, name, defense)
-        _seal(record, folder, [f"{name}/{file}" for file in ARM_FILES if (folder / name / file).exists()])
-    removed = {
-        name: success_removed(arms["clean"], arms["poisoned"], metrics, 50, len(clean.catalog))
-        for name, metrics in arms.items()
-    }
-    for name in list(arms)[2:]:
-        if (value := removed[name]) is not None:
-            arms[name]["success removed"] = value
+    done, failed = _arms(job, wanted, record, keep_going)
+    arms = _compared(folder, done, len(clean.catalog))
+    works = success_removed(arms["clean"], arms["poisoned"], arms["poisoned"], 50, len(clean.catalog)) is not None
+    kinds = job.known[0].provenance["kinds"]
     floor = Popularity(clean.train.counts(len(clean.catalog)))
     scorecard = {
         "arms": arms,
+        "failed": failed,
         "popularity": evaluate(floor, clean, targets=job.poison.targets).metrics,
         "chance T-HR@50": min(1.0, 50 / len(clean.catalog)),
-        "attack works": removed["poisoned"] is not None,
-        "notes": _notes(job, arms, removed["poisoned"] is not None),
+        "attack works": works,
+        "known kinds": kinds,
+        "judged kind is known": job.poison.provenance["attack"] in kinds,
+        "notes": _notes(job, arms, works),
     }
     write_json(folder / "scorecard.json", scorecard)
-    record["finished"] = True
+    record["finished"] = not failed
     _seal(record, folder, ["scorecard.json"])
     return Run(folder, config, record, scorecard)
+
+
+def _arms(
+    job: _Job, wanted: Mapping[str, Defense], record: dict[str, Any], keep_going: bool
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Train and judge every arm; each arm's metrics, and what those said that failed."""
+    done: dict[str, dict[str, float]] = {}
+    failed: dict[str, str] = {}
+    for name in sorted(wanted, key=lambda name: name == "clean" and _is_made_elsewhere(job)):
+        try:
+            done[name] = _arm(job, name, wanted[name])
+        except Exception as error:
+            if not keep_going or name in ("clean", "poisoned") or isinstance(error, DiskError):
+                raise
+            failed[name] = f"{type(error).__name__}: {error}"
+            job.watch(Event(name, 1, 1, f"failed: {failed[name]}", finished=True))
+            continue
+        _seal(record, job.folder, [f"{name}/{file}" for file in ARM_FILES if (job.folder / name / file).exists()])
+    return {name: done[name] for name in wanted if name in done}, failed
+
+
+def _compared(folder: Path, arms: Mapping[str, dict[str, float]], n_items: int) -> dict[str, dict[str, float]]:
+    """Each arm's metrics with what it takes other arms to say: attack success removed, overlap with the clean lists."""
+    lists = {name: pl.read_parquet(folder / name / "ranks.parquet", columns=["user", "top"]) for name in arms}
+    found = {}
+    for name, metrics in arms.items():
+        more: dict[str, float] = {} if name == "clean" else {"overlap@10": overlap(lists[name], lists["clean"])}
+        removed = success_removed(arms["clean"], arms["poisoned"], metrics, 50, n_items)
+        if name not in ("clean", "poisoned") and removed is not None:
+            more["success removed"] = removed
+        found[name] = metrics | more
+    return found
 
 
 ARM_FILES = (
@@ -178,8 +225,11 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _begun(config: RunFile, folder: Path) -> dict[str, Any]:
-    """The record of a folder that is new, or that the same configuration began; nothing is written yet."""
+def begun(config: RunFile, folder: Path) -> dict[str, Any]:
+    """The record of a folder that is new, or that the same configuration began; nothing is written.
+
+    Raises RunError for a folder of something else, of another version, or edited.
+    """
     record: dict[str, Any] = {
         "lorec": version("lorec"),
         "config": plain(config),
@@ -212,21 +262,54 @@ def _begun(config: RunFile, folder: Path) -> dict[str, Any]:
     return old
 
 
-def _prepared(config: RunFile, folder: Path, clean: Split, cache: Path | None, watch: Watch) -> _Job:
+def _prepared(
+    config: RunFile, folder: Path, clean: Split, cache: Path | None, shared: Path | None, watch: Watch
+) -> _Job:
     text = _text(config, clean, cache, watch)
     if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
         text.check()
-    made = folder / "poison"
-    # An attack may take many minutes: what an interrupted run has made already is checked, and is taken as it is.
-    exists = (made / "poison.json").exists()
-    poison = open_poison(made, clean) if exists else _forged(config, clean, text, made, watch)
+        if shared is not None and cache is not None:
+            with _alone(shared / "texts"):  # the first of many runs encodes, the others find it done
+                text.items()
+    poison = _poison(config, folder / "poison", clean, text, shared, watch)
     bad = inject(clean, poison, config.seed)
     judged = poison.provenance["attack"]
     asked = config.known
     known = known_fakes(
         bad, without=judged, kinds=asked.kinds, share=asked.share, rounds=asked.rounds, seed=config.seed
     )
-    return _Job(config, folder, clean, bad, poison, known, text, watch)
+    return _Job(config, folder, clean, bad, poison, known, text, shared, watch)
+
+
+def _poison(config: RunFile, made: Path, clean: Split, text: TextVectors, shared: Path | None, watch: Watch) -> Poison:
+    """The run's poison: what an interrupted run has made already is checked, and is taken as it is."""
+    if (made / "poison.json").exists():
+        return open_poison(made, clean)
+    if shared is None or isinstance(config.attack, Stored):
+        return _forged(config, clean, text, made, watch)
+    read = text.encoder.identity() if config.attack.needs_text else None
+    values = {key: plain(config)[key] for key in ("attack", "targets", "seed")}
+    with _alone(shared / "poisons" / _key(values | {"log": clean.digest(), "text": read})) as made:
+        if (made / "poison.json").exists():
+            return open_poison(made, clean)
+        poison = _forged(config, clean, text, made, watch)
+        save_poison(poison, clean.catalog, made)
+        _without_draft(made)
+    return poison
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    """A folder's name for what these values and this version make."""
+    versions = {name: version(name) for name in ("lorec", "torch", "numpy")}
+    return hashlib.sha256(json.dumps({**versions, **values}, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """The folder, to make something in that no other process makes meanwhile. A process that dies lets go of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        yield folder
 
 
 def _text(config: RunFile, clean: Split, cache: Path | None, watch: Watch) -> TextVectors:
@@ -295,7 +378,7 @@ def _forged(config: RunFile, clean: Split, text: TextVectors, folder: Path | Non
 
 def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     """Train and judge one arm, unless that is done; its folder is complete once scorecard.json is there."""
-    folder, config = job.folder / name, job.config
+    folder = job.folder / name
     if (folder / "scorecard.json").exists():
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         job.watch(Event(name, 1, 1, "done before", finished=True))
@@ -303,20 +386,9 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
         return kept
     split = job.clean if name == "clean" else job.bad
     started = time.perf_counter()
-    trained = fit(
-        split,
-        config.backbone,
-        items=config.items,
-        text=job.text,
-        loss=config.loss,
-        defense=defense.reveal(split.fraudsters) if isinstance(defense, Oracle) else defense,
-        known=job.known,
-        training=config.training,
-        seed=config.seed,
-        checkpoint=folder / "checkpoint.safetensors",
-        watch=lambda progress: job.watch(_event(name, progress)),
-    )
-    card = evaluate(trained.recommender, split, targets=job.poison.targets)
+    shared = _clean_folder(job) if name == "clean" else None
+    trained = _fitted(job, name, defense, folder) if shared is None else _shared(job, name, defense, shared)
+    card = evaluate(trained.recommender, split, targets=job.poison.targets, top=10)
     metrics = card.metrics | (detected(trained.guard, split, job.poison.targets) if name != "clean" else {})
     metrics |= {"best epoch": trained.best_epoch, "epochs": len(trained.history)}
     metrics["seconds an epoch"] = float(np.median([row["seconds"] for row in trained.history]))
@@ -333,6 +405,64 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     summary = f"HR@10 {metrics['HR@10']:.4f} in {time.perf_counter() - started:.0f} s"
     job.watch(Event(name, 1, 1, summary, finished=True))
     return metrics
+
+
+def _fitted(job: _Job, name: str, defense: Defense, folder: Path) -> Fit:
+    """Train an arm, with its checkpoint in a folder."""
+    split, config = job.clean if name == "clean" else job.bad, job.config
+    return fit(
+        split,
+        config.backbone,
+        items=config.items,
+        text=job.text,
+        loss=config.loss,
+        defense=defense.reveal(split.fraudsters) if isinstance(defense, Oracle) else defense,
+        known=None if name == "clean" else job.known,
+        training=config.training,
+        seed=config.seed,
+        checkpoint=folder / "checkpoint.safetensors",
+        watch=lambda progress: job.watch(_event(name, progress)),
+    )
+
+
+def _clean_folder(job: _Job) -> Path | None:
+    """Where runs share the clean model of this log, recommender, training and seed, which no attack touches."""
+    if job.shared is None:
+        return None
+    config = plain(job.config)
+    values = {key: config[key] for key in ("backbone", "items", "loss", "training", "seed")}
+    read = job.text.encoder.identity() if job.config.items != "ids" else None
+    return job.shared / "clean" / _key(values | {"log": job.clean.digest(), "text": read})
+
+
+def _is_made_elsewhere(job: _Job) -> bool:
+    """Whether another process trains the clean model right now, so that the other arms are better done first."""
+    folder = _clean_folder(job)
+    if folder is None or (folder / "fit.json").exists():
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock", blocking=False)
+    try:
+        with lock:
+            return False
+    except Timeout:
+        return True
+
+
+def _shared(job: _Job, name: str, defense: Defense, folder: Path) -> Fit:
+    """A fit that the first of many runs makes and the others take up. It has no opinion of its own on anybody."""
+    with _alone(folder):
+        if not (folder / "fit.json").exists():
+            trained = _fitted(job, name, defense, folder)
+            trained.recommender.save(folder / "model.safetensors")
+            _save_history(folder / "history.jsonl", trained.history)
+            digests = {file: sha256(folder / file) for file in ("model.safetensors", "history.jsonl")}
+            write_json(folder / "fit.json", {"best epoch": trained.best_epoch, "files": digests})
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    record = read_json(folder / "fit.json")
+    model, history = (_checked(folder, file, record) for file in ("model.safetensors", "history.jsonl"))
+    rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    return Fit(load_recommender(model), Guard(), rows, record["best epoch"])
 
 
 def detected(guard: Guard, split: Split, targets: Ints) -> dict[str, float]:
@@ -439,13 +569,16 @@ def _save_interactions(path: Path, split: Split, trained: Fit) -> None:
         frame.write_parquet(temporary)
 
 
-def open_run(folder: str | Path) -> Run:
-    """Open a finished run folder. Runs no code that it names. Raises RunError where it is damaged or was edited."""
+def open_run(folder: str | Path, partial: bool = False) -> Run:
+    """Open a finished run folder; with `partial` also one where a defense failed, which others survived.
+
+    Runs no code that it names. Raises RunError where it is damaged or was edited.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"no run folder {folder}; lorec run makes one")
     record = _read_record(folder)
-    if not record["finished"]:
+    if not record["finished"] and not (partial and "scorecard.json" in record["files"]):
         raise RunError(f"{folder} is not a finished run; continue it with lorec run, or choose another folder")
     path = _checked(folder, "scorecard.json", record)
     return Run(folder, resolve(record["config"], strangers=False), record, read_json(path))

@@ -16,14 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorec.errors import RunError
+from lorec.errors import DiskError, RunError
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to; rename it to `path` when all went well, remove it when not.
 
-    Raises RunError for what the disk refuses (full, read-only, a name that is a folder).
+    Raises DiskError for what the disk refuses (full, read-only, a name that is a folder).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -37,7 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
         refusal = _refusal(error)
         if refusal is None:
             raise
-        raise RunError(f"can't write {path}: {refusal}; nothing was half-written. Mend that, then run again") from error
+        raise DiskError(
+            f"can't write {path}: {refusal}; nothing was half-written. Mend that, then run again"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -23,8 +23,8 @@ from lorec.text import ENCODERS, Encoder, MiniLM
 from lorec.training import Training
 
 __all__ = [
-    "FAMILIES", "MEMBERS", "TABLES", "Known", "RunFile", "Targets", "arms_of", "plain", "protocol_of", "read_run_file",
-    "resolve",
+    "FAMILIES", "MEMBERS", "TABLES", "Known", "RunFile", "Targets", "arms_of", "plain", "protocol_of", "put",
+    "read_document", "read_run_file", "resolve",
 ]  # fmt: skip
 
 
@@ -109,6 +109,14 @@ PLAIN = ("name", "seed", "items", "scenario")
 
 def read_run_file(path: str | Path, settings: Mapping[str, str] | None = None) -> RunFile:
     """Read a run from TOML; `settings` ("training.epochs": "3") overrule it. Raises ConfigError."""
+    document = read_document(path, settings)
+    if "grid" in document:
+        raise ConfigError(f"{path} has a [grid], so it is many runs; give it to lorec grid")
+    return resolve(document)
+
+
+def read_document(path: str | Path, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The plain values of a run or grid file, settings put in. Raises ConfigError."""
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give the run file itself, as in recipes/demo.toml")
@@ -120,7 +128,7 @@ def read_run_file(path: str | Path, settings: Mapping[str, str] | None = None) -
         raise ConfigError(f"{path} is not TOML: {error}") from None
     for key, value in (settings or {}).items():
         _set(document, key, value)
-    return resolve(document)
+    return document
 
 
 def protocol_of(settings: Mapping[str, str]) -> Protocol:
@@ -209,28 +217,47 @@ def _set(document: dict[str, Any], key: str, text: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    try:
+        _put(document, key, value)
+    except ConfigError as error:
+        raise ConfigError(f"--set {key}: {error}") from None
+
+
+def put(document: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key ("attack.share") of plain values. A name, or a table with one, keeps what else its section says.
+
+    Raises ConfigError for a way that leads nowhere.
+    """
+    section = document.get(key)
+    if key in MEMBERS and isinstance(value, str | Mapping) and section is not None:
+        old = {"name": section} if isinstance(section, str) else dict(section)
+        value = old | ({"name": value} if isinstance(value, str) else dict(value))
+    _put(document, key, value)
+
+
+def _put(document: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     place: Any = document
     for parent in parents:
         if isinstance(place, list):
-            place = place[_index(parent, place, key)]
+            place = place[_index(parent, place)]
             continue
         if isinstance(place.get(parent), str):  # attack = "random" and --set attack.share=.03
             place[parent] = {"name": place[parent]}
         place = place.setdefault(parent, {})
         if not isinstance(place, dict | list):
-            raise ConfigError(f"--set {key}: {parent} is {place!r} and has no keys")
+            raise ConfigError(f"{parent} is {place!r} and has no keys")
     if isinstance(place, list):
-        place[_index(last, place, key)] = value
+        place[_index(last, place)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
-        raise ConfigError(f"--set {key}: {place!r} has no keys")
+        raise ConfigError(f"{place!r} has no keys")
 
 
-def _index(text: str, place: list[Any], key: str) -> int:
+def _index(text: str, place: list[Any]) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) >= len(place):
-        raise ConfigError(f"--set {key}: {text!r} is none of the {len(place)} places; count from 0")
+        raise ConfigError(f"{text!r} is none of the {len(place)} places; count from 0")
     index = int(text)
     if isinstance(place[index], str):
         place[index] = {"name": place[index]}

@@ -1,0 +1,318 @@
+"""What many runs say together: means with intervals, paired tests, what is not distinguishable from the best; tables.
+
+Two sources of chance are kept apart. Over *seeds* (new targets, new weights, new ties) figures get intervals of
+Student's t and differences are tested in pairs, seed by seed. Where there is one seed only, *users* are drawn again
+(a paired bootstrap: the same users for both arms); that says nothing about other targets, and tables say so.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from lorec.data import Floats
+from lorec.errors import ConfigError
+from lorec.files import replacing
+
+__all__ = ["FORMATS", "bootstrap", "exposed", "holm", "interval", "laid_out", "paired", "summary", "write_table"]
+
+LEVEL = 0.95
+"""Of every interval; tests reject below 1 - LEVEL."""
+
+
+# ------------------------------------------------------------------------------------------------------ statistics
+
+
+def interval(values: Sequence[float] | Floats, level: float = LEVEL) -> tuple[float, float, float]:
+    """Mean and Student's t interval of independent values; without width (not a number) for fewer than two."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return mean, mean - half, mean + half
+
+
+def paired(one: Sequence[float] | Floats, other: Sequence[float] | Floats) -> float:
+    """Two-sided p of a paired t-test; 1 where all pairs are equal. Raises ConfigError below two pairs."""
+    apart = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    if len(apart) < 2:
+        raise ConfigError(f"{len(apart)} pairs can't be tested; give two seeds or more")
+    if np.allclose(apart, apart[0], rtol=0, atol=1e-12):
+        return 1.0 if abs(apart[0]) < 1e-12 else 0.0
+    return float(stats.ttest_1samp(apart, 0.0).pvalue)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values of a family of tests, adjusted so that any wrong rejection is as rare as a single test's (Holm 1979)."""
+    order = np.argsort(p, kind="stable")
+    steps = np.array(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return [float(one) for one in adjusted]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """What a bootstrap says of a statistic."""
+
+    low: float
+    high: float
+    p: float
+    """Two-sided, of the statistic being 0."""
+
+
+def bootstrap(
+    users: Floats, statistic: Callable[[Floats], Floats], seed: int = 0, times: int = 10_000, level: float = LEVEL
+) -> Resampled:
+    """Draw users again and again: `users` [users, columns] are their figures, `statistic` maps means [times, columns].
+
+    Figures of one user stay together, so arms are compared on the same users. Percentile interval. Equal rows are
+    drawn by their count (multinomial), which is the same and takes no time.
+    """
+    rows, counts = np.unique(users, axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(users), counts / len(users), size=times)
+    values = statistic(drawn @ rows / len(users))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    p = 2 * min(float((values <= 0).mean()), float((values >= 0).mean()))
+    return Resampled(float(low), float(high), min(1.0, max(p, 1 / times)))
+
+
+def exposed(users: pl.DataFrame, k: int = 50) -> Floats:
+    """[users]: of a scorecard's users, each one's part in T-HR@k, whose mean it is."""
+    ranks = users["target ranks"].to_list()
+    table = np.array([[np.nan if one is None else one for one in row] for row in ranks], dtype=np.float64)
+    absent = ~np.isnan(table)
+    share = absent.mean(axis=0)
+    parts: Floats = ((table <= k) / np.where(share > 0, share, 1)).mean(axis=1)
+    return parts
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+MAIN = "success removed"
+BETWEEN = ("success removed", "HR@10 change, %")
+"""Differences between arms: an interval that holds 0 resolves nothing."""
+SHOWN = {
+    "success removed": ("success removed", 3),
+    "T-HR@50": ("T-HR@50", 4),
+    "HR@10": ("HR@10", 4),
+    "NDCG@10": ("NDCG@10", 4),
+    "HR@10 change, %": ("HR@10 against clean, %", 1),
+    "overlap@10": ("overlap@10", 3),
+    "ROC-AUC": ("AUC users", 3),
+    "recall@1%": ("recall, worst 1 %", 3),
+    "interactions ROC-AUC": ("AUC interactions", 3),
+    "interactions recall": ("lies turned down", 3),
+    "genuine interactions turned down": ("genuine turned down", 4),
+}
+"""The figures of a table, each with its title and digits; the main one first."""
+IN_SHORT = ("success removed", "T-HR@50", "HR@10", "HR@10 change, %", "ROC-AUC", "genuine interactions turned down")
+"""Those that a terminal has room for."""
+REFERENCES = ("clean", "poisoned", "oracle")
+"""Arms that no defense of the field competes with."""
+
+
+def summary(cells: pl.DataFrame, axes: Sequence[str], apart: Callable[[str, str, str], float]) -> pl.DataFrame:
+    """One row for each combination of `axes` and each arm: means over seeds and what can be said about them.
+
+    `cells` has a row for each arm of each run: the axes, `seed`, `run`, `arm`, `error`, `judged kind is known`, and
+    figures; a figure may bring bounds of its own over users (`HR@10 low`), which stand in where there is one seed.
+    `apart(run, arm, other)` is the p of two arms of a run exposing targets equally, for the same case. Columns for each
+    figure: its name, `... low`, `... high`; `best`, the highest mean of attack success removed among defenses, and
+    `tied`, those not distinguishable from it (tests in pairs over seeds, Holm over the arms of the combination).
+    """
+    rows: list[dict[str, Any]] = []
+    for values, group in cells.group_by(list(axes), maintain_order=True):
+        together = [_arm(group.filter(pl.col("arm") == arm)) for arm in group["arm"].unique(maintain_order=True)]
+        _mark(together, group, apart)
+        rows += [dict(zip(axes, values, strict=True)) | one for one in together]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _arm(rows: pl.DataFrame) -> dict[str, Any]:
+    """The figures of one arm over its seeds."""
+    good = rows.filter(pl.col("error").is_null())
+    bad = rows.filter(pl.col("error").is_not_null())
+    errors = [f"seed {seed}: {said}" for seed, said in bad.select("seed", "error").iter_rows()]
+    told: dict[str, Any] = {
+        "arm": rows["arm"][0],
+        "seeds": good.height,
+        "judged kind is known": bool(rows["judged kind is known"].any()),
+        "error": "; ".join(errors) or None,
+        "best": False,
+        "tied": False,
+    }
+    for name in SHOWN:
+        values = good[name].drop_nulls().to_list() if name in good else []
+        mean, low, high = interval(values) if values else (None, None, None)
+        if len(values) == 1 and f"{name} low" in good:
+            low, high = good[f"{name} low"][0], good[f"{name} high"][0]
+        for key, value in ((name, mean), (f"{name} low", low), (f"{name} high", high)):
+            told[key] = None if value is None or np.isnan(value) else value
+    return told
+
+
+def _mark(arms: list[dict[str, Any]], group: pl.DataFrame, apart: Callable[[str, str, str], float]) -> None:
+    """Find the best defense and those that can't be told from it."""
+    able = [one for one in arms if one["arm"] not in REFERENCES and one[MAIN] is not None]
+    if not able:
+        return
+    best = max(able, key=lambda one: one[MAIN])
+    best["best"] = True
+    others = [one for one in able if one is not best]
+    of_best = group.filter((pl.col("arm") == best["arm"]) & pl.col(MAIN).is_not_null()).select("run", "seed", MAIN)
+    p = []
+    for one in others:
+        mine = group.filter(pl.col("arm") == one["arm"]).select("seed", mine=MAIN).drop_nulls()
+        both = of_best.join(mine, on="seed", how="inner")
+        if both.height >= 2:
+            p.append(paired(both[MAIN].to_numpy(), both["mine"].to_numpy()))
+        else:
+            p.append(apart(both["run"][0], best["arm"], one["arm"]) if both.height else 1.0)
+    for one, value in zip(others, holm(p), strict=True):
+        one["tied"] = value >= 1 - LEVEL
+
+
+FORMATS = ("md", "tex", "csv", "parquet")
+
+
+def write_table(table: pl.DataFrame, path: Path, axes: Sequence[str], notes: Sequence[str] = ()) -> None:
+    """Write a summary in the format that the path's suffix names: Markdown and LaTeX for readers, else for programs.
+
+    Text is escaped for each. Raises ConfigError for another suffix.
+    """
+    kind = path.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise ConfigError(f"{path.name} ends in none of .{', .'.join(FORMATS)}; choose one of these")
+    with replacing(path) as temporary:
+        if kind == "parquet":
+            table.write_parquet(temporary)
+        elif kind == "csv":
+            _for_spreadsheets(table).write_csv(temporary)
+        else:
+            head, body, lines = _laid_out(table, axes, SHOWN)
+            write = _markdown if kind == "md" else _latex
+            temporary.write_text(write(head, body, [*lines, *notes]), encoding="utf-8")
+
+
+def _for_spreadsheets(table: pl.DataFrame) -> pl.DataFrame:
+    """Texts that a spreadsheet would take for a formula begin with an apostrophe, which makes them text."""
+    formula = pl.col(pl.String).str.contains(r"^[=+\-@\t\r]")
+    return table.with_columns(pl.when(formula).then("'" + pl.col(pl.String)).otherwise(pl.col(pl.String)).name.keep())
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A cell of a table for readers."""
+
+    text: str
+    bold: bool = False
+    mark: str = ""
+    ours: bool = False
+    """A figure, which no stranger wrote."""
+
+
+def laid_out(table: pl.DataFrame, axes: Sequence[str]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Head, rows and notes of a summary for a terminal: a few figures without bounds, the best with a star."""
+    head, body, notes = _laid_out(table, axes, IN_SHORT)
+    rows = [[re.split(r" [±\[]", one.text)[0] + ("*" if one.bold else one.mark) for one in row] for row in body]
+    return head, rows, [note.replace("Bold:", "*:") for note in notes if not note.startswith("Means")]
+
+
+def _laid_out(
+    table: pl.DataFrame, axes: Sequence[str], figures: Iterable[str]
+) -> tuple[list[str], list[list[_Text]], list[str]]:
+    """Head, cells and notes of a table for readers; what never varies is said once, in the notes."""
+    varying = [axis for axis in axes if table[axis].n_unique() > 1] or list(axes[:1])
+    shown = [name for name in figures if name in table and table[name].null_count() < table.height]
+    body = []
+    for row in table.iter_rows(named=True):
+        known = " (known)" if row["judged kind is known"] else ""
+        cells = [_Text(_plain(row[axis]) + (known if axis == "attack" else "")) for axis in varying]
+        arm = row["arm"] + (known if "attack" not in varying else "")
+        cells += [_Text(arm), _Text(str(row["seeds"]))]
+        for name in shown:
+            best, tied = (row[mark] and name == MAIN for mark in ("best", "tied"))
+            cells.append(_Text(_figure(row, name), best, "=" if tied else "", ours=True))
+        body.append([*cells, _Text(row["error"] or "")])
+    head = [*varying, "arm", "seeds", *(SHOWN[name][0] for name in shown), "failed"]
+    if not any(row[-1].text for row in body):
+        head, body = head[:-1], [row[:-1] for row in body]
+    notes = [f"{axis}: {_plain(table[axis][0])}" for axis in axes if axis not in varying]
+    seeds = int(table["seeds"].max())  # type: ignore[arg-type]
+    over = "seeds" if seeds > 1 else "users, drawn again: one seed, so nothing is said about other targets"
+    notes.append(f"Means over seeds, with 95 % intervals over {over}.")
+    if table["best"].any():
+        test = "a paired t-test over seeds" if seeds > 1 else "a paired bootstrap over users of T-HR@50"
+        notes.append(f"Bold: the best defense by {MAIN}; =: not distinguishable from it ({test}, Holm, 5 %).")
+    if any("?" in cell.text for row in body for cell in row):
+        notes.append("?: not resolved, the interval holds 0.")
+    if table["judged kind is known"].any():
+        notes.append("(known): the judged kind was among the known fakes; detection is easier than in life.")
+    return head, body, notes
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _figure(row: Mapping[str, Any], name: str) -> str:
+    """A mean with its interval; a question mark where it resolves nothing."""
+    (mean, low, high), digits = (row[name], row[f"{name} low"], row[f"{name} high"]), SHOWN[name][1]
+    if mean is None or low is None:
+        return "" if mean is None else f"{mean:.{digits}f}"
+    unsure = "?" if name in BETWEEN and low <= 0 <= high else ""
+    if row["seeds"] > 1:
+        return f"{mean:.{digits}f} ± {high - mean:.{digits}f}{unsure}"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{unsure}"
+
+
+def _markdown(head: list[str], body: list[list[_Text]], notes: Sequence[str]) -> str:
+    def escaped(text: str) -> str:
+        # A stranger's name must neither end its cell nor become a tag, a link or an emphasis.
+        return re.sub(r"([\\`*_{}\[\]<>#|~!$&])", r"\\\1", " ".join(text.split()))
+
+    def cell(one: _Text) -> str:
+        text = one.text if one.ours else escaped(one.text)
+        return (f"**{text}**" if one.bold else text) + (f" {one.mark}" if one.mark else "")
+
+    texts = [not all(re.match(r"-?[\d.]|$", row[place].text) for row in body) for place in range(len(head))]
+    lines = ["| " + " | ".join(escaped(name) for name in head) + " |"]
+    lines.append("| " + " | ".join("---" if text else "---:" for text in texts) + " |")
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in body]
+    return "\n".join([*lines, "", *(f"- {escaped(note)}" for note in notes)]) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+def _latex(head: list[str], body: list[list[_Text]], notes: Sequence[str]) -> str:
+    def escaped(text: str) -> str:
+        return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+    def cell(one: _Text) -> str:
+        text = escaped(one.text)
+        text = text and "{" + text + "}" if text.startswith("[") else text  # after \\ a bracket would be a length
+        return (rf"\textbf{{{text}}}" if one.bold else text) + (rf"\,${one.mark}$" if one.mark else "")
+
+    texts = [not all(re.match(r"-?[\d.]|$", row[place].text) for row in body) for place in range(len(head))]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        rf"\begin{{tabular}}{{{''.join('l' if text else 'r' for text in texts)}}}",
+        r"\toprule",
+        " & ".join(escaped(name) for name in head) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(cell, row)) + r" \\" for row in body),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join([*lines, *("% " + " ".join(note.split()) for note in notes)]) + "\n"
