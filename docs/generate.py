@@ -51,6 +51,8 @@ def configuration() -> str:
         "Written by `make docs` from the code. A run file is TOML; each key may be overruled by `--set a.b=c`. Unknown "
         'keys and names are refused, with the nearest known one. Where a family is asked for, `attack = "random"` is '
         'short for a table `[attack]` with `name = "random"`.',
+        "A grid file has one table more: `[grid]` gives keys lists of values, and every combination of them is a run "
+        "([an example](grids.md)).",
         "## Top level",
         "\n".join(
             ["| key | meaning |", "| --- | --- |"]
@@ -79,12 +81,15 @@ def command_line() -> str:
     for verbs in (
         (),
         ("run",),
+        ("grid",),
+        ("attack",),
         ("evaluate",),
         ("recommend",),
         ("list",),
         ("data",),
         ("data", "stats"),
         ("data", "check"),
+        ("data", "compile"),
     ):
         said = subprocess.run(
             [sys.executable, "-m", "lorec.cli", *verbs, "--help"],

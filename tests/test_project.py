@@ -82,7 +82,7 @@ def test_library_code_prints_nothing_and_pickles_nothing(path):
 
 def test_every_field_of_a_run_file_is_explained():
     """A spec's help is the text under each field."""
-    for module in ("experiment", "training", "data", "attacks.heuristics", "models.sasrec", "text.encoders"):
+    for module in ("runfile", "training", "data", "attacks.heuristics", "models.sasrec", "text.encoders"):
         source = Path(importlib.import_module(f"lorec.{module}").__file__).read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(source)):
             if not isinstance(node, ast.ClassDef) or not any("kw_only" in ast.unparse(d) for d in node.decorator_list):

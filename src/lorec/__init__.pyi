@@ -106,6 +106,18 @@ from .experiment import (
 from .experiment import (
     run as run,
 )
+from .grids import (
+    Grid as Grid,
+)
+from .grids import (
+    grid as grid,
+)
+from .grids import (
+    local as local,
+)
+from .grids import (
+    read_grid_file as read_grid_file,
+)
 from .models import (
     BCE as BCE,
 )
@@ -181,6 +193,7 @@ __all__ = [
     "Fit",
     "GRU4Rec",
     "Gradient",
+    "Grid",
     "Hash",
     "LoRec",
     "LoRecPaper",
@@ -212,14 +225,17 @@ __all__ = [
     "evaluate",
     "fit",
     "forge",
+    "grid",
     "inject",
     "known_fakes",
     "leave_two_out",
     "load",
     "load_recommender",
+    "local",
     "open_poison",
     "open_run",
     "read",
+    "read_grid_file",
     "read_run_file",
     "run",
     "save_poison",

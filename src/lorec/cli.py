@@ -133,8 +133,8 @@ def grid(
     failed.
     """
     from lorec.comparison import laid_out
-    from lorec.grid import estimate, local, read_grid_file
-    from lorec.grid import grid as do
+    from lorec.grids import estimate, local, read_grid_file
+    from lorec.grids import grid as do
     from lorec.runfile import arms_of
 
     asked = read_grid_file(grid_file, dict(_pair("--set", one) for one in settings or []))

@@ -397,7 +397,7 @@ class _Pool:
         counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), str(self.threads))
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from lorec.grid import _work; _work()"],
+                [sys.executable, "-c", "from lorec.grids import _work; _work()"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
                 env=os.environ | counts, start_new_session=True,
             )  # fmt: skip
@@ -409,8 +409,9 @@ class _Pool:
 
     def _listen(self, cell: str, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.said.put((cell, json.loads(line)))
+        with process.stdout:
+            for line in process.stdout:
+                self.said.put((cell, json.loads(line)))
         self.said.put((cell, None))
 
     def next(self) -> tuple[Job, Done] | None:
