@@ -222,7 +222,7 @@ def laid_out(table: pl.DataFrame, axes: Sequence[str]) -> tuple[list[str], list[
     """Head, rows and notes of a summary for a terminal: a few figures without bounds, the best with a star."""
     head, body, notes = _laid_out(table, axes, IN_SHORT)
     rows = [[re.split(r" [±\[]", one.text)[0] + ("*" if one.bold else one.mark) for one in row] for row in body]
-    return head, rows, [note.replace("Bold:", "*:") for note in notes if not note.startswith("Means")]
+    return head, rows, [note.replace("Bold:", "*:") for note in notes if not note.startswith(("Means", "?"))]
 
 
 def _laid_out(
