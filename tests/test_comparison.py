@@ -128,6 +128,25 @@ def test_one_seed_is_tested_over_users():
     assert table["HR@10 low"].to_list() == [0.05] * 3
 
 
+def test_only_those_with_every_run_compete():
+    table = summary(
+        cells({"lucky": [0.95, None, None], "good": [0.96, 0.70, 0.72], "bad": [0.5, 0.2, 0.3]}), ["attack"], never
+    )
+    marks = {row["arm"]: (row["best"], row["tested"]) for row in table.iter_rows(named=True)}
+    assert marks == {"lucky": (False, None), "good": (True, "seeds"), "bad": (False, "seeds")}
+    text = laid_out(table, ["attack"])[1]
+    assert text[0][3] == "0.950?"  # one run of three says nothing
+
+
+def test_bounds_come_from_the_run_that_has_the_figure():
+    frame = cells({"good": [None, 0.9, None]}).with_columns(
+        pl.Series("success removed low", [None, 0.8, None]), pl.Series("success removed high", [None, 0.95, None])
+    )
+    table = summary(frame, ["attack"], never)
+    told = table.select("success removed", "success removed low", "success removed high", "success removed runs")
+    assert told.row(0) == (0.9, 0.8, 0.95, 1)
+
+
 def test_where_the_attack_did_nothing_nobody_is_best():
     table = summary(cells({"good": [None, None], "bad": [None, None]}), ["attack"], never)
     assert not table["best"].any()
@@ -162,7 +181,9 @@ NASTY = [
 def nasty() -> pl.DataFrame:
     rows = [
         {"attack": text, "arm": text, "seeds": 2, "judged kind is known": text == "+1", "error": text, "best": True,
-         "tied": False} | {f"{name}{bound}": 0.5 for name in SHOWN for bound in ("", " low", " high")}
+         "tied": False, "tested": "seeds"}
+        | {f"{name}{bound}": 0.5 for name in SHOWN for bound in ("", " low", " high")}
+        | {f"{name} runs": 2 for name in SHOWN}
         for text in NASTY
     ]  # fmt: skip
     return pl.DataFrame(rows)

@@ -14,6 +14,7 @@ import polars.testing
 import pytest
 from conftest import world
 
+from lorec import experiment
 from lorec.attacks import ATTACKS, Random, View, forge
 from lorec.cli import literal, main
 from lorec.data import leave_two_out
@@ -698,3 +699,46 @@ def test_the_documented_attack_of_ones_own_runs(recipe, tmp_path, monkeypatch):
     assert set(poison.items) <= newest | {1, 2}
     with pytest.raises(UnknownName, match="did you mean 'newest'"):
         read_run_file(recipe, {"attack": '{name = "trend", newst = 0.2}'})
+
+
+class TestKilledBetweenTwoWrites:
+    """Whatever a process leaves that is killed at any write, the same command goes on from."""
+
+    @pytest.mark.parametrize(
+        "name", ["run.json", "catalog.parquet", "profiles.parquet", "poison.json", "ranks.parquet"]
+    )
+    def test_goes_on(self, recipe, tmp_path, monkeypatch, name):
+        config = read_run_file(recipe, {"training.epochs": "2", "defenses": '["oracle"]'})
+        real = os.replace
+
+        class Killed(BaseException):
+            pass
+
+        def dies(source, target):
+            if Path(target).name == name:
+                (Path(target).parent / f".{name}.1.tmp").write_bytes(b"half")
+                raise Killed
+            real(source, target)
+
+        monkeypatch.setattr(os, "replace", dies)
+        with pytest.raises(Killed):
+            run(config, tmp_path / "one")
+        monkeypatch.undo()
+        assert run(config, tmp_path / "one").record["finished"]
+
+    def test_goes_on_after_a_failed_arm(self, recipe, tmp_path, monkeypatch):
+        config = read_run_file(recipe, {"training.epochs": "2", "defenses": '["oracle", "lorec"]'})
+        with monkeypatch.context() as patch:
+            patch.setattr("lorec.defenses.LoRec.start", lambda *_, **more: 1 / 0)
+            failed = run(config, tmp_path / "one", keep_going=True)
+        assert failed.scorecard["failed"] == {"lorec": "ZeroDivisionError: division by zero"}
+        assert list(open_run(tmp_path / "one", partial=True).arms) == ["clean", "poisoned", "oracle"]
+        with pytest.raises(RunError, match="not a finished run"):
+            open_run(tmp_path / "one")
+        (tmp_path / "one" / "lorec").mkdir(exist_ok=True)
+        seal = experiment._seal
+        with monkeypatch.context() as patch:  # killed after the new scorecard, before the record of it
+            patch.setattr(experiment, "_seal", lambda *of: 1 / 0 if of[2] == ["scorecard.json"] else seal(*of))
+            with pytest.raises(ZeroDivisionError):
+                run(config, tmp_path / "one", keep_going=True)
+        assert run(config, tmp_path / "one").arms["lorec"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import re
 import shutil
@@ -15,16 +16,17 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 import torch
-from conftest import world
+from conftest import shop, world
 from safetensors.torch import load_file
 from test_experiment import call
 
 from lorec import grids
 from lorec.defenses import DEFENSES, LoRec
+from lorec.defenses.lorec import VIEWS
 from lorec.errors import ConfigError, DataError, DiskError, RunError
 from lorec.experiment import open_run
 from lorec.files import read_json
-from lorec.grids import Done, Job, do, estimate, grid, local, read_grid_file
+from lorec.grids import Done, Job, do, estimate, grid, read_grid_file
 from lorec.runfile import plain, read_run_file
 
 TOML = """
@@ -93,6 +95,25 @@ def done(write, home):
     return asked, home / "done", grid(asked, home / "done", map=map)
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            told = path.read_text().rpartition(")")[2].split()
+        except OSError:  # gone meanwhile
+            continue
+        found += [int(path.parent.name)] if int(told[1]) == pid else []
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def nothing_to_do(work, jobs):
     assert not jobs
     return []
@@ -122,7 +143,22 @@ class TestFile:
         assert asked.axes == ("data", "backbone", "items", "attack", "share", "training.epochs")
         assert asked.cells[-1].labels["backbone"] == "sasrec,blocks=2"
         assert asked.cells[-1].config.backbone.width == 8  # what else the file says of it stays
-        assert asked.cells[-1].name == "bandwagon_share0.2_epochs2_sasrec-blocks=2"
+        assert asked.cells[-1].name == "bandwagon_seed4_share0.2_epochs2_sasrec-blocks=2"
+
+    def test_names_stay_when_an_axis_grows_and_differ_where_values_do(self, write):
+        one = read_grid_file(write(('["random", "bandwagon"]', '["random"]')))
+        assert [cell.name for cell in one.cells] == ["random_seed1", "random_seed2"]
+        path = write(("seed = [1, 2]", 'scenario = ["a b", "a-b"]\n"data.columns" = [{}, {user = "user"}]'))
+        names = [cell.name for cell in read_grid_file(path).cells]
+        assert len(set(names)) == len(names) == 8
+        path = write(("seed = [1, 2]", f'scenario = ["{"x" * 300}"]'))
+        assert all(len(cell.name) <= 100 for cell in read_grid_file(path).cells)
+
+    def test_a_table_on_an_axis_is_not_changed_by_another_axis(self, write):
+        path = write(('"bandwagon"]', '{name = "dp", targets_each = 1}]\n"attack.share" = [0.1, 0.2]'))
+        cells = read_grid_file(path).cells
+        assert cells[-1].name == "dp-targets-each=1_share0.2_seed2"
+        assert cells[-1].labels["attack"] == "dp,targets_each=1"
 
     @pytest.mark.parametrize(
         ("pairs", "said"),
@@ -137,6 +173,7 @@ class TestFile:
             ([("seed = [1, 2]", '"attack.shares" = [0.1]')], "did you mean 'share'"),
             ([("seed = [1, 2]", 'backbone = ["gru4rec"]')], "backbone = gru4rec.*key in \\[backbone\\]"),
             ([('["random", "bandwagon"]', '["random", {name = "random", share = 0.1}]')], "stands twice"),
+            ([("epochs = 3", "epochs = 3\nthreads = 2")], "--threads"),
         ],
     )
     def test_refuses(self, write, pairs, said):
@@ -156,8 +193,8 @@ class TestGrid:
             assert opened.config == cell.config
             assert list(opened.arms) == ["clean", "poisoned", "lorec", "oracle"]
         assert {path.name for path in folder.iterdir()} == {
-            "grid.json", "runs", "shared", "costs.json", "failed.json", "cells.csv", "cells.parquet", "table.csv",
-            "table.md", "table.parquet", "table.tex",
+            "grid.json", "runs", "shared", "ends", "cells.csv", "cells.parquet", "table.csv", "table.md",
+            "table.parquet", "table.tex",
         }  # fmt: skip
 
     def test_shares_clean_models_and_poisons(self, done, write, home):
@@ -257,7 +294,7 @@ class TestGrid:
         assert table["error"].to_list() == ["seed 2: MemoryError: no room"] * 8
         monkeypatch.undo()
         assert grid(asked, home / "half", map=map)["error"].null_count() == 8
-        assert read_json(home / "half" / "failed.json") == {}
+        assert read_json(home / "half" / "ends" / "random_seed2.json")["error"] is None
 
     def test_stops_at_a_full_disk(self, write, home, monkeypatch):
         asked = read_grid_file(write())
@@ -292,6 +329,51 @@ class TestGrid:
         assert set(left["error"]) == {"not done yet"}
         with pytest.raises(ConfigError, match="shard 3/2"):
             grid(asked, home / "parts", shard=(3, 2), map=refuse)
+
+    def test_one_seed_is_told_over_users(self, home):
+        """Every bound and mark of a grid with one seed and two defenses, against its ranks."""
+        folder = home / "one seed"
+        asked = read_grid_file(self.easy(home))
+        table = grid(asked, folder, map=map)
+        arms = table["arm"].to_list()
+        idle = arms[3]
+        assert [arms[:3], arms[4:]] == [["clean", "poisoned", "lorec"], ["oracle"]]
+        rows = {row["arm"]: row for row in table.iter_rows(named=True)}
+        for arm, row in rows.items():
+            users = pl.read_parquet(folder / "runs" / "seed1" / arm / "ranks.parquet")
+            hits = users["rank"].to_numpy() <= 10
+            error = (hits.mean() * (1 - hits.mean()) / len(hits)) ** 0.5
+            assert row["HR@10 high"] - row["HR@10 low"] == pytest.approx(2 * 1.96 * error, rel=0.15, abs=0.005)
+            assert row["T-HR@50 low"] <= row["T-HR@50"] <= row["T-HR@50 high"]
+        assert rows["lorec"]["success removed"] > 0.9
+        assert rows[idle]["success removed low"] <= 0 <= rows[idle]["success removed high"]
+        assert (rows["lorec"]["best"], rows[idle]["tied"], rows["lorec"]["tested"]) == (True, False, "users")
+        text = (folder / "table.md").read_text()
+        assert "a paired bootstrap over users" in text
+        assert re.search(r"lorec-collusion.*\]\?", text)
+        assert "±" not in text
+
+    @staticmethod
+    def easy(home) -> Path:
+        """A shop whose model an attack moves; LoRec as it is, and LoRec that turns nobody down."""
+        log = shop()
+        log.interactions.write_csv(home / "shop.csv")
+        log.items.write_csv(home / "things.csv")
+        text = TOML.replace("{folder}/log.csv", f"{home}/shop.csv").replace("{folder}/items.csv", f"{home}/things.csv")
+        off = ", ".join(f"{view} = 0.0" for view in VIEWS if view != "collusion")
+        idle = f'defenses = ["lorec", {{name = "lorec", collusion = 1e12, {off}}}, "oracle"]'
+        for old, new in (
+            ('defenses = ["lorec", "oracle"]', idle),
+            ("width = 8", "width = 32"),
+            ("epochs = 3", "epochs = 8"),
+            ("rounds = 2", "rounds = 16"),
+            ("share = 0.1", 'name = "random"\nshare = 0.02'),
+            ('attack = ["random", "bandwagon"]\nseed = [1, 2]', "seed = [1]"),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        (home / "easy.toml").write_text(text)
+        return home / "easy.toml"
 
 
 class TestRefusedBeforeAnythingStarts:
@@ -345,21 +427,47 @@ class TestRefusedBeforeAnythingStarts:
 
 class TestProcesses:
     def test_do_the_same_side_by_side_however_often_they_are_killed(self, done, write, home):
-        """Three kills of everything at random moments; the tables are those of an undisturbed grid."""
+        """Three times everything is killed at a random moment; the tables are those of an undisturbed grid."""
         _, folder, _ = done
         rng, out = random.Random(5), home / "killed"
         command = [sys.executable, "-m", "lorec.cli", "grid", str(write()), "--out", str(out)]
         for _ in range(3):
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(rng.uniform(2.5, 6))
-            process.send_signal(signal.SIGKILL)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            with process.stderr:
+                next(line for line in process.stderr if "read the log" in line)
+                time.sleep(rng.uniform(0, 2.5))
+                assert process.poll() is None
+                for pid in [process.pid, *children(process.pid)]:
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
         last = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert last.returncode == 0, last.stderr
-        undisturbed = read_json(home / "done" / "grid.json")
-        assert read_json(out / "grid.json") == undisturbed
+        assert read_json(out / "grid.json") == read_json(folder / "grid.json")
         for name in ("table.md", "table.tex", "table.csv"):
             assert (out / name).read_text() == (folder / name).read_text()
+
+    def test_end_with_whoever_started_them(self, write, home):
+        """Nobody is left at work on a folder when the command is killed, not even one that says nothing."""
+        command = [
+            sys.executable,
+            "-m",
+            "lorec.cli",
+            "grid",
+            str(write(("epochs = 3", "epochs = 3000\npatience = 3000"))),
+        ]
+        process = subprocess.Popen(
+            [*command, "--out", str(home / "orphans")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        with process.stderr:
+            next(line for line in process.stderr if "read the log" in line)
+            workers = children(process.pid)
+            process.kill()
+        process.wait()
+        assert workers
+        until = time.monotonic() + 20
+        while any(alive(pid) for pid in workers) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not any(alive(pid) for pid in workers)
 
     def test_a_killed_process_costs_its_cell_only(self, write, home, monkeypatch):
         asked = read_grid_file(write(("seed = [1, 2]", "seed = [1]")))
@@ -371,19 +479,19 @@ class TestProcesses:
 
         def watch(cell, event):
             told.append((cell, event.stage))
-            if (cell, event.stage, event.finished) == ("random", "read the log", True):
+            if (cell, event.stage, event.finished) == ("random_seed1", "read the log", True):
                 processes[0].kill()
 
         monkeypatch.setattr(subprocess, "Popen", started)
-        table = grid(asked, home / "victim", map=local(workers=1, threads=1, watch=watch), watch=watch)
+        table = grid(asked, home / "victim", workers=1, threads=1, watch=watch)
         errors = {row["attack"]: row["error"] for row in table.iter_rows(named=True)}
         assert "killed by signal 9" in errors["random"]
         assert errors["bandwagon"] is None
-        assert ("bandwagon", "oracle") in told
+        assert ("bandwagon_seed1", "oracle") in told
 
     def test_stay_within_the_memory(self, monkeypatch):
         """What is known of a log decides how many run at once."""
-        most, at_work = [], []
+        most, killed = [], []
 
         class Pool:
             def __init__(self, threads, watch):
@@ -397,18 +505,21 @@ class TestProcesses:
 
             def start(self, job):
                 self.running[job.cell] = job
-                at_work.append(job.cell)
                 most.append(len(self.running))
 
             def next(self):
                 cell = next(iter(self.running))
-                return self.running.pop(cell), Done(cell, 1.0, 600)
+                gone = cell in killed
+                return self.running.pop(cell), Done(cell, 1.0, 0 if gone else 600, "killed" if gone else None)
 
         monkeypatch.setattr(grids, "_Pool", Pool)
         jobs = [Job(f"c{n}", {"data": {"name": "x"}}, "") for n in range(6)]
-        assert len([*local(workers=4, memory=1000)(do, jobs)]) == 6
+        assert len([*grids._local(4, 1, 1000, lambda cell, event: None, do, jobs)]) == 6
         assert most[:4] == [1, 2, 3, 4]  # nothing is known: equal parts
         assert set(most[4:]) == {1}  # each takes 600 of 1000
+        killed, most[:] = ["c0"], []
+        assert len([*grids._local(4, 1, 5000, lambda cell, event: None, do, jobs)]) == 6
+        assert most == [1, 2, 3, 4, 1, 1]  # one was killed: the rest one by one
 
 
 class TestEstimate:
@@ -436,10 +547,15 @@ class TestCommand:
     def test_says_what_it_would_take(self, write, home, monkeypatch, capsys):
         code, out, _ = call(monkeypatch, capsys, "grid", write(), "--out", home / "dry", "--dry-run")
         assert (code, (home / "dry").exists()) == (0, False)
-        assert "4 cells, 4 to do: 14 recommenders, at most" in out
+        assert "4 cells, 4 to do: 14 recommenders, about" in out
 
     @pytest.mark.parametrize(
-        ("more", "said"), [(("--shard", "2"), "write 2/4"), (("--set", "grid.seed=3"), "it is a list of values")]
+        ("more", "said"),
+        [
+            (("--shard", "2"), "write 2/4"),
+            (("--set", "grid.seed=3"), "it is a list of values"),
+            (("--set", "seed=3"), "an axis"),
+        ],
     )
     def test_refuses_in_one_line(self, write, home, monkeypatch, capsys, more, said):
         code, out, err = call(monkeypatch, capsys, "grid", write(), "--out", home / "bad", *more)
@@ -465,4 +581,4 @@ def test_the_page_on_grids_is_true(home, monkeypatch):
     monkeypatch.setattr("lorec.grid", lambda *arguments, **more: called.update(more, arguments=arguments))
     exec(compile(re.search(r"```python\n(.*?)```", page, re.S)[1], "docs/grids.md", "exec"), {})
     assert called["arguments"] == (asked, "runs/strength")
-    assert callable(called["map"])
+    assert (called["workers"], called["threads"]) == (2, 1)

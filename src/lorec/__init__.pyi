@@ -113,9 +113,6 @@ from .grids import (
     grid as grid,
 )
 from .grids import (
-    local as local,
-)
-from .grids import (
     read_grid_file as read_grid_file,
 )
 from .models import (
@@ -231,7 +228,6 @@ __all__ = [
     "leave_two_out",
     "load",
     "load_recommender",
-    "local",
     "open_poison",
     "open_run",
     "read",

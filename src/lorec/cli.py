@@ -133,31 +133,39 @@ def grid(
     failed.
     """
     from lorec.comparison import laid_out
-    from lorec.grids import estimate, local, read_grid_file
+    from lorec.grids import NOT_YET, estimate, read_grid_file
     from lorec.grids import grid as do
     from lorec.runfile import arms_of
 
     asked = read_grid_file(grid_file, dict(_pair("--set", one) for one in settings or []))
-    folder = out or Path("runs") / asked.name
+    folder, part = out or Path("runs") / asked.name, _shard(shard)
     if dry_run:
         with _shown_progress() as seen:
             told = estimate(
-                asked, folder, workers or os.cpu_count() or 1, cache=_cache(), watch=lambda cell, event: seen(event)
-            )
+                asked, folder, workers=workers, threads=threads, shard=part, cache=_cache(),
+                watch=lambda cell, event: seen(event),
+            )  # fmt: skip
         _rows(told.rates.columns, ([*row[:-2], f"{row[-2]:.1f}", f"{row[-1]:.2f}"] for row in told.rates.iter_rows()))
-        print(f"{told.cells} cells, {told.left} to do: {told.arms} recommenders, at most {_time(told.seconds)}")
-        print("- if no arm stops early, side by side; forging the poisons comes on top")
+        print(f"{told.cells} cells, {told.left} to do: {told.arms} recommenders, about {_time(told.seconds)}")
+        print("- side by side, if no arm stops early; forging the poisons comes on top")
         return
-    with _shown_grid({cell.name: len(arms_of(cell.config)) for cell in asked.cells}) as watch:
-        side_by_side = local(workers, threads, memory and memory * 1e9, watch)
-        table = do(asked, folder, map=side_by_side, shard=_shard(shard), cache=_cache(), watch=watch)
+    with _shown_grid({cell.name: len(arms_of(cell.config)) for cell in asked.cells}, part[1]) as watch:
+        table = do(
+            asked, folder, workers=workers, threads=threads, memory=memory and memory * 1e9, shard=part, cache=_cache(),
+            watch=watch,
+        )  # fmt: skip
     head, rows, notes = laid_out(table, asked.axes)
     _rows(head, iter(rows))
     for note in notes:
         print(f"- {literal(note, 500)}")
     print(f"\nTables are in {folder}: table.md, table.tex, table.csv, table.parquet; every cell in cells.csv.")
-    if table["error"].count():
+    if any(one != NOT_YET for text in table["error"].drop_nulls() for one in _said(text)):
         raise typer.Exit(1)
+
+
+def _said(errors: str) -> list[str]:
+    """The errors of a row of the table, which names the seed of each."""
+    return [one.partition(": ")[2] for one in errors.split("; ")]
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -514,7 +522,7 @@ def _shown_progress() -> Iterator[Callable[["Event"], None]]:
 
 
 @contextmanager
-def _shown_grid(arms: Mapping[str, int]) -> Iterator[Callable[[str, "Event"], None]]:
+def _shown_grid(arms: Mapping[str, int], parts: int) -> Iterator[Callable[[str, "Event"], None]]:
     """A bar for each cell at work and one for all, with the time left; plain lines where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -527,7 +535,7 @@ def _shown_grid(arms: Mapping[str, int]) -> Iterator[Callable[[str, "Event"], No
         TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        overall = progress.add_task("all recommenders", total=sum(arms.values()), note="")
+        overall = progress.add_task("all recommenders", total=-(-sum(arms.values()) // parts), note="")
 
         def watch(cell: str, event: "Event") -> None:
             nonlocal here

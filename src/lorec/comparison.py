@@ -67,7 +67,7 @@ class Resampled:
 
 
 def bootstrap(
-    users: Floats, statistic: Callable[[Floats], Floats], seed: int = 0, times: int = 10_000, level: float = LEVEL
+    users: Floats, statistic: Callable[[Floats], Floats], seed: int = 0, times: int = 2_000, level: float = LEVEL
 ) -> Resampled:
     """Draw users again and again: `users` [users, columns] are their figures, `statistic` maps means [times, columns].
 
@@ -75,8 +75,10 @@ def bootstrap(
     drawn by their count (multinomial), which is the same and takes no time.
     """
     rows, counts = np.unique(users, axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(users), counts / len(users), size=times)
-    values = statistic(drawn @ rows / len(users))
+    rng, block = np.random.default_rng(seed), max(1, 10_000_000 // len(rows))
+    sizes = [min(block, times - start) for start in range(0, times, block)]
+    drawn = (rng.multinomial(len(users), counts / len(users), size=size) @ rows for size in sizes)
+    values = statistic(np.concatenate(list(drawn)) / len(users))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     p = 2 * min(float((values <= 0).mean()), float((values >= 0).mean()))
     return Resampled(float(low), float(high), min(1.0, max(p, 1 / times)))
@@ -122,17 +124,18 @@ def summary(cells: pl.DataFrame, axes: Sequence[str], apart: Callable[[str, str,
     """One row for each combination of `axes` and each arm: means over seeds and what can be said about them.
 
     `cells` has a row for each arm of each run: the axes, `seed`, `run`, `arm`, `error`, `judged kind is known`, and
-    figures; a figure may bring bounds of its own over users (`HR@10 low`), which stand in where there is one seed.
+    figures; a figure may bring bounds of its own over users (`HR@10 low`), which stand in where one run has it.
     `apart(run, arm, other)` is the p of two arms of a run exposing targets equally, for the same case. Columns for each
-    figure: its name, `... low`, `... high`; `best`, the highest mean of attack success removed among defenses, and
-    `tied`, those not distinguishable from it (tests in pairs over seeds, Holm over the arms of the combination).
+    figure: its name, `... low`, `... high`, and `... runs`, how many have it; `best`, the highest mean of attack
+    success removed among defenses, `tied`, those not distinguishable from it, and `tested`, over what.
     """
     rows: list[dict[str, Any]] = []
     for values, group in cells.group_by(list(axes), maintain_order=True):
         together = [_arm(group.filter(pl.col("arm") == arm)) for arm in group["arm"].unique(maintain_order=True)]
         _mark(together, group, apart)
         rows += [dict(zip(axes, values, strict=True)) | one for one in together]
-    return pl.DataFrame(rows, infer_schema_length=None)
+    told = pl.DataFrame(rows, infer_schema_length=None)
+    return told.cast({"error": pl.String, "tested": pl.String, "judged kind is known": pl.Boolean})
 
 
 def _arm(rows: pl.DataFrame) -> dict[str, Any]:
@@ -140,43 +143,49 @@ def _arm(rows: pl.DataFrame) -> dict[str, Any]:
     good = rows.filter(pl.col("error").is_null())
     bad = rows.filter(pl.col("error").is_not_null())
     errors = [f"seed {seed}: {said}" for seed, said in bad.select("seed", "error").iter_rows()]
+    known = rows["judged kind is known"].drop_nulls()
     told: dict[str, Any] = {
         "arm": rows["arm"][0],
         "seeds": good.height,
-        "judged kind is known": bool(rows["judged kind is known"].any()),
+        "judged kind is known": bool(known.any()) if len(known) or not good.height else None,
         "error": "; ".join(errors) or None,
         "best": False,
         "tied": False,
+        "tested": None,
     }
     for name in SHOWN:
-        values = good[name].drop_nulls().to_list() if name in good else []
-        mean, low, high = interval(values) if values else (None, None, None)
-        if len(values) == 1 and f"{name} low" in good:
-            low, high = good[f"{name} low"][0], good[f"{name} high"][0]
+        having = good.filter(pl.col(name).is_not_null()) if name in good else good.clear()
+        mean, low, high = interval(having[name].to_numpy()) if having.height else (None, None, None)
+        if having.height == 1 and f"{name} low" in having:
+            low, high = having[f"{name} low"][0], having[f"{name} high"][0]
         for key, value in ((name, mean), (f"{name} low", low), (f"{name} high", high)):
             told[key] = None if value is None or np.isnan(value) else value
+        told[f"{name} runs"] = having.height
     return told
 
 
 def _mark(arms: list[dict[str, Any]], group: pl.DataFrame, apart: Callable[[str, str, str], float]) -> None:
-    """Find the best defense and those that can't be told from it."""
-    able = [one for one in arms if one["arm"] not in REFERENCES and one[MAIN] is not None]
+    """Find the best defense, and those that can't be told from it, among those that have every run that any has."""
+    if MAIN not in group:
+        return
+    of = {one["arm"]: group.filter(pl.col("arm") == one["arm"]).drop_nulls(MAIN).sort("run") for one in arms}
+    runs = {name: set(frame["run"]) for name, frame in of.items() if name not in REFERENCES}
+    every = set().union(*runs.values())
+    able = [one for one in arms if every and runs.get(one["arm"]) == every]
     if not able:
         return
     best = max(able, key=lambda one: one[MAIN])
-    best["best"] = True
     others = [one for one in able if one is not best]
-    of_best = group.filter((pl.col("arm") == best["arm"]) & pl.col(MAIN).is_not_null()).select("run", "seed", MAIN)
-    p = []
-    for one in others:
-        mine = group.filter(pl.col("arm") == one["arm"]).select("seed", mine=MAIN).drop_nulls()
-        both = of_best.join(mine, on="seed", how="inner")
-        if both.height >= 2:
-            p.append(paired(both[MAIN].to_numpy(), both["mine"].to_numpy()))
-        else:
-            p.append(apart(both["run"][0], best["arm"], one["arm"]) if both.height else 1.0)
+    mine = of[best["arm"]]
+    if len(every) > 1:
+        p = [paired(mine[MAIN].to_numpy(), of[one["arm"]][MAIN].to_numpy()) for one in others]
+    else:
+        p = [apart(mine["run"][0], best["arm"], one["arm"]) for one in others]
+    best["best"] = True
     for one, value in zip(others, holm(p), strict=True):
         one["tied"] = value >= 1 - LEVEL
+    for one in able:
+        one["tested"] = "seeds" if len(every) > 1 else "users"
 
 
 FORMATS = ("md", "tex", "csv", "parquet")
@@ -214,15 +223,20 @@ class _Text:
     text: str
     bold: bool = False
     mark: str = ""
-    ours: bool = False
-    """A figure, which no stranger wrote."""
+    mean: str = ""
+    """Of a figure, which no stranger wrote: the text without its bounds."""
+
+    def in_short(self) -> str:
+        """A figure without its bounds, but not without its doubts."""
+        doubt = "?" if self.mean and self.text.endswith("?") else ""
+        return (self.mean or self.text) + doubt + ("*" if self.bold else self.mark)
 
 
 def laid_out(table: pl.DataFrame, axes: Sequence[str]) -> tuple[list[str], list[list[str]], list[str]]:
     """Head, rows and notes of a summary for a terminal: a few figures without bounds, the best with a star."""
     head, body, notes = _laid_out(table, axes, IN_SHORT)
-    rows = [[re.split(r" [±\[]", one.text)[0] + ("*" if one.bold else one.mark) for one in row] for row in body]
-    return head, rows, [note.replace("Bold:", "*:") for note in notes if not note.startswith(("Means", "?"))]
+    rows = [[one.in_short() for one in row] for row in body]
+    return head, rows, [note.replace("Bold:", "*:") for note in notes if not note.startswith("Means")]
 
 
 def _laid_out(
@@ -233,28 +247,35 @@ def _laid_out(
     shown = [name for name in figures if name in table and table[name].null_count() < table.height]
     body = []
     for row in table.iter_rows(named=True):
-        known = " (known)" if row["judged kind is known"] else ""
+        known = {True: " (known)", False: "", None: " (kind not known)"}[row["judged kind is known"]]
         cells = [_Text(_plain(row[axis]) + (known if axis == "attack" else "")) for axis in varying]
         arm = row["arm"] + (known if "attack" not in varying else "")
         cells += [_Text(arm), _Text(str(row["seeds"]))]
         for name in shown:
             best, tied = (row[mark] and name == MAIN for mark in ("best", "tied"))
-            cells.append(_Text(_figure(row, name), best, "=" if tied else "", ours=True))
+            mean = "" if row[name] is None else f"{row[name]:.{SHOWN[name][1]}f}"
+            cells.append(_Text(mean + _bounds(row, name), best, "=" if tied else "", mean))
         body.append([*cells, _Text(row["error"] or "")])
     head = [*varying, "arm", "seeds", *(SHOWN[name][0] for name in shown), "failed"]
     if not any(row[-1].text for row in body):
         head, body = head[:-1], [row[:-1] for row in body]
     notes = [f"{axis}: {_plain(table[axis][0])}" for axis in axes if axis not in varying]
-    seeds = int(table["seeds"].max())  # type: ignore[arg-type]
-    over = "seeds" if seeds > 1 else "users, drawn again: one seed, so nothing is said about other targets"
-    notes.append(f"Means over seeds, with 95 % intervals over {over}.")
-    if table["best"].any():
-        test = "a paired t-test over seeds" if seeds > 1 else "a paired bootstrap over users of T-HR@50"
+    cells_text = " ".join(cell.text for row in body for cell in row)
+    if "±" in cells_text:
+        notes.append("Means over seeds ± half a 95 % interval of Student's t; (n): over n runs, the others lack it.")
+    if "[" in cells_text:
+        notes.append("[ ]: 95 % over users, drawn again: one run, so nothing is said about other targets.")
+    tested = table["tested"].drop_nulls().unique()
+    if table["tied"].any() or table["best"].any():
+        tests = {"seeds": "paired t-tests over seeds", "users": "a paired bootstrap over users of T-HR@50"}
+        test = " or, where one run has it, ".join(tests[one] for one in sorted(tested))
         notes.append(f"Bold: the best defense by {MAIN}; =: not distinguishable from it ({test}, Holm, 5 %).")
-    if any("?" in cell.text for row in body for cell in row):
-        notes.append("?: not resolved, the interval holds 0.")
+    if "?" in cells_text:
+        notes.append("?: not resolved, the interval holds 0, or there is none.")
     if table["judged kind is known"].any():
-        notes.append("(known): the judged kind was among the known fakes; detection is easier than in life.")
+        notes.append(
+            "(known): the judged kind, or one that it is mixed of, was among the known fakes: easier than in life."
+        )
     return head, body, notes
 
 
@@ -262,15 +283,17 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _figure(row: Mapping[str, Any], name: str) -> str:
-    """A mean with its interval; a question mark where it resolves nothing."""
-    (mean, low, high), digits = (row[name], row[f"{name} low"], row[f"{name} high"]), SHOWN[name][1]
-    if mean is None or low is None:
-        return "" if mean is None else f"{mean:.{digits}f}"
-    unsure = "?" if name in BETWEEN and low <= 0 <= high else ""
-    if row["seeds"] > 1:
-        return f"{mean:.{digits}f} ± {high - mean:.{digits}f}{unsure}"
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{unsure}"
+def _bounds(row: Mapping[str, Any], name: str) -> str:
+    """A figure's interval; a question mark where it resolves nothing."""
+    mean, low, high = row[name], row[f"{name} low"], row[f"{name} high"]
+    runs, digits = row[f"{name} runs"], SHOWN[name][1]
+    if mean is None:
+        return ""
+    few = f" ({runs})" if runs < row["seeds"] else ""
+    unsure = "?" if name in BETWEEN and (low is None or low <= 0 <= high) else ""
+    if low is None:
+        return few + unsure
+    return (f" ± {high - mean:.{digits}f}" if runs > 1 else f" [{low:.{digits}f}, {high:.{digits}f}]") + few + unsure
 
 
 def _markdown(head: list[str], body: list[list[_Text]], notes: Sequence[str]) -> str:
@@ -279,7 +302,7 @@ def _markdown(head: list[str], body: list[list[_Text]], notes: Sequence[str]) ->
         return re.sub(r"([\\`*_{}\[\]<>#|~!$&])", r"\\\1", " ".join(text.split()))
 
     def cell(one: _Text) -> str:
-        text = one.text if one.ours else escaped(one.text)
+        text = one.text if one.mean else escaped(one.text)
         return (f"**{text}**" if one.bold else text) + (f" {one.mark}" if one.mark else "")
 
     texts = [not all(re.match(r"-?[\d.]|$", row[place].text) for row in body) for place in range(len(head))]

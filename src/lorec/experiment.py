@@ -13,12 +13,12 @@ An arm that is finished is not trained again; one that was interrupted goes on f
 in common they may share through a folder of their own:
 
     poisons/<key>/     a poison as it stands in the run folders
-    clean/<key>/       model.safetensors, history.jsonl, fit.json
+    clean/<key>/       model.safetensors, history.jsonl, fit.json; both with made.json, the digests
 """
 
-import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import time
@@ -47,6 +47,8 @@ from lorec.runfile import RunFile, arms_of, plain, resolve
 from lorec.sources import prepared
 from lorec.text import TextVectors
 from lorec.training import Fit, Progress, choose_device, fit
+
+_logger = logging.getLogger(__name__)
 
 __all__ = ["Event", "Run", "attack", "begun", "detected", "open_run", "reevaluate", "run", "save_recommendations"]
 
@@ -138,6 +140,7 @@ def run(
     if record["finished"]:
         return open_run(folder)
     job = _prepared(config, folder, clean, cache, shared, watch)
+    _seal(record, folder, [])  # before any other file: whatever a killed run leaves is known to be a run's
     data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
     record["data"] = json.loads(json.dumps(data))
     counts = job.bad.train.counts(len(clean.catalog))[1:]
@@ -158,9 +161,11 @@ def run(
         "chance T-HR@50": min(1.0, 50 / len(clean.catalog)),
         "attack works": works,
         "known kinds": kinds,
-        "judged kind is known": job.poison.provenance["attack"] in kinds,
+        "judged kind is known": _is_known(job.poison.provenance, kinds),
         "notes": _notes(job, arms, works),
     }
+    if record["files"].pop("scorecard.json", None):  # of a try where an arm failed
+        _seal(record, folder, [])
     write_json(folder / "scorecard.json", scorecard)
     record["finished"] = not failed
     _seal(record, folder, ["scorecard.json"])
@@ -179,6 +184,7 @@ def _arms(
         except Exception as error:
             if not keep_going or name in ("clean", "poisoned") or isinstance(error, DiskError):
                 raise
+            _logger.exception("%s failed", name)
             failed[name] = f"{type(error).__name__}: {error}"
             job.watch(Event(name, 1, 1, f"failed: {failed[name]}", finished=True))
             continue
@@ -197,6 +203,12 @@ def _compared(folder: Path, arms: Mapping[str, dict[str, float]], n_items: int) 
             more["success removed"] = removed
         found[name] = metrics | more
     return found
+
+
+def _is_known(provenance: Mapping[str, Any], kinds: list[str]) -> bool | None:
+    """Whether the defense learned from the judged kind, or from one that it is mixed of; None where nobody knows."""
+    judged = {provenance["attack"], *provenance.get("kinds", ())}
+    return None if judged == {"stored"} else not judged.isdisjoint(kinds)
 
 
 ARM_FILES = (
@@ -241,7 +253,7 @@ def begun(config: RunFile, folder: Path) -> dict[str, Any]:
         "finished": False,
     }
     try:
-        taken = folder.exists() and not _only_a_draft(folder, inside="poison")
+        taken = folder.exists() and not (folder.is_dir() and all(_is_nothing_yet(one) for one in folder.iterdir()))
     except OSError as error:
         raise RunError(f"{folder} can't be used ({error.strerror}); choose another --out") from None
     if not taken:
@@ -268,9 +280,6 @@ def _prepared(
     text = _text(config, clean, cache, watch)
     if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
         text.check()
-        if shared is not None and cache is not None:
-            with _alone(shared / "texts"):  # the first of many runs encodes, the others find it done
-                text.items()
     poison = _poison(config, folder / "poison", clean, text, shared, watch)
     bad = inject(clean, poison, config.seed)
     judged = poison.provenance["attack"]
@@ -289,13 +298,15 @@ def _poison(config: RunFile, made: Path, clean: Split, text: TextVectors, shared
         return _forged(config, clean, text, made, watch)
     read = text.encoder.identity() if config.attack.needs_text else None
     values = {key: plain(config)[key] for key in ("attack", "targets", "seed")}
-    with _alone(shared / "poisons" / _key(values | {"log": clean.digest(), "text": read})) as made:
-        if (made / "poison.json").exists():
-            return open_poison(made, clean)
-        poison = _forged(config, clean, text, made, watch)
-        save_poison(poison, clean.catalog, made)
-        _without_draft(made)
-    return poison
+    kept = shared / "poisons" / _key(values | {"log": clean.digest(), "text": read})
+
+    def make() -> list[str]:
+        save_poison(_forged(config, clean, text, kept, watch), clean.catalog, kept)
+        _without_draft(kept)
+        return ["profiles.parquet", "poison.json"]
+
+    _once(kept, make)
+    return open_poison(kept, clean)
 
 
 def _key(values: Mapping[str, Any]) -> str:
@@ -304,12 +315,19 @@ def _key(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps({**versions, **values}, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[Path]:
-    """The folder, to make something in that no other process makes meanwhile. A process that dies lets go of it."""
+def _once(folder: Path, make: Callable[[], list[str]]) -> None:
+    """Make what a folder is to hold, unless that is done; of several processes one does it, and the others wait.
+
+    `make` gives back the files that it left. Raises RunError where these are no longer what was left. A process that
+    dies lets go of the lock.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        yield folder
+        if not (folder / "made.json").exists():
+            write_json(folder / "made.json", {"files": {name: sha256(folder / name) for name in make()}})
+    made = read_json(folder / "made.json")
+    for name in made["files"]:
+        _checked(folder, name, made)
 
 
 def _text(config: RunFile, clean: Split, cache: Path | None, watch: Watch) -> TextVectors:
@@ -349,14 +367,14 @@ def _of_a_draft(path: Path) -> bool:
     return path.name == DRAFT or (path.name.startswith(f".{DRAFT}.") and path.name.endswith(".tmp"))
 
 
-def _only_a_draft(folder: Path, inside: str = "") -> bool:
-    """Whether a folder, or its one folder of that name, holds nothing but what an interrupted attack left."""
-    if not folder.is_dir():
-        return False
-    held = list(folder.iterdir())
-    if inside and held:
-        return held == [folder / inside] and _only_a_draft(held[0])
-    return all(_of_a_draft(one) for one in held)
+def _only_a_draft(folder: Path) -> bool:
+    """Whether a folder holds nothing but what an interrupted attack left."""
+    return folder.is_dir() and all(_of_a_draft(one) for one in folder.iterdir())
+
+
+def _is_nothing_yet(path: Path) -> bool:
+    """Whether this is all that a run may leave before its record: what a killed process was writing, and a draft."""
+    return path.name.endswith(".tmp") or (path.name == "poison" and _only_a_draft(path))
 
 
 def _without_draft(folder: Path) -> None:
@@ -438,12 +456,11 @@ def _clean_folder(job: _Job) -> Path | None:
 def _is_made_elsewhere(job: _Job) -> bool:
     """Whether another process trains the clean model right now, so that the other arms are better done first."""
     folder = _clean_folder(job)
-    if folder is None or (folder / "fit.json").exists():
+    if folder is None or (folder / "made.json").exists():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}.lock", blocking=False)
     try:
-        with lock:
+        with FileLock(f"{folder}.lock", blocking=False):
             return False
     except Timeout:
         return True
@@ -451,18 +468,19 @@ def _is_made_elsewhere(job: _Job) -> bool:
 
 def _shared(job: _Job, name: str, defense: Defense, folder: Path) -> Fit:
     """A fit that the first of many runs makes and the others take up. It has no opinion of its own on anybody."""
-    with _alone(folder):
-        if not (folder / "fit.json").exists():
-            trained = _fitted(job, name, defense, folder)
-            trained.recommender.save(folder / "model.safetensors")
-            _save_history(folder / "history.jsonl", trained.history)
-            digests = {file: sha256(folder / file) for file in ("model.safetensors", "history.jsonl")}
-            write_json(folder / "fit.json", {"best epoch": trained.best_epoch, "files": digests})
-            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    record = read_json(folder / "fit.json")
-    model, history = (_checked(folder, file, record) for file in ("model.safetensors", "history.jsonl"))
-    rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    return Fit(load_recommender(model), Guard(), rows, record["best epoch"])
+
+    def make() -> list[str]:
+        trained = _fitted(job, name, defense, folder)
+        trained.recommender.save(folder / "model.safetensors")
+        _save_history(folder / "history.jsonl", trained.history)
+        write_json(folder / "fit.json", {"best epoch": trained.best_epoch})
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        return ["model.safetensors", "history.jsonl", "fit.json"]
+
+    _once(folder, make)
+    lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    model = load_recommender(folder / "model.safetensors").to(choose_device(job.config.training.device))
+    return Fit(model, Guard(), [json.loads(line) for line in lines], read_json(folder / "fit.json")["best epoch"])
 
 
 def detected(guard: Guard, split: Split, targets: Ints) -> dict[str, float]:
@@ -496,13 +514,17 @@ def detected(guard: Guard, split: Split, targets: Ints) -> dict[str, float]:
 
 def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: bool) -> list[str]:
     """What a reader of the figures must know."""
-    judged, kinds = job.poison.provenance["attack"], job.config.known.kinds
+    judged = job.poison.provenance["attack"]
+    known = _is_known(job.poison.provenance, job.known[0].provenance["kinds"])
     notes = [
         "Epochs were selected on genuine users' validation items; knowing who is genuine is a concession.",
         f"One seed ({job.config.seed}): differences between arms may be chance.",
     ]
-    if kinds is not None and judged in kinds:
-        notes.append(f"The judged kind, {judged}, was among the known fakes: detection is easier than in life.")
+    if known:
+        which = judged if judged in job.known[0].provenance["kinds"] else f"or kinds that {judged} is mixed of"
+        notes.append(f"The judged kind, {which}, was among the known fakes: detection is easier than in life.")
+    elif known is None:
+        notes.append("Nobody knows the kind of the stored poison; it may be among the known fakes.")
     untold = job.clean.record["items without text"]
     if untold:
         notes.append(f"{untold} of {len(job.clean.catalog)} items have no text; their text vectors are zero.")

@@ -6,15 +6,19 @@ combination of them: a run, with an arm for every defense. `grid` leaves a folde
     grid.json          what was asked: axes and cells
     runs/<cell>/       a run folder each
     shared/            poisons and clean models that cells have in common
-    logs/<cell>.log    what a cell's process said on its error stream
-    failed.json        what failed, by cell
-    cells.*            a row for every arm of every cell: axes, figures, seconds, memory, errors
+    logs/<cell>.log    what a cell's process said on its error stream, tracebacks too
+    ends/<cell>.json   how a cell ended: seconds, peak memory, error
+    cells.*            a row for every arm of every cell: axes, figures, memory, errors
     table.*            means over seeds, intervals, tests; .md and .tex for readers, .csv and .parquet for programs
 """
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
+import logging
 import os
 import queue
 import re
@@ -33,18 +37,22 @@ import numpy as np
 import polars as pl
 from filelock import FileLock, Timeout
 
-from lorec.attacks import Stored, budget, choose_targets, known_fakes, open_poison
+from lorec.attacks import ATTACKS, Stored, aimed, known_fakes, open_poison
 from lorec.comparison import FORMATS, bootstrap, exposed, summary, write_table
 from lorec.data import Split
+from lorec.defenses import Oracle
 from lorec.errors import ConfigError, DiskError, LorecError, RunError
 from lorec.experiment import Event, Run, begun, open_run, run
 from lorec.files import read_json, write_json
+from lorec.registry import find
 from lorec.runfile import RunFile, arms_of, plain, put, read_document, resolve
 from lorec.sources import prepared
 from lorec.text import TextVectors
-from lorec.training import fit
+from lorec.training import choose_device, fit
 
-__all__ = ["Cell", "Done", "Estimate", "Grid", "Job", "do", "estimate", "grid", "local", "read_grid_file"]
+_logger = logging.getLogger(__name__)
+
+__all__ = ["NOT_YET", "Cell", "Done", "Estimate", "Grid", "Job", "do", "estimate", "grid", "read_grid_file", "room"]
 
 
 # ------------------------------------------------------------------------------------------------------- grid files
@@ -96,7 +104,10 @@ def read_grid_file(path: str | Path, settings: Mapping[str, str] | None = None) 
             raise ConfigError(f"[grid] {key} is no axis: {NO_AXIS[key.partition('.')[0]]}")
         if not isinstance(values, list) or not values:
             raise ConfigError(f"[grid] {key} is {values!r}; it is a list of values, as in {key} = [...]")
+    if "seed" in axes and "seed" in (settings or {}):
+        raise ConfigError("the seed is an axis of this grid; --set seed=... would change nothing")
     cells: dict[str, Cell] = {}
+    twins: set[str] = set()
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
         told = ", ".join(f"{key} = {_label(value)}" for key, value in chosen.items())
@@ -108,11 +119,16 @@ def read_grid_file(path: str | Path, settings: Mapping[str, str] | None = None) 
             arms_of(config)
         except ConfigError as error:
             raise type(error)(f"[grid] {told}: {error}") from None
-        cell = Cell(_slug(chosen, axes), config, _labels(config, chosen))
-        twin = next((other for other in cells.values() if plain(other.config) == plain(config)), None)
-        if twin is not None or cell.name in cells:
+        if config.training.threads is not None:
+            raise ConfigError(f"{path}: [training] threads is for lorec run; a grid's cells take --threads")
+        identity = json.dumps(plain(config), sort_keys=True)
+        if identity in twins:
             raise ConfigError(f"[grid] the cell {told} stands twice; take one of the equal values out")
-        cells[cell.name] = cell
+        twins.add(identity)
+        name = _slug(chosen)
+        if name in cells:  # other values that read alike
+            name += f"-{len(cells) + 1}"
+        cells[name] = Cell(name, config, _labels(config, chosen))
     more = tuple(key for key in axes if key not in (*ALWAYS, "attack.share", "seed"))
     return Grid(next(iter(cells.values())).config.name, (*ALWAYS, *more), tuple(cells.values()))
 
@@ -128,14 +144,14 @@ def _label(value: Any) -> str:
     return str(value)
 
 
-def _slug(chosen: Mapping[str, Any], axes: Mapping[str, list[Any]]) -> str:
-    """A folder's name out of what varies."""
+def _slug(chosen: Mapping[str, Any]) -> str:
+    """A folder's name out of every value, so that a cell keeps its name when an axis gets more of them."""
     parts = []
     for key, value in chosen.items():
-        if len(axes[key]) > 1:
-            text = re.sub(r"[^A-Za-z0-9.+=-]+", "-", _label(value)).strip("-.")
-            parts.append(f"{key.rpartition('.')[2]}{text}" if text[:1].isdigit() else text)
-    return "_".join(parts) or "cell"
+        text = re.sub(r"[^A-Za-z0-9.+=-]+", "-", _label(value)).strip("-.")
+        parts.append(f"{key.rpartition('.')[2]}{text}" if text[:1].isdigit() else text)
+    name = "_".join(parts)
+    return name if len(name) <= 100 else f"{name[:80]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _labels(config: RunFile, chosen: Mapping[str, Any]) -> dict[str, str | float]:
@@ -192,29 +208,32 @@ class Done:
 Watch = Callable[[str, Event], None]
 """Hears of a cell by its name."""
 Map = Callable[[Callable[[Job], Done], Sequence[Job]], Iterable[Done]]
-"""How jobs are done: the built-in `map` does them here, one by one; `local(...)` in processes side by side."""
+"""How jobs are done: the built-in `map` does them here, one by one."""
 
 
 def do(job: Job, watch: Callable[[Event], None] | None = None) -> Done:
-    """Do one job. What goes wrong is told, not raised, so that the other cells go on."""
+    """Do one job. What goes wrong is told, not raised, so that the other cells go on; a bug's traceback is logged."""
     started, folder = time.perf_counter(), Path(job.folder)
     error, fatal = None, False
     try:
         (folder / "shared").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "shared" / f"{job.cell}.lock", timeout=30):
-            run(
+            made = run(
                 resolve(job.config),
                 folder / "runs" / job.cell,
-                cache=Path(job.cache) if job.cache else None,
+                cache=Path(job.cache) if job.cache else folder / "shared" / "texts",
                 shared=folder / "shared",
                 keep_going=True,
                 watch=watch,
             )
+        error = "; ".join(f"{arm}: {said}" for arm, said in made.scorecard["failed"].items()) or None
     except Timeout:
         error = "another process is at work on this cell; wait for it, or stop it"
+    except LorecError as failure:
+        error, fatal = str(failure), isinstance(failure, DiskError)
     except Exception as failure:
-        fatal = isinstance(failure, DiskError)
-        error = str(failure) if isinstance(failure, LorecError) else f"{type(failure).__name__}: {failure}"
+        error = f"{type(failure).__name__}: {failure}"
+        _logger.exception("%s failed", job.cell)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Done(job.cell, time.perf_counter() - started, peak, error, fatal)
 
@@ -223,6 +242,9 @@ def grid(
     asked: Grid,
     folder: str | Path,
     *,
+    workers: int | None = None,
+    threads: int | None = None,
+    memory: float | None = None,
     map: Map | None = None,
     shard: tuple[int, int] = (1, 1),
     cache: Path | None = None,
@@ -230,25 +252,25 @@ def grid(
 ) -> pl.DataFrame:
     """Do every cell that is not done, and write and return the table; the same call goes on after an interruption.
 
-    `map` does the jobs: `local(...)` by default, or for instance one of Ray's. `shard` (2, 4) takes the second of four
-    parts, for four machines with one folder between them or four to be laid together; cells with the same clean model
-    stay together. A failing cell is told in the table. Raises, before anything is trained, ConfigError or DataError
-    for a cell that can't be done and RunError for a folder of something else, of another version or edited by hand;
-    later RunError where the disk is full.
+    Cells run in processes of their own on this machine, `workers` at a time with `threads` each, within `memory` bytes
+    together; by default one for each processor, with one thread, as small models gain little from a second. A process
+    that is killed costs its own cell only. Another `map` may do the jobs elsewhere: a pool's, or one of Ray's.
+
+    `shard` (2, 4) takes the second of four parts, for four machines with one folder between them, or four to be laid
+    together; cells with the same clean model stand together as far as parts of equal size allow. A failing cell is told
+    in the table. Text vectors are kept in `cache`, or with the grid.
+
+    Raises, before anything is trained, ConfigError or DataError for a cell that can't be done and RunError for a folder
+    of something else, of another version or edited by hand; later DiskError where the disk is full.
     """
     folder, watch = Path(folder), watch or (lambda cell, event: None)
     _taken(asked, folder)
     jobs = _open_jobs(asked, folder, shard, cache, watch)
     write_json(folder / "grid.json", {"name": asked.name, "axes": asked.axes, "cells": _plain_cells(asked)})
-    failed = {cell: said for cell, said in _failures(folder).items() if cell in {one.name for one in asked.cells}}
-    costs = read_json(folder / "costs.json") if (folder / "costs.json").exists() else {}
-    for done in (map or local(watch=watch))(do, jobs):
-        failed.pop(done.cell, None)
-        if done.error is not None:
-            failed[done.cell] = done.error
-        costs[done.cell] = {"seconds": done.seconds, "memory": done.memory}
-        write_json(folder / "failed.json", failed)
-        write_json(folder / "costs.json", costs)
+    side_by_side = map or functools.partial(_local, *room(workers, threads, memory), watch)
+    for done in side_by_side(do, jobs):
+        # A file for each cell, so that machines with one folder between them don't write over each other's.
+        write_json(folder / "ends" / f"{done.cell}.json", dataclasses.asdict(done))
         watch(done.cell, Event("cell", 1, 1, done.error or f"{done.seconds:.0f} s", finished=True))
         if done.fatal:
             raise DiskError(f"{done.cell}: {done.error}")
@@ -256,13 +278,15 @@ def grid(
 
 
 def _taken(asked: Grid, folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose another --out")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    if not (folder / "grid.json").is_file():
+    old = read_json(folder / "grid.json") if (folder / "grid.json").is_file() else None
+    if not isinstance(old, dict) or not isinstance(old.get("cells"), dict):
         raise RunError(f"{folder} holds something else; choose another --out")
-    old = read_json(folder / "grid.json")["cells"]
     for name, config in _plain_cells(asked).items():
-        if name in old and old[name] != config:
+        if old["cells"].get(name, config) != config:
             raise RunError(f"{folder} holds another cell {name}; choose another --out, or delete the folder")
 
 
@@ -271,55 +295,63 @@ def _plain_cells(asked: Grid) -> dict[str, Any]:
     return values
 
 
-def _failures(folder: Path) -> dict[str, str]:
-    found: dict[str, str] = read_json(folder / "failed.json") if (folder / "failed.json").exists() else {}
-    return found
-
-
 def _open_jobs(asked: Grid, folder: Path, shard: tuple[int, int], cache: Path | None, watch: Watch) -> list[Job]:
     """The cells of a shard that are still to be done, each checked on its log before any of them starts."""
+    left, needed = [], 0
+    mine = _part(asked, shard)
+    by_log: dict[str, list[Cell]] = {}
+    for cell in mine:
+        by_log.setdefault(json.dumps([plain(cell.config)[key] for key in ("data", "split")]), []).append(cell)
+    for cells in by_log.values():
+        try:
+            split = prepared(cells[0].config.data, cells[0].config.split)
+            digest = split.digest()
+        except LorecError as error:
+            raise type(error)(f"cell {cells[0].name}: {error}") from None
+        for cell in cells:
+            try:
+                record = begun(cell.config, folder / "runs" / cell.name)
+                if record.get("data", {"digest": digest})["digest"] != digest:
+                    raise RunError("the log has changed since; choose another --out, or delete the folder")
+                if record["finished"]:
+                    watch(cell.name, Event("cell", 1, 1, "done before", finished=True))
+                    continue
+                _possible(cell.config, split)
+            except LorecError as error:
+                raise type(error)(f"cell {cell.name}: {error}") from None
+            needed += _bytes(cell.config, split)
+            left.append(cell)
+    at = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if (free := shutil.disk_usage(at).free) < needed:
+        raise DiskError(f"{folder} will take about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make room")
+    left.sort(key=mine.index)
+    return [Job(cell.name, plain(cell.config), str(folder), str(cache) if cache else None) for cell in left]
+
+
+def _part(asked: Grid, shard: tuple[int, int]) -> list[Cell]:
+    """One of equal parts of the cells, those with the same clean model together."""
     number, of = shard
     if not 1 <= number <= of:
         raise ConfigError(f"shard {number}/{of} makes no sense; give 1/4 to 4/4 for four machines")
+    if of == 1:
+        return list(asked.cells)
     groups = list(dict.fromkeys(_clean_identity(cell.config) for cell in asked.cells))
-    mine = [cell for cell in asked.cells if groups.index(_clean_identity(cell.config)) % of == number - 1]
-    left, needed, logs = [], 0, {}
-    for cell in mine:
-        try:
-            key = json.dumps([plain(cell.config)["data"], plain(cell.config)["split"]])
-            if key not in logs:
-                logs = {key: prepared(cell.config.data, cell.config.split)}  # cells of one log stand together
-            record = begun(cell.config, folder / "runs" / cell.name)
-            split = logs[key]
-            if record.get("data", {"digest": split.digest()})["digest"] != split.digest():
-                raise RunError("the log has changed since; choose another --out, or delete the folder")
-            if record["finished"]:
-                watch(cell.name, Event("cell", 1, 1, "done before", finished=True))
-                continue
-            _possible(cell.config, split)
-        except LorecError as error:
-            raise type(error)(f"cell {cell.name}: {error}") from None
-        needed += _bytes(cell.config, split)
-        left.append(Job(cell.name, plain(cell.config), str(folder), str(cache) if cache else None))
-    at = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if (free := shutil.disk_usage(at).free) < needed:
-        raise DiskError(
-            f"{folder} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or move it"
-        )
-    return left
+    together = sorted(asked.cells, key=lambda cell: groups.index(_clean_identity(cell.config)))
+    return together[len(together) * (number - 1) // of : len(together) * number // of]
 
 
 def _possible(config: RunFile, split: Split) -> None:
     """Raise now what a cell would raise after hours."""
+    choose_device(config.training.device)
     if isinstance(config.attack, Stored):
         open_poison(config.attack.path, split)
     else:
-        budget(config.attack, len(split))
         asked = config.targets
-        if asked.items:
-            split.catalog.numbers(asked.items)
-        else:
-            choose_targets(split, asked.count, asked.rule, config.seed, asked.where)
+        aimed(config.attack, split, list(asked.items) or asked.count, config.seed, asked.rule, asked.where)
+    if getattr(config.attack, "box", "grey") == "white":
+        raise ConfigError("[attack] box is white, and a run gives an attack no victim; take grey, or lorec.forge")
+    for kind in config.known.kinds or ():
+        find("attacks", ATTACKS, kind)
     if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
         TextVectors(split.catalog, config.encoder, None, config.scenario).check()
 
@@ -334,37 +366,39 @@ def _bytes(config: RunFile, split: Split) -> int:
 # ---------------------------------------------------------------------------------------------------- side by side
 
 
-def local(
-    workers: int | None = None, threads: int | None = None, memory: float | None = None, watch: Watch | None = None
-) -> Map:
-    """Jobs in processes of their own on this machine, `workers` at a time with `threads` each, within `memory` bytes.
-
-    By default one for each processor, with one thread: small models gain little from a second. A process that is
-    killed, as when memory runs out, costs its own cell only, and the rest goes on. What a cell needs is known from
-    the cells before it on the same log; until then an equal part of the memory is set aside for it.
-    """
+def room(workers: int | None, threads: int | None, memory: float | None) -> tuple[int, int, float]:
+    """Cells side by side, threads of each and bytes together; what is not given follows from this machine."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = workers or max(1, processors // (threads or 1))
     threads = threads or max(1, processors // workers)
-    limit = memory if memory is not None else 0.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return workers, threads, memory or 0.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
-    def done(work: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[Done]:
-        with _Pool(threads, watch or (lambda cell, event: None)) as pool:
-            waiting = list(jobs)
-            needs: dict[str, int] = {}
-            while waiting or pool.running:
-                for job in list(waiting):
-                    need = needs.get(_log_of(job), limit / workers)
-                    held = sum(needs.get(_log_of(one), limit / workers) for one in pool.running.values())
-                    if len(pool.running) < workers and (not pool.running or held + need <= limit):
-                        waiting.remove(job)
-                        pool.start(job)
-                if (ended := pool.next()) is not None:
-                    job, result = ended
-                    needs[_log_of(job)] = max(needs.get(_log_of(job), 0), result.memory)
-                    yield result
 
-    return done
+def _local(
+    workers: int, threads: int, memory: float, watch: Watch, work: Callable[[Job], Done], jobs: Sequence[Job]
+) -> Iterator[Done]:
+    """Do jobs in processes of their own.
+
+    What a cell needs is known from the cells before it on the same log; until then an equal part of the memory is set
+    aside for it, and for those of a log that killed one, all of it.
+    """
+    assert work is do, "a process of its own does what `do` does"
+    waiting = list(jobs)
+    needs: dict[str, float] = {}
+    with _Pool(threads, watch) as pool:
+        while waiting or pool.running:
+            for job in list(waiting):
+                held = [needs.get(_log_of(one), memory / workers) for one in (*pool.running.values(), job)]
+                if len(pool.running) < workers and (not pool.running or sum(held) <= memory):
+                    waiting.remove(job)
+                    pool.start(job)
+            if (ended := pool.next()) is not None:
+                job, done = ended
+                if done.error is None:
+                    needs[_log_of(job)] = max(needs.get(_log_of(job), 0.0), done.memory)
+                elif not done.memory:
+                    needs[_log_of(job)] = memory
+                yield done
 
 
 def _log_of(job: Job) -> str:
@@ -378,6 +412,7 @@ class _Pool:
         self.threads, self.watch = threads, watch
         self.running: dict[str, Job] = {}
         self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.results: dict[str, Done] = {}
         self.said: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
 
     def __enter__(self) -> "_Pool":
@@ -388,6 +423,8 @@ class _Pool:
             process.terminate()
         for process in self.processes.values():
             process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
 
     def start(self, job: Job) -> None:
         """Start a process; its errors go to a file."""
@@ -397,54 +434,69 @@ class _Pool:
         counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), str(self.threads))
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from lorec.grids import _work; _work()"],
+                [sys.executable, "-P", "-c", "from lorec.grids import _work; _work()"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
                 env=os.environ | counts, start_new_session=True,
             )  # fmt: skip
         assert process.stdin is not None
-        process.stdin.write(json.dumps(dataclasses.asdict(job)))
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it died already: its end tells
+            process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
+            process.stdin.flush()  # and left open: its end tells the other side that we are gone
         self.running[job.cell], self.processes[job.cell] = job, process
         threading.Thread(target=self._listen, args=(job.cell, process), daemon=True).start()
 
     def _listen(self, cell: str, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                self.said.put((cell, json.loads(line)))
-        self.said.put((cell, None))
+        try:
+            with process.stdout:
+                for line in process.stdout:
+                    self.said.put((cell, json.loads(line)))
+        except ValueError:
+            pass  # killed in the middle of a line
+        finally:
+            self.said.put((cell, None))
 
     def next(self) -> tuple[Job, Done] | None:
         """Wait for something to happen; a job with its end, where that was it."""
         cell, said = self.said.get()
-        if said is not None and "stage" in said:
-            self.watch(cell, Event(**said))
-            return None
-        code = self.processes[cell].wait()
         if said is not None:
-            done = Done(**said)
-            self.said.get()  # the end of its output
-        else:
-            log = Path(self.running[cell].folder) / "logs" / f"{cell}.log"
-            last = ["", *log.read_text(encoding="utf-8", errors="replace").strip().splitlines()][-1]
-            how = f"was killed by signal {-code}, perhaps for lack of memory" if code < 0 else f"ended with code {code}"
-            done = Done(cell, 0.0, 0, f"its process {how}{f': {last}' if last else ''}")
-        del self.processes[cell]
-        return self.running.pop(cell), done
+            if "stage" in said:
+                self.watch(cell, Event(**said))
+            else:
+                self.results[cell] = Done(**said)
+            return None
+        process = self.processes.pop(cell)
+        code = process.wait()
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        job = self.running.pop(cell)
+        return job, self.results.pop(cell, None) or Done(cell, 0.0, 0, _crash(job, code))
+
+
+def _crash(job: Job, code: int) -> str:
+    log = Path(job.folder) / "logs" / f"{job.cell}.log"
+    last = ["", *log.read_text(encoding="utf-8", errors="replace").strip().splitlines()][-1]
+    how = f"was killed by signal {-code}, perhaps for lack of memory" if code < 0 else f"ended with code {code}"
+    return f"its process {how}{f': {last}' if last else ''}"
 
 
 def _work() -> None:
     """The other side of the pool: a job from standard input; events, and in the end the result, to standard output."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else prints must not disturb the conversation
+    job = Job(**json.loads(sys.stdin.readline()))
     told: dict[str, float] = {}
 
+    def wait_for_the_end() -> None:
+        sys.stdin.read()  # nothing comes but the end, when whoever started this is gone
+        os._exit(1)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+
     def say(value: object) -> None:
-        try:
-            out.write(json.dumps(dataclasses.asdict(value)) + "\n")  # type: ignore[call-overload]
-            out.flush()
-        except BrokenPipeError:  # nobody listens any more: whoever started this was killed
-            os._exit(1)
+        out.write(json.dumps(dataclasses.asdict(value)) + "\n")  # type: ignore[call-overload]
+        out.flush()
 
     def watch(event: Event) -> None:
         now = time.monotonic()
@@ -452,7 +504,9 @@ def _work() -> None:
             told[event.stage] = now
             say(event)
 
-    say(do(Job(**json.loads(sys.stdin.read())), watch))
+    say(do(job, watch))
+    out.close()
+    os._exit(0)  # the thread still reads, and the interpreter would wait for it
 
 
 # --------------------------------------------------------------------------------------------------------- estimates
@@ -468,30 +522,38 @@ class Estimate:
     arms: int
     """Recommenders to be trained in them."""
     seconds: float
-    """At most, side by side, if no arm stops early; without forging poisons."""
+    """Side by side, if no arm stops early; without forging poisons."""
     rates: pl.DataFrame
     """data, backbone, items, arm; seconds before the first epoch, and of one with validation: measured here and now."""
 
 
 def estimate(
-    asked: Grid, folder: str | Path, workers: int, *, cache: Path | None = None, watch: Watch | None = None
+    asked: Grid,
+    folder: str | Path,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+    cache: Path | None = None,
+    watch: Watch | None = None,
 ) -> Estimate:
     """Say what is left to do and how long it takes, by training two epochs of everything that differs; leaves nothing.
 
-    An epoch is measured with as many threads as this process has. Raises what `grid` raises before it trains.
+    Raises what `grid` raises before it trains.
     """
     folder, watch = Path(folder), watch or (lambda cell, event: None)
     _taken(asked, folder)
-    jobs = _open_jobs(asked, folder, (1, 1), cache, watch)
+    workers, threads, _ = room(workers, threads, None)
+    jobs = _open_jobs(asked, folder, shard, cache, watch)
+    labels = {cell.name: cell.labels for cell in asked.cells}
     known: dict[str, dict[str, tuple[float, float]]] = {}
     rows, total, arms, clean = [], 0.0, 0, set()
     for job in jobs:
         config = resolve(job.config)
-        labels = next(cell.labels for cell in asked.cells if cell.name == job.cell)
-        kind = json.dumps([labels["data"], plain(config)["backbone"], config.items, plain(config)["defenses"]])
+        kind = _of_one_speed(config)
         if kind not in known:
-            known[kind] = _rates(config, cache, lambda event, cell=job.cell: watch(cell, event))  # type: ignore[misc]
-            of = {"data": labels["data"], "backbone": labels["backbone"], "items": config.items}
+            known[kind] = _rates(config, threads, cache, functools.partial(watch, job.cell))
+            of = {key: labels[job.cell][key] for key in ("data", "backbone", "items")}
             rows += [
                 of | {"arm": arm, "seconds before": start, "seconds an epoch": epoch}
                 for arm, (start, epoch) in known[kind].items()
@@ -505,17 +567,28 @@ def estimate(
     return Estimate(len(asked.cells), len(jobs), arms, total / max(1, min(workers, len(jobs))), pl.DataFrame(rows))
 
 
-def _rates(config: RunFile, cache: Path | None, watch: Callable[[Event], None]) -> dict[str, tuple[float, float]]:
+def _of_one_speed(config: RunFile) -> str:
+    """Cells that agree on this take as long an epoch."""
+    values = plain(config)
+    for key in ("attack", "targets", "seed", "name"):
+        del values[key]
+    del values["split"]["seed"], values["training"]["epochs"], values["training"]["patience"]
+    return json.dumps(values, sort_keys=True)
+
+
+def _rates(
+    config: RunFile, threads: int, cache: Path | None, watch: Callable[[Event], None]
+) -> dict[str, tuple[float, float]]:
     """Seconds before the first epoch and of one, of each arm, on the clean log: an attack changes little of it."""
     split = prepared(config.data, config.split)
     text = TextVectors(split.catalog, config.encoder, cache, config.scenario)
     # Two epochs: a defense may do in the first what it does only once.
-    twice = dataclasses.replace(config.training, epochs=2, patience=2)
+    twice = dataclasses.replace(config.training, epochs=2, patience=2, threads=threads)
     known = known_fakes(split, share=config.known.share, rounds=config.known.rounds, seed=config.seed)
     found: dict[str, tuple[float, float]] = {}
     for place, (name, defense) in enumerate(arms_of(config).items()):
         watch(Event("measure an epoch", place, len(arms_of(config)), name))
-        if name == "oracle":
+        if isinstance(defense, Oracle):
             found[name] = found["poisoned"]
             continue
         started = time.perf_counter()
@@ -523,8 +596,13 @@ def _rates(config: RunFile, cache: Path | None, watch: Callable[[Event], None]) 
             split, config.backbone, items=config.items, text=text, loss=config.loss, defense=defense, known=known,
             training=twice, seed=config.seed,
         )  # fmt: skip
-        epoch = trained.history[1]["seconds with validation"]
-        found[name] = time.perf_counter() - started - 2 * epoch, epoch
+        # A defense that is not in force yet is not validated yet: then the undefended model's validation stands in.
+        last = trained.history[1]
+        epoch = last["seconds with validation"] if trained.guard.ready else last["seconds"] + found["validation"][1]
+        found[name] = time.perf_counter() - started - last["seconds with validation"] * 2, epoch
+        if name == "clean":
+            found["validation"] = 0.0, last["seconds with validation"] - last["seconds"]
+    del found["validation"]
     return found
 
 
@@ -550,12 +628,14 @@ def export(asked: Grid, folder: str | Path) -> pl.DataFrame:
 
 def _made_with(asked: Grid, folder: Path) -> list[str]:
     """Machine, versions and seeds: what a reader needs to weigh the figures."""
-    records = [read_json(path) for path in sorted((folder / "runs").glob("*/run.json"))]
+    paths = [folder / "runs" / cell.name / "run.json" for cell in asked.cells]
+    records = [read_json(path) for path in paths if path.exists()]
     if not records:
         return []
     seeds = sorted({cell.config.seed for cell in asked.cells})
+    given = any(cell.config.targets.items or isinstance(cell.config.attack, Stored) for cell in asked.cells)
     return [
-        f"Seeds {', '.join(map(str, seeds))}, each with targets of its own.",
+        f"Seeds {', '.join(map(str, seeds))}{'' if given else ', each with targets of its own'}.",
         "Epochs were selected on genuine users' validation items; knowing who is genuine is a concession.",
         *sorted({_of_record(one) for one in records}),
     ]
@@ -571,27 +651,33 @@ def _of_record(record: Mapping[str, Any]) -> str:
 
 def collected(asked: Grid, folder: Path) -> pl.DataFrame:
     """A row for every arm of every cell. Raises RunError for a run that was edited."""
-    failed = _failures(folder)
-    costs = read_json(folder / "costs.json") if (folder / "costs.json").exists() else {}
     rows: list[dict[str, Any]] = []
     for cell in asked.cells:
-        of = {**cell.labels, "seed": cell.config.seed, "run": cell.name}
-        of |= {f"cell {key}": value for key, value in costs.get(cell.name, {}).items()}
+        end = folder / "ends" / f"{cell.name}.json"
+        ended = read_json(end) if end.exists() else {"error": NOT_YET}
+        of = {**cell.labels, "seed": cell.config.seed, "run": cell.name, "memory": ended.get("memory")}
         opened = _opened(folder / "runs" / cell.name)
         for arm in arms_of(cell.config):
-            row = of | {"arm": arm, "error": None, "judged kind is known": False}
+            row = of | {"arm": arm, "error": None, "judged kind is known": None}
             if opened is None or arm not in opened.arms:
-                said = failed.get(cell.name, "not done yet") if opened is None else opened.scorecard["failed"][arm]
-                rows.append(row | {"error": said})
+                said = None if opened is None else opened.scorecard["failed"].get(arm)
+                rows.append(row | {"error": said or ended["error"] or NOT_YET})
                 continue
             row["judged kind is known"] = opened.scorecard["judged kind is known"]
             rows.append(row | opened.arms[arm] | _over_users(opened, arm))
-    return pl.DataFrame(rows, infer_schema_length=None)
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    return frame.cast({"error": pl.String, "judged kind is known": pl.Boolean})
+
+
+NOT_YET = "not done yet"
+"""The error of a cell that nobody has done."""
 
 
 def _opened(folder: Path) -> Run | None:
-    """A run that has a scorecard, even where an arm of it failed."""
-    return open_run(folder, partial=True) if (folder / "scorecard.json").exists() else None
+    """A run that has a sealed scorecard, even where an arm of it failed; None for one that is not there yet."""
+    if not (folder / "run.json").exists() or "scorecard.json" not in read_json(folder / "run.json")["files"]:
+        return None
+    return open_run(folder, partial=True)
 
 
 def _ranks(folder: Path, arm: str) -> pl.DataFrame:
@@ -604,8 +690,8 @@ def _over_users(opened: Run, arm: str) -> dict[str, float]:
     hits = np.column_stack([(one["rank"].to_numpy() <= 10) for one in (mine, clean)]).astype(np.float64)
     shown = np.column_stack([exposed(one) for one in (mine, clean, poisoned)])
     found: dict[str, Any] = {
-        "HR@10": bootstrap(hits, lambda means: means[:, 0]),
-        "T-HR@50": bootstrap(shown, lambda means: means[:, 0]),
+        "HR@10": bootstrap(hits[:, :1], lambda means: means[:, 0]),
+        "T-HR@50": bootstrap(shown[:, :1], lambda means: means[:, 0]),
     }
     told: dict[str, float] = {}
     if arm != "clean" and hits[:, 1].any():

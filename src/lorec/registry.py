@@ -79,9 +79,12 @@ def describe(table: Mapping[str, type]) -> list[tuple[str, str]]:
 def name_of(family: str, table: Mapping[str, type], spec: object) -> str:
     """The name by which `find` finds a spec's class; its class name where nothing does."""
     kind = type(spec)
+    for name, known in table.items():
+        if kind is known:
+            return name
     declared = f"{kind.__module__}:{kind.__qualname__}"
     strangers = (point.name for point in entry_points(group=f"lorec.{family}") if point.value == declared)
-    return next((name for name, known in table.items() if kind is known), next(strangers, kind.__name__))
+    return next(strangers, kind.__name__)
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:

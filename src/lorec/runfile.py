@@ -4,6 +4,7 @@ A run is one log, one attack, one recommender and some defenses. Unknown keys an
 known one.
 """
 
+import copy
 import dataclasses
 import re
 import tomllib
@@ -232,7 +233,7 @@ def put(document: dict[str, Any], key: str, value: Any) -> None:
     if key in MEMBERS and isinstance(value, str | Mapping) and section is not None:
         old = {"name": section} if isinstance(section, str) else dict(section)
         value = old | ({"name": value} if isinstance(value, str) else dict(value))
-    _put(document, key, value)
+    _put(document, key, copy.deepcopy(value))  # or another key would be put into the caller's
 
 
 def _put(document: dict[str, Any], key: str, value: Any) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "Segment",
     "Stored",
     "View",
+    "aimed",
     "choose_targets",
     "forge",
     "known_fakes",
@@ -193,16 +194,7 @@ def forge(
     if isinstance(attack, Stored):
         return open_poison(attack.path, split)
     how: str = rule if isinstance(targets, int) else "given"
-    if isinstance(targets, int):
-        chosen = choose_targets(split, targets, rule, seed, where)
-    else:
-        chosen = np.unique(split.catalog.numbers(targets))
-    everywhere = split.train.distinct().counts(len(split.catalog))[chosen] >= len(split.train)
-    if everywhere.any():
-        raise ConfigError(f"everybody has {split.catalog.ids(chosen[everywhere])[0]!r} already; choose another target")
-    if attack.share > 0.5:
-        raise ConfigError(f"a share of {attack.share} makes a crowd of fraudsters; give at most 0.5, as 0.01 for 1 %")
-    m = budget(attack, len(split.genuine()))
+    chosen, m = aimed(attack, split, targets, seed, rule, where)
     provenance = {
         "attack": _named(attack),
         **_plain(attack),
@@ -229,6 +221,27 @@ def forge(
     )
     profiles = attack.forge(view, chosen, m, stream(seed, "attack"))
     return Poison(profiles, chosen, provenance | noted)
+
+
+def aimed(
+    attack: Attack,
+    split: Split,
+    targets: int | Sequence[str] = 5,
+    seed: int = 0,
+    rule: Rule = "unpopular",
+    where: Mapping[str, str] | None = None,
+) -> tuple[NDArray[np.int32], int]:
+    """The targets and the number of fraudsters that `forge` would take; nothing is forged. Raises what it does."""
+    if isinstance(targets, int):
+        chosen = choose_targets(split, targets, rule, seed, where)
+    else:
+        chosen = np.unique(split.catalog.numbers(targets))
+    everywhere = split.train.distinct().counts(len(split.catalog))[chosen] >= len(split.train)
+    if everywhere.any():
+        raise ConfigError(f"everybody has {split.catalog.ids(chosen[everywhere])[0]!r} already; choose another target")
+    if attack.share > 0.5:
+        raise ConfigError(f"a share of {attack.share} makes a crowd of fraudsters; give at most 0.5, as 0.01 for 1 %")
+    return chosen, budget(attack, len(split.genuine()))
 
 
 def _plain(attack: object) -> dict[str, object]:

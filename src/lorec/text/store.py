@@ -1,10 +1,11 @@
 """Vectors on disk by content: the encoder's identity and the text are the address, so nothing is encoded twice.
 
 One folder for each encoder; inside, shards of safetensors that are only ever added: `keys` uint8 [n, 16], `vectors`
-float32 [n, dim]. A shard is named by its content and renamed into place, so two processes can't harm each other and a
-killed one keeps what it had finished.
+float32 [n, dim]. A shard is named by its content and renamed into place, so a killed process keeps what it had
+finished. Of several processes one encodes at a time, and the next finds it done.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -42,7 +44,21 @@ class Store:
         keys = [_key(text) for text in texts]
         known = self.memory
         known.update(self._read(set(keys) - set(known)))
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if not known.keys() >= set(keys):
+            with self._alone():
+                known.update(self._read(set(keys) - set(known)))  # another process may have been at it
+                self._encode(
+                    {key: text for key, text in zip(keys, texts, strict=True) if key not in known}, on_progress
+                )
+        return np.stack([known[key] for key in keys])
+
+    def _alone(self) -> contextlib.AbstractContextManager[object]:
+        if self.folder is None:
+            return contextlib.nullcontext()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock")
+
+    def _encode(self, missing: dict[bytes, str], on_progress: Callable[[int, int], None] | None) -> None:
         # Of like length together, longest first: less padding, and the time left is not underestimated.
         todo = sorted(missing.items(), key=lambda pair: -len(pair[1]))
         for start in range(0, len(todo), SHARD):
@@ -56,8 +72,7 @@ class Store:
 
             vectors = self.encoder.encode([text for _, text in part], tell)
             self._write([key for key, _ in part], vectors)
-            known.update(zip((key for key, _ in part), vectors, strict=True))
-        return np.stack([known[key] for key in keys])
+            self.memory.update(zip((key for key, _ in part), vectors, strict=True))
 
     def _read(self, wanted: set[bytes]) -> dict[bytes, NDArray[np.float32]]:
         found: dict[bytes, NDArray[np.float32]] = {}
