@@ -91,3 +91,24 @@ def test_every_field_of_a_run_file_is_explained():
                 if isinstance(part, ast.AnnAssign) and "ClassVar" not in ast.unparse(part.annotation):
                     after = node.body[place + 1]
                     assert isinstance(after, ast.Expr), f"{module}.{node.name}.{ast.unparse(part.target)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_can_be_read(path, monkeypatch, tmp_path):
+    """As they are, whether or not their logs are at hand; and their heads say how much they are."""
+    from lorec.grids import read_grid_file
+    from lorec.runfile import arms_of, read_run_file
+
+    monkeypatch.setenv("LOREC_DATA", str(tmp_path))
+    text = path.read_text(encoding="utf-8")
+    if "[grid]" not in text:
+        assert len(arms_of(read_run_file(path))) > 2
+        return
+    asked = read_grid_file(path)
+    assert re.search(rf"\b{len(asked.cells)} cells, {asked.arms} recommenders", text)
+
+
+def test_the_small_recipes_together_are_at_most_100_recommenders():
+    from lorec.grids import read_grid_file
+
+    assert 0 < sum(read_grid_file(path).arms for path in (ROOT / "recipes").glob("small-*.toml")) <= 100
