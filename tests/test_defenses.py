@@ -22,7 +22,7 @@ def start(spec, split):
 
 @pytest.mark.parametrize("name", sorted(set(DEFENSES) - {"oracle"}))
 def test_every_defense_trains_with_finite_weights(name, split):
-    spec = DEFENSES[name](view="pooled") if name == "lorec-paper" else DEFENSES[name]()
+    spec = DEFENSES[name](view="pooled") if name in ("lorec-paper", "llm4dec") else DEFENSES[name]()
     recommender, guard = start(spec, split)
     batch = next(Feed(split.train, len(split.catalog), 20).epoch(np.random.default_rng(0)))
     loss = guard.loss(recommender, batch)

@@ -71,6 +71,9 @@ from .data import (
     leave_two_out as leave_two_out,
 )
 from .defenses import (
+    LLM4Dec as LLM4Dec,
+)
+from .defenses import (
     LoRec as LoRec,
 )
 from .defenses import (
@@ -192,6 +195,7 @@ __all__ = [
     "Gradient",
     "Grid",
     "Hash",
+    "LLM4Dec",
     "LoRec",
     "LoRecPaper",
     "MiniLM",

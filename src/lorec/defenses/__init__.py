@@ -13,14 +13,16 @@ import numpy as np
 from lorec.data import Poison, Sequences
 from lorec.defenses.guard import Guard
 from lorec.defenses.lorec import LoRec
-from lorec.defenses.lorec_paper import LoRecPaper
+from lorec.defenses.lorec_paper import LLM4Dec, LoRecPaper
 from lorec.defenses.weighted import Oracle, Undefended, Weighted
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
-__all__ = ["DEFENSES", "Defense", "Guard", "LoRec", "LoRecPaper", "Oracle", "Undefended", "Weighted"]
+__all__ = ["DEFENSES", "Defense", "Guard", "LLM4Dec", "LoRec", "LoRecPaper", "Oracle", "Undefended", "Weighted"]
 
-DEFENSES: dict[str, type] = {"none": Undefended, "oracle": Oracle, "lorec": LoRec, "lorec-paper": LoRecPaper}
+DEFENSES: dict[str, type] = {
+    "llm4dec": LLM4Dec, "lorec": LoRec, "lorec-paper": LoRecPaper, "none": Undefended, "oracle": Oracle,
+}  # fmt: skip
 
 
 class Defense(Protocol):
