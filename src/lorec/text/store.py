@@ -1,56 +1,76 @@
 """Vectors on disk by content: the encoder's identity and the text are the address, so nothing is encoded twice.
 
-One folder for each encoder; inside, shards of safetensors that are only ever added: `keys` uint8 [n, 16], `vectors`
-float32 [n, dim]. A shard is named by its content and renamed into place, so a killed process keeps what it had
-finished. Of several processes one encodes at a time, and the next finds it done.
+One folder for each encoder; inside, files of safetensors that are only ever added or laid together:
+
+    keys      uint8 [n, 16]       of the texts
+    sums      uint32 [n]          of key and vector, so that a damaged row is found and encoded again
+    vectors   float32 [n, dim]
+
+A file is named by its content and renamed into place, and is written every few seconds, so a killed process keeps what
+it had finished. Of several processes one encodes at a time, and the next finds it done.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+import time
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from lorec.errors import DataError
 from lorec.files import replacing
 
 if TYPE_CHECKING:
     from lorec.text import Encoder
 
-SHARD = 2048
-"""Texts in a shard, and so what an interruption can lose."""
+FORMAT = 2
+"""Of the files; another one has another folder."""
+EVERY = 5.0
+"""Seconds between writes while it encodes: what a killed process can lose."""
+SMALL, LARGE = 8_192, 65_536
+"""Rows: files below the first are laid together, up to the second, when there are too many of them."""
+
+Matrix = NDArray[np.float32]
 
 
 class Store:
     """The vectors of one encoder."""
 
-    def __init__(
-        self, root: Path | None, encoder: "Encoder", memory: dict[bytes, NDArray[np.float32]] | None = None
-    ) -> None:
+    def __init__(self, root: Path | None, encoder: "Encoder", memory: dict[bytes, Matrix] | None = None) -> None:
         """Keep vectors on disk under `root`, where it is given, and in `memory`."""
         self.encoder, self.memory = encoder, {} if memory is None else memory
-        identity = json.dumps(encoder.identity(), sort_keys=True)
+        identity = json.dumps(encoder.identity() | {"format": FORMAT}, sort_keys=True)
         name = f"{encoder.identity()['encoder']}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
         self.folder = None if root is None else root / name
 
-    def vectors(self, texts: list[str], on_progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
-        """float32 [n, dim] in the texts' order; each distinct text that is not kept yet is encoded once."""
+    def vectors(self, texts: list[str], on_progress: Callable[[int, int], None] | None = None) -> Matrix:
+        """float32 [n, dim] in the texts' order; each distinct text that is not kept yet is encoded once.
+
+        `on_progress` hears (texts done, texts to do). Raises DataError for vectors that are no numbers, and what the
+        encoder does; what was encoded until then is kept.
+        """
         keys = [_key(text) for text in texts]
-        known = self.memory
-        known.update(self._read(set(keys) - set(known)))
-        if not known.keys() >= set(keys):
+        self._read(keys)
+        if not self.memory.keys() >= set(keys):
             with self._alone():
-                known.update(self._read(set(keys) - set(known)))  # another process may have been at it
-                self._encode(
-                    {key: text for key, text in zip(keys, texts, strict=True) if key not in known}, on_progress
-                )
-        return np.stack([known[key] for key in keys])
+                self._read(keys)  # another process may have been at it
+                missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.memory}
+                self._encode(missing, on_progress or (lambda done, total: None))
+        return np.stack([self.memory[key] for key in keys])
+
+    def missing(self, texts: list[str]) -> list[str]:
+        """The distinct texts that `vectors` would encode."""
+        by_key = {_key(text): text for text in texts}
+        self._read(list(by_key))
+        return [text for key, text in by_key.items() if key not in self.memory]
 
     def _alone(self) -> contextlib.AbstractContextManager[object]:
         if self.folder is None:
@@ -58,44 +78,96 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / ".lock")
 
-    def _encode(self, missing: dict[bytes, str], on_progress: Callable[[int, int], None] | None) -> None:
+    def _encode(self, missing: dict[bytes, str], on_progress: Callable[[int, int], None]) -> None:
         # Of like length together, longest first: less padding, and the time left is not underestimated.
         todo = sorted(missing.items(), key=lambda pair: -len(pair[1]))
-        for start in range(0, len(todo), SHARD):
-            part = todo[start : start + SHARD]
-            done = [start]
+        keys, done, kept = [key for key, _ in todo], 0, 0
+        rows: list[Matrix] = []
+        written = time.monotonic()
+        try:
+            for part in self.encoder.encode([text for _, text in todo]):
+                bad = ~np.isfinite(part).all(axis=1)
+                if bad.any():
+                    text = todo[done + int(np.flatnonzero(bad)[0])][1]
+                    raise DataError(f"the encoder gave no numbers for the text {text[:60]!r}; take another one")
+                rows.append(part)
+                done += len(part)
+                on_progress(done, len(todo))
+                if time.monotonic() - written > EVERY:
+                    self._keep(keys[kept:done], rows)
+                    kept, rows, written = done, [], time.monotonic()
+        finally:
+            self._keep(keys[kept:done], rows)
+        self._lay_together()
 
-            def tell(more: int, done: list[int] = done) -> None:
-                done[0] += more
-                if on_progress:
-                    on_progress(done[0], len(todo))
+    def _keep(self, keys: list[bytes], rows: list[Matrix]) -> None:
+        if not keys:
+            return
+        vectors = np.ascontiguousarray(np.concatenate(rows), dtype=np.float32)
+        self._write(keys, vectors)
+        self.memory.update(zip(keys, vectors, strict=True))
 
-            vectors = self.encoder.encode([text for _, text in part], tell)
-            self._write([key for key, _ in part], vectors)
-            self.memory.update(zip((key for key, _ in part), vectors, strict=True))
-
-    def _read(self, wanted: set[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        found: dict[bytes, NDArray[np.float32]] = {}
+    def _read(self, keys: list[bytes]) -> None:
+        """Take up from disk what is wanted and not in memory yet."""
+        wanted = set(keys) - self.memory.keys()
         if not wanted or self.folder is None or not self.folder.is_dir():
-            return found
+            return
         for path in sorted(self.folder.glob("*.safetensors")):
-            try:
-                shard = load_file(path)
-                keys, vectors = shard["keys"], shard["vectors"]
-            except (SafetensorError, KeyError, OSError):
-                continue  # a damaged shard is worth nothing, and its texts are simply encoded again
-            for row, key in enumerate(keys):
-                if (name := key.tobytes()) in wanted:
-                    found[name] = vectors[row]
-        return found
+            for key, vector in _rows(path):
+                if key in wanted:
+                    self.memory[key] = vector
 
-    def _write(self, keys: list[bytes], vectors: NDArray[np.float32]) -> None:
+    def _write(self, keys: list[bytes], vectors: Matrix) -> None:
         if self.folder is None:
             return
         packed = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), 16)
-        name = hashlib.sha256(packed.tobytes()).hexdigest()[:32]
+        sums = np.array([_sum(key, vector) for key, vector in zip(keys, vectors, strict=True)], dtype=np.uint32)
+        name = hashlib.sha256(packed.tobytes() + sums.tobytes()).hexdigest()[:32]
         with replacing(self.folder / f"{name}.safetensors") as temporary:
-            save_file({"keys": packed, "vectors": np.ascontiguousarray(vectors)}, temporary)
+            save_file({"keys": packed, "sums": sums, "vectors": vectors}, temporary)
+
+    def _lay_together(self) -> None:
+        """Make one file of many small ones, without their damaged rows; only where nobody else writes."""
+        if self.folder is None:
+            return
+        small: list[Path] = []
+        rows = 0
+        for path in self.folder.glob("*.safetensors"):
+            n = _length(path)
+            if n < SMALL and rows + n <= LARGE:
+                small, rows = [*small, path], rows + n
+        if len(small) > 8:
+            found = {key: vector for path in small for key, vector in _rows(path)}
+            if found:
+                self._write(list(found), np.stack(list(found.values())))
+            for path in small:
+                path.unlink(missing_ok=True)
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, Matrix]]:
+    """The sound rows of a file; none where it is damaged or was laid together with others meanwhile."""
+    try:
+        held = load_file(path)
+        keys, sums, vectors = held["keys"], held["sums"], held["vectors"]
+    except (SafetensorError, KeyError, OSError):
+        return
+    for row, key in enumerate(keys):
+        name = key.tobytes()
+        if _sum(name, vectors[row]) == sums[row]:
+            yield name, vectors[row]
+
+
+def _length(path: Path) -> int:
+    """Rows of a file, without reading them; 0 where it is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(file.get_slice("keys").get_shape()[0])
+    except (SafetensorError, OSError):
+        return 0
+
+
+def _sum(key: bytes, vector: Matrix) -> int:
+    return zlib.crc32(np.ascontiguousarray(vector).tobytes(), zlib.crc32(key))
 
 
 def _key(text: str) -> bytes:
