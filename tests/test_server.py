@@ -1,0 +1,222 @@
+"""The client of an embeddings server against a real one on this machine, with faults injected."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from lorec.errors import ConfigError, DataError, ServerError
+from lorec.runfile import plain, resolve
+from lorec.text import Hash, Server
+from lorec.text.store import Store
+
+KEY = "sk-very-secret"
+
+
+class Fake:
+    """An embeddings server that does what `faults` say, one for each request, and then works."""
+
+    def __init__(self) -> None:
+        self.faults: list = []
+        self.asked: list[list[str]] = []
+        self.keys: list[str | None] = []
+        self.dim, self.most, self.delay = 8, 10_000, 0.0
+        self.at_once = self.peak = 0
+        lock = threading.Lock()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    fake.asked.append(body["input"])
+                    fake.keys.append(self.headers.get("Authorization"))
+                    fault = fake.faults.pop(0) if fake.faults else None
+                    fake.at_once += 1
+                    fake.peak = max(fake.peak, fake.at_once)
+                time.sleep(fake.delay * (len(fake.asked) % 3))  # answers overtake each other
+                with lock:
+                    fake.at_once -= 1
+                if self.path != "/v1/embeddings":
+                    return self.answer(404, {"error": "no such path"})
+                if fault is None and len(body["input"]) > fake.most:
+                    return self.answer(413, {"error": "too many"})
+                if callable(fault):
+                    return fault(self, body)
+                if fault is not None:
+                    return self.answer(*fault) if isinstance(fault, tuple) else self.answer(fault, {"error": KEY})
+                return self.answer(200, fake.embedded(body["input"]))
+
+            def answer(self, code, value, **headers):
+                data = value if isinstance(value, bytes) else json.dumps(value).encode()
+                self.send_response(code)
+                for name, text in headers.items():
+                    self.send_header(name.replace("_", "-"), text)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+    def stop(self):
+        self.http.shutdown()
+        self.http.server_close()
+
+    def embedded(self, texts):
+        vectors = wanted(texts, self.dim).tolist()
+        rows = [{"index": n, "embedding": vector} for n, vector in enumerate(vectors)]
+        return {"data": rows[::-1], "model": "tiny"}  # nobody promises an order
+
+
+def wanted(texts, dim=8):
+    return np.concatenate([*Hash(dim=dim).encode(texts)])
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    made = Fake()
+    yield made
+    made.stop()
+
+
+def server(fake, **fields):
+    return Server(url=fake.url, model="tiny", **{"batch": 4, "wait": 0.01, "timeout": 5.0} | fields)
+
+
+TEXTS = [f"text {n}" for n in range(30)]
+
+
+def test_gives_vectors_in_order_though_answers_overtake_each_other(fake):
+    fake.delay = 0.02
+    found = np.concatenate([*server(fake).encode(TEXTS)])
+    np.testing.assert_allclose(found, wanted(TEXTS), atol=1e-6)
+    assert 1 < fake.peak <= 4
+    assert sorted(text for one in fake.asked for text in one) == sorted(TEXTS)
+    assert set(fake.keys) == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503])
+def test_asks_again_where_that_may_help(fake, fault):
+    fake.faults = [fault, fault]
+    found = np.concatenate([*server(fake, concurrency=1).encode(TEXTS)])
+    np.testing.assert_allclose(found, wanted(TEXTS), atol=1e-6)
+    assert len(fake.asked) == 2 + 8
+
+
+def test_waits_as_long_as_the_server_asks(fake):
+    fake.faults = [lambda handler, body: handler.answer(429, {}, Retry_After="1")]
+    started = time.monotonic()
+    next(server(fake).encode(["a"]))
+    assert time.monotonic() - started >= 0.5
+
+
+def test_a_smaller_batch_where_it_is_too_much(fake):
+    fake.most = 1
+    found = np.concatenate([*server(fake).encode(TEXTS)])
+    np.testing.assert_allclose(found, wanted(TEXTS), atol=1e-6)
+
+
+def test_a_server_that_hangs_up_or_is_slow_is_asked_again(fake):
+    def hang_up(handler, body):
+        handler.close_connection = True
+        handler.connection.close()
+
+    def sleep(handler, body):
+        time.sleep(1.5)
+        handler.close_connection = True
+
+    fake.faults = [hang_up, sleep]
+    found = np.concatenate([*server(fake, timeout=1.0, concurrency=1).encode(TEXTS[:6])])
+    np.testing.assert_allclose(found, wanted(TEXTS[:6]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (401, "refuses .401.; put its key into the variable OPENAI_API_KEY"),
+        (404, "answers 404.*is 'tiny' what it serves"),
+        ((200, b"<html>hello</html>"), "something else than embeddings"),
+        ((200, {"data": [{"index": 0}]}), "something else than embeddings"),
+        ((200, {"data": [{"index": 0, "embedding": []}]}), "vectors of the shape"),
+        ((200, {"data": []}), "vectors of the shape"),
+        ((200, {"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [1.0, 2.0]}]}), "something else"),
+    ],
+)
+def test_says_in_one_line_what_is_wrong_and_never_the_key(fake, fault, said):
+    fake.faults = [fault]
+    with pytest.raises(ServerError, match=said) as caught:
+        list(server(fake).encode(["a"]))
+    assert KEY not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_gives_up_on_a_server_that_stays_down(fake):
+    fake.faults = [500] * 3
+    with pytest.raises(ServerError, match="answers 500, after 3 requests"):
+        list(server(fake, retries=2).encode(["a"]))
+    with pytest.raises(ServerError, match="can't be reached"):
+        list(Server(url="http://127.0.0.1:9/v1", model="x", retries=1, wait=0.01).encode(["a"]))
+
+
+def test_vectors_of_another_length_are_refused(fake):
+    fake.faults = [None, (200, {"data": [{"index": n, "embedding": [1.0, 2.0]} for n in range(4)]})]
+    with pytest.raises(ServerError, match="length 2 after 8"):
+        list(server(fake, concurrency=1).encode(TEXTS))
+
+
+def test_nothing_is_lost_and_nothing_encoded_twice_when_it_fails_halfway(fake, tmp_path):
+    fake.faults = [None, None, None, 404]
+    with pytest.raises(ServerError):
+        Store(tmp_path, server(fake, concurrency=1)).vectors(TEXTS)
+    first = {text for one in fake.asked[:3] for text in one}
+    fake.asked.clear()
+    fake.faults.clear()
+    found = Store(tmp_path, server(fake, concurrency=1)).vectors(TEXTS)
+    assert not first & {text for one in fake.asked for text in one}
+    np.testing.assert_allclose(found, wanted(TEXTS), atol=1e-6)
+
+
+def test_what_is_no_number_is_refused_and_not_kept(fake, tmp_path):
+    fake.faults = [(200, b'{"data": [{"index": 0, "embedding": [NaN, 1.0]}]}')]
+    with pytest.raises(DataError, match="no numbers for the text 'a'"):
+        Store(tmp_path, server(fake)).vectors(["a"])
+    assert Store(tmp_path, server(fake)).missing(["a"]) == ["a"]
+
+
+def test_an_empty_title_and_one_too_long_are_sent_as_the_server_can_take_them(fake):
+    list(server(fake, max_tokens=8).encode(["", "word " * 1000]))
+    assert fake.asked[0][0] == "(no text)"
+    assert len(fake.asked[0][1]) <= 48
+
+
+def test_the_key_is_in_no_record(fake, tmp_path):
+    spec = server(fake)
+    Store(tmp_path, spec).vectors(["a"])
+    config = resolve({"encoder": {"name": "server", "url": fake.url, "model": "tiny"}})
+    assert KEY not in json.dumps([plain(config), spec.identity(), repr(spec)])
+    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"url": "localhost:8000"}, "begins with http"),
+        ({"url": "http://me:secret@host/v1"}, "password"),
+        ({"url": "https://host/v1?key=secret"}, "query"),
+        ({"batch": 0}, "batch"),
+        ({"timeout": 0.0}, "timeout"),
+    ],
+)
+def test_refuses(fields, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        Server(**{"url": "http://host/v1", "model": "m"} | fields)
+    assert "secret" not in str(caught.value)
