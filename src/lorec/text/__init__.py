@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from lorec.data import Catalog, Sequences
 from lorec.errors import DataError
+from lorec.text.decoders import Decoder, SmolLM2
 from lorec.text.encoders import Hash, MiniLM, Random, Sentence
 from lorec.text.prompts import user_prompts
 from lorec.text.server import Server
 from lorec.text.store import Store
 
-__all__ = ["ENCODERS", "Encoder", "Hash", "MiniLM", "Random", "Sentence", "Server", "TextVectors"]
+__all__ = ["ENCODERS", "Decoder", "Encoder", "Hash", "MiniLM", "Random", "Sentence", "Server", "SmolLM2", "TextVectors"]
 
 ENCODERS: dict[str, type] = {
-    "hash": Hash, "minilm": MiniLM, "random": Random, "sentence": Sentence, "server": Server,
+    "decoder": Decoder, "hash": Hash, "minilm": MiniLM, "random": Random, "sentence": Sentence, "server": Server,
+    "smollm2": SmolLM2,
 }  # fmt: skip
 
 Vectors = NDArray[np.float32]

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib.util
+import io
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,13 +54,14 @@ def version_of(model: str, revision: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Without the progress bars of transformers: a library is silent, and its caller has a progress of its own."""
+    """Without what transformers shows while it loads: a library is silent, and its caller has a progress of its own."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar of GGUF files asks nobody
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

