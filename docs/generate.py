@@ -83,6 +83,7 @@ def command_line() -> str:
         ("run",),
         ("grid",),
         ("attack",),
+        ("encode",),
         ("evaluate",),
         ("recommend",),
         ("list",),

@@ -23,6 +23,8 @@ from lorec.evidence import shapes
 from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
 from lorec.files import read_json
 from lorec.runfile import plain, read_run_file, resolve
+from lorec.sources import prepared
+from lorec.text import Hash, TextVectors
 
 TOML = """
 name = "small"
@@ -742,3 +744,50 @@ class TestKilledBetweenTwoWrites:
             with pytest.raises(ZeroDivisionError):
                 run(config, tmp_path / "one", keep_going=True)
         assert run(config, tmp_path / "one").arms["lorec"]
+
+
+class TestEncode:
+    def test_encodes_once_what_runs_then_find(self, recipe, tmp_path, monkeypatch):
+        config = read_run_file(recipe)
+        told = experiment.encode(config, users=True, cache=tmp_path / "vectors")
+        assert (told.texts, told.missing) == (60 + 80, 60 + 80)
+        assert told.seconds > 0
+        again = experiment.encode(config, users=True, cache=tmp_path / "vectors")
+        assert (again.texts, again.missing, again.tokens) == (140, 0, 0)
+
+        def refuse(self, texts):
+            raise AssertionError(f"{len(texts)} texts were encoded again")
+
+        monkeypatch.setattr(Hash, "encode", refuse)
+        split = prepared(config.data, config.split)
+        text = TextVectors(split.catalog, Hash(), tmp_path / "vectors", config.scenario)
+        assert text.items().shape == (61, 256)
+        assert text.users(split.train).shape == (80, 256)
+
+    def test_says_before_how_much_it_is_and_keeps_nothing(self, recipe, tmp_path):
+        told = experiment.encode(read_run_file(recipe), users=True, dry=True, cache=tmp_path / "vectors")
+        assert (told.texts, told.missing) == (140, 140)
+        assert 0 < told.seconds < 60
+        assert told.memory > 1e7
+        assert not (tmp_path / "vectors").exists()
+
+    def test_new_users_cost_only_themselves(self, recipe, tmp_path):
+        config = read_run_file(recipe)
+        experiment.encode(config, users=True, cache=tmp_path / "vectors")
+        log = pl.read_csv(recipe.parent / "log.csv")
+        more = log.filter(pl.col("user") == "u003").with_columns(user=pl.lit("u999"), item=pl.lit("i007"))
+        pl.concat([log, more.with_columns(item=pl.Series([f"i{n:03d}" for n in range(len(more))]))]).write_csv(
+            tmp_path / "log.csv"
+        )
+        grown = read_run_file(recipe, {"data.path": f'"{tmp_path}/log.csv"'})
+        assert experiment.encode(grown, users=True, dry=True, cache=tmp_path / "vectors").missing == 1
+
+    def test_from_the_command_line(self, recipe, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        code, out, _ = call(monkeypatch, capsys, "encode", recipe, "--users", "--dry-run")
+        assert (code, "140 of 140 texts to encode, about" in out) == (0, True)
+        code, out, err = call(monkeypatch, capsys, "encode", recipe, "--users")
+        assert (code, "140 of 140 texts encoded" in out) == (0, True)
+        assert "texts/s" in err
+        code, _, err = call(monkeypatch, capsys, "encode", recipe, "--set", "encoder=minilmm")
+        assert (code, "did you mean 'minilm'" in err) == (2, True)

@@ -205,6 +205,29 @@ def attack(
 
 
 @app.command()
+def encode(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="Whose log, scenario and encoder.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set encoder=minilm.")
+    ] = None,
+    users: Annotated[bool, typer.Option(help="Also a prompt for each user, as lorec-paper and llm4dec ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much it is, and how long it takes.")] = False,
+) -> None:
+    """Encode a log's texts once; every run takes them from there. Interrupted, it goes on where it was."""
+    from lorec.experiment import encode as do
+    from lorec.runfile import read_run_file
+
+    with _shown_progress() as watch:
+        config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
+        told = do(config, users=users, dry=dry_run, cache=_cache(), watch=watch)
+    done, about = ("to encode", "about ") if dry_run else ("encoded", "")
+    print(
+        f"{told.missing:,} of {told.texts:,} texts {done}, about {told.tokens:,} tokens; the others were there before"
+    )
+    print(f"{about}{_time(told.seconds)}, {about}{told.memory / 1e9:.1f} GB of memory")
+
+
+@app.command()
 def evaluate(
     folder: Folder,
     arm: Annotated[list[str] | None, typer.Option(help="An arm; all of them where not given.")] = None,

@@ -21,6 +21,8 @@ import json
 import logging
 import os
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,7 +52,18 @@ from lorec.training import Fit, Progress, choose_device, fit
 
 _logger = logging.getLogger(__name__)
 
-__all__ = ["Event", "Run", "attack", "begun", "detected", "open_run", "reevaluate", "run", "save_recommendations"]
+__all__ = [
+    "Encoding",
+    "Event",
+    "Run",
+    "attack",
+    "begun",
+    "detected",
+    "open_run",
+    "reevaluate",
+    "run",
+    "save_recommendations",
+]
 
 
 # ------------------------------------------------------------------------------------------------------- the job
@@ -332,9 +345,73 @@ def _once(folder: Path, make: Callable[[], list[str]]) -> None:
 
 def _text(config: RunFile, clean: Split, cache: Path | None, watch: Watch) -> TextVectors:
     def encoding(done: int, total: int) -> None:
-        watch(Event("encode texts", done, total, f"{done:,} of {total:,} texts", finished=done == total))
+        rate = done / max(time.perf_counter() - started, 1e-9)
+        note = f"{done:,} of {total:,} texts, {rate:,.0f} texts/s"
+        watch(Event("encode texts", done, total, note, finished=done == total))
 
+    started = time.perf_counter()
     return TextVectors(clean.catalog, config.encoder, cache, config.scenario, encoding)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What encoding a run's texts takes."""
+
+    texts: int
+    """Distinct ones."""
+    missing: int
+    """Of these, not encoded before."""
+    tokens: int
+    """In the missing ones, about: four characters each."""
+    seconds: float
+    """For the missing ones: measured, or estimated from a sample."""
+    memory: int
+    """Peak of this process, in bytes; where it is an estimate, with the vectors to come."""
+
+
+def encode(
+    config: RunFile, *, users: bool = False, dry: bool = False, cache: Path | None = None, watch: Watch | None = None
+) -> Encoding:
+    """Encode a run's titles, with `users` also a prompt for each user, so that runs find it done.
+
+    `dry` only says what that would take, from a sample of the missing texts; nothing is kept. Raises DataError where
+    no item has a text, and what the encoder does.
+    """
+    watch = watch or (lambda _: None)
+    split = prepared(config.data, config.split)
+    text, log = _text(config, split, cache, watch), split.train if users else None
+    every, missing = text.texts(log), text.missing(log)
+    started = time.perf_counter()
+    width = 0
+    if dry:
+        seconds, width = _sampled(text, missing)
+    else:
+        text.prepare(log)
+        seconds = time.perf_counter() - started
+    tokens = sum(map(len, missing)) // 4
+    return Encoding(len(every), len(missing), tokens, seconds, peak_memory() + 4 * width * len(missing))
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held at once."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def _sampled(text: TextVectors, missing: list[str], most: int = 64) -> tuple[float, int]:
+    """Seconds that the missing texts would take, and the length of a vector."""
+    if not missing:
+        return 0.0, 0
+    by_length = sorted(missing, key=len, reverse=True)
+    some = [by_length[int(place)] for place in np.linspace(0, len(missing) - 1, min(most, len(missing)))]
+    started = time.perf_counter()
+    width = next(iter(text.encoder.encode(some[-1:]))).shape[1]
+    loaded = time.perf_counter() - started
+    started = time.perf_counter()
+    for _ in text.encoder.encode(some):
+        pass
+    each = max(time.perf_counter() - started - loaded, 0.0) / sum(map(len, some))
+    return loaded + each * sum(map(len, missing)), width
 
 
 def attack(

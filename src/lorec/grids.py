@@ -22,7 +22,6 @@ import logging
 import os
 import queue
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -42,7 +41,7 @@ from lorec.comparison import FORMATS, bootstrap, exposed, summary, write_table
 from lorec.data import Split
 from lorec.defenses import Oracle
 from lorec.errors import ConfigError, DiskError, LorecError, RunError
-from lorec.experiment import Event, Run, begun, open_run, run
+from lorec.experiment import Event, Run, begun, open_run, peak_memory, run
 from lorec.files import read_json, write_json
 from lorec.registry import find
 from lorec.runfile import RunFile, arms_of, plain, put, read_document, resolve
@@ -234,8 +233,7 @@ def do(job: Job, watch: Callable[[Event], None] | None = None) -> Done:
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
         _logger.exception("%s failed", job.cell)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Done(job.cell, time.perf_counter() - started, peak, error, fatal)
+    return Done(job.cell, time.perf_counter() - started, peak_memory(), error, fatal)
 
 
 def grid(

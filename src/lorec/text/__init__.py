@@ -82,11 +82,27 @@ class TextVectors:
     def users(self, log: Sequences, view: Literal["prompt", "pooled"] = "prompt") -> Vectors:
         """[users, dim]: the vector of a question about the user's titles, or the mean of their items' vectors."""
         if view == "prompt":
-            return _centred(self._encode(user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget)))
+            return _centred(self._encode(self._prompts(log)))
         items = self.items()
         sums = np.zeros((len(log), items.shape[1]), dtype=np.float32)
         np.add.at(sums, log.users(), items[log.items])
         return _centred(sums / np.maximum(log.lengths, 1)[:, None].astype(np.float32))
+
+    def texts(self, log: Sequences | None = None) -> list[str]:
+        """What it takes for `items`, and with a log for its `users`: the distinct titles and prompts."""
+        titles = [title for title in self._titles() if title.strip()]
+        return list(dict.fromkeys(titles + ([] if log is None else self._prompts(log))))
+
+    def missing(self, log: Sequences | None = None) -> list[str]:
+        """Those of the `texts` that are not encoded yet."""
+        return self._store().missing(self.texts(log))
+
+    def prepare(self, log: Sequences | None = None) -> None:
+        """Encode the `texts` that are missing, so that nothing waits for them later. Raises what the encoder does."""
+        self._encode(self.texts(log))
+
+    def _prompts(self, log: Sequences) -> list[str]:
+        return user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget)
 
     def _titles(self) -> list[str]:
         titles = self.catalog.titles()
@@ -95,7 +111,10 @@ class TextVectors:
         return titles
 
     def _encode(self, texts: list[str]) -> Vectors:
-        return Store(self.cache, self.encoder, self._kept).vectors(texts, self.on_progress)
+        return self._store().vectors(texts, self.on_progress)
+
+    def _store(self) -> Store:
+        return Store(self.cache, self.encoder, self._kept)
 
 
 def _centred(vectors: NDArray[Any]) -> Vectors:
