@@ -403,7 +403,8 @@ def _sampled(text: TextVectors, missing: list[str], group: int = 64, groups: int
     if not missing:
         return 0.0, 0
     by_length = sorted(missing, key=len, reverse=True)  # as they would be: texts of like length together
-    starts = np.unique(np.linspace(0, max(len(missing) - group, 0), groups).astype(int))
+    middles = (np.arange(groups) + 0.5) / groups * len(missing)
+    starts = np.unique(np.clip(middles - group / 2, 0, max(len(missing) - group, 0)).astype(int))
     some = list(dict.fromkeys(one for start in starts for one in by_length[start : start + group]))
 
     def asked(these: list[str]) -> float:
