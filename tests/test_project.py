@@ -102,9 +102,11 @@ def test_recipes_can_be_read(path, monkeypatch, tmp_path):
     monkeypatch.setenv("LOREC_DATA", str(tmp_path))
     text = path.read_text(encoding="utf-8")
     if "[grid]" not in text:
-        assert len(arms_of(read_run_file(path))) > 2
+        config = read_run_file(path)
+        assert (config.name, len(arms_of(config)) > 2) == (path.stem, True)
         return
     asked = read_grid_file(path)
+    assert asked.name == path.stem
     assert re.search(rf"\b{len(asked.cells)} cells, {asked.arms} recommenders", text)
 
 

@@ -309,7 +309,7 @@ def _poison(config: RunFile, made: Path, clean: Split, text: TextVectors, shared
         return open_poison(made, clean)
     if shared is None or isinstance(config.attack, Stored):
         return _forged(config, clean, text, made, watch)
-    read = text.encoder.identity() if config.attack.needs_text else None
+    read = text.identity() if config.attack.needs_text else None
     values = {key: plain(config)[key] for key in ("attack", "targets", "seed")}
     kept = shared / "poisons" / _key(values | {"log": clean.digest(), "text": read})
 
@@ -350,7 +350,7 @@ def _text(config: RunFile, clean: Split, cache: Path | None, watch: Watch) -> Te
         watch(Event("encode texts", done, total, note, finished=done == total))
 
     started = time.perf_counter()
-    return TextVectors(clean.catalog, config.encoder, cache, config.scenario, encoding)
+    return TextVectors(clean.catalog, config.encoder, cache, config.scenario, config.prompts, encoding)
 
 
 @dataclass(frozen=True)
@@ -530,7 +530,7 @@ def _clean_folder(job: _Job) -> Path | None:
         return None
     config = plain(job.config)
     values = {key: config[key] for key in ("backbone", "items", "loss", "training", "seed")}
-    read = job.text.encoder.identity() if job.config.items != "ids" else None
+    read = job.text.identity() if job.config.items != "ids" else None
     return job.shared / "clean" / _key(values | {"log": job.clean.digest(), "text": read})
 
 

@@ -173,7 +173,8 @@ def _clean_identity(config: RunFile) -> str:
     """Cells that agree on this train the same clean model."""
     values = plain(config)
     keys = ("data", "split", "backbone", "items", "loss", "training", "seed")
-    return json.dumps({key: values[key] for key in keys} | {"text": values["encoder"] if config.items != "ids" else 0})
+    read = [values[key] for key in ("encoder", "scenario", "prompts")] if config.items != "ids" else None
+    return json.dumps({key: values[key] for key in keys} | {"text": read})
 
 
 # -------------------------------------------------------------------------------------------------------- the cells
@@ -351,7 +352,7 @@ def _possible(config: RunFile, split: Split) -> None:
     for kind in config.known.kinds or ():
         find("attacks", ATTACKS, kind)
     if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
-        TextVectors(split.catalog, config.encoder, None, config.scenario).check()
+        TextVectors(split.catalog, config.encoder, None, config.scenario, config.prompts).check()
 
 
 def _bytes(config: RunFile, split: Split) -> int:
@@ -579,7 +580,7 @@ def _rates(
 ) -> dict[str, tuple[float, float]]:
     """Seconds before the first epoch and of one, of each arm, on the clean log: an attack changes little of it."""
     split = prepared(config.data, config.split)
-    text = TextVectors(split.catalog, config.encoder, cache, config.scenario)
+    text = TextVectors(split.catalog, config.encoder, cache, config.scenario, config.prompts)
     # Two epochs: a defense may do in the first what it does only once.
     twice = dataclasses.replace(config.training, epochs=2, patience=2, threads=threads)
     known = known_fakes(split, share=config.known.share, rounds=config.known.rounds, seed=config.seed)

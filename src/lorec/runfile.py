@@ -20,7 +20,7 @@ from lorec.errors import ConfigError
 from lorec.models import BACKBONES, BCE, LOSSES, Backbone, ItemKind, Loss, SASRec
 from lorec.registry import build, member, name_of, unknown
 from lorec.sources import SOURCES, CompleteJourney, Source, located
-from lorec.text import ENCODERS, Encoder, MiniLM
+from lorec.text import ENCODERS, Encoder, MiniLM, Prompts
 from lorec.training import Training
 
 __all__ = [
@@ -73,6 +73,8 @@ class RunFile:
     """How the log becomes sequences."""
     encoder: Encoder = field(default_factory=MiniLM)
     """Where text vectors come from."""
+    prompts: Prompts = field(default_factory=Prompts)
+    """What it reads of items, and is asked about users."""
     backbone: Backbone = field(default_factory=SASRec)
     """The encoder of histories."""
     loss: Loss = field(default_factory=BCE)
@@ -104,7 +106,13 @@ FAMILIES: dict[str, dict[str, type]] = {
 """Every family of which a run file may name a member."""
 MEMBERS = {"data": "sources", "encoder": "encoders", "backbone": "backbones", "loss": "losses", "attack": "attacks"}
 """The sections that are one member of a family."""
-TABLES: dict[str, type] = {"split": Protocol, "targets": Targets, "known": Known, "training": Training}
+TABLES: dict[str, type] = {
+    "split": Protocol,
+    "prompts": Prompts,
+    "targets": Targets,
+    "known": Known,
+    "training": Training,
+}
 PLAIN = ("name", "seed", "items", "scenario")
 
 

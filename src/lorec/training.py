@@ -138,7 +138,7 @@ def fit(
             "loss": repr(recommender.loss),
             "items": items,
             "text": None if vectors is None else _digest(vectors),
-            "encoder": _read(text) if text is not None and defense is not None and defense.needs_text else None,
+            "encoder": text.identity() if text is not None and defense is not None and defense.needs_text else None,
             "defense": repr(defense),
             "weights": [None if one is None else _digest(one) for one in (guard.weights.users, guard.weights.events)],
             "known": [[one.profiles.digest(), _digest(one.targets)] for one in known or ()],
@@ -155,11 +155,6 @@ def _without_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
-
-
-def _read(text: TextVectors) -> dict[str, Any]:
-    """What a defense's texts depend on, besides the catalogue."""
-    return text.encoder.identity() | {"scenario": text.scenario}
 
 
 def _digest(values: NDArray[Any]) -> str:

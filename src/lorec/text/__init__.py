@@ -5,7 +5,7 @@ store.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,11 +16,23 @@ from lorec.data import Catalog, Sequences
 from lorec.errors import DataError
 from lorec.text.decoders import Decoder, SmolLM2
 from lorec.text.encoders import Hash, MiniLM, Random, Sentence
-from lorec.text.prompts import user_prompts
+from lorec.text.prompts import Prompts, item_texts, user_prompts
 from lorec.text.server import Server
 from lorec.text.store import Store
 
-__all__ = ["ENCODERS", "Decoder", "Encoder", "Hash", "MiniLM", "Random", "Sentence", "Server", "SmolLM2", "TextVectors"]
+__all__ = [
+    "ENCODERS",
+    "Decoder",
+    "Encoder",
+    "Hash",
+    "MiniLM",
+    "Prompts",
+    "Random",
+    "Sentence",
+    "Server",
+    "SmolLM2",
+    "TextVectors",
+]
 
 ENCODERS: dict[str, type] = {
     "decoder": Decoder, "hash": Hash, "minilm": MiniLM, "random": Random, "sentence": Sentence, "server": Server,
@@ -61,9 +73,15 @@ class TextVectors:
     """Where vectors are kept on disk by content; None: in this object only."""
     scenario: str = "a shop"
     """What is recommended, for prompts: "video games", "groceries", "news"."""
+    prompts: Prompts = field(default_factory=Prompts)
+    """Templates of what the encoder reads."""
     on_progress: Callable[[int, int], None] | None = None
     """Hears (texts done, texts to do) while it encodes."""
     _kept: dict[bytes, Vectors] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that vectors depend on besides the catalogue and the histories."""
+        return self.encoder.identity() | {"scenario": self.scenario, "prompts": asdict(self.prompts)}
 
     def check(self) -> None:
         """Raise now what encoding would raise: MissingExtra, or DataError where no item has a text."""
@@ -102,10 +120,10 @@ class TextVectors:
         self._encode(self.texts(log))
 
     def _prompts(self, log: Sequences) -> list[str]:
-        return user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget)
+        return user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget, self.prompts)
 
     def _titles(self) -> list[str]:
-        titles = self.catalog.titles()
+        titles = item_texts(self.catalog, self.prompts)
         if not any(title.strip() for title in titles):
             raise DataError("no item has a text; give a catalogue with titles (items=...), or do without text vectors")
         return titles

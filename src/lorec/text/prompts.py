@@ -1,22 +1,89 @@
-"""What a language model is asked about a user (the LLM-enhanced view of Zhang et al. 2024)."""
+"""What a language model reads of an item, and is asked about a user (the LLM-enhanced view of Zhang et al. 2024).
+
+Texts of the catalogue are written by strangers. They go into a template as one line of plain words, between quotation
+marks that none of them holds, so that none can end its place and pretend to be the question.
+"""
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from lorec.data import Sequences
+import polars as pl
+
+from lorec.data import Catalog, Sequences
+from lorec.errors import ConfigError
+from lorec.registry import unknown
+
+FIELD = re.compile(r"\{([^{}]*)\}")
+OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+WORDS = 24
+"""Of a title in a question about a user; longer ones are cut."""
 
 
-def user_prompts(log: Sequences, titles: list[str], scenario: str, budget: int) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Templates of what a language model reads."""
+
+    item: str = "{title}"
+    """Of an item, from columns of the catalogue; what stands in [ ] goes where one of its columns is empty, as in
+    "{title}[ by {brand}][ ({category})]"."""
+    opening: str = "These are, oldest first, the items that one account chose in {scenario}:"
+    """Before a user's titles."""
+    question: str = "How likely is it that this account is a fraudster?"
+    """After them."""
+
+    def __post_init__(self) -> None:
+        for name, text in (("opening", self.opening), ("question", self.question)):
+            if not text.strip() or (odd := [one for one in FIELD.findall(text) if one != "scenario"]):
+                told = f"{{{odd[0]}}} is not known there" if text.strip() else "it is empty"
+                raise ConfigError(f"[prompts] {name} is {text!r}: {told}; {{scenario}} alone may stand in it")
+        if not FIELD.search(self.item):
+            raise ConfigError(f"[prompts] item is {self.item!r}; it names a column of the catalogue, as {{title}}")
+        if re.search(r"[{}\[\]]", OPTIONAL.sub("", FIELD.sub("", self.item))):
+            raise ConfigError(f"[prompts] item is {self.item!r}; a bracket in it is not closed, or stands in another")
+
+
+def item_texts(catalog: Catalog, prompts: Prompts) -> list[str]:
+    """Every item's text in order of its number, "" where the catalogue has nothing for it.
+
+    Raises UnknownName for a column that is not there.
+    """
+    if prompts == Prompts() or prompts.item == "{title}":
+        return catalog.titles()
+    columns = {}
+    for name in FIELD.findall(prompts.item):
+        if name not in catalog.items.columns:
+            raise unknown("column of the catalogue", name, catalog.items.columns)
+        columns[name] = catalog.items[name].cast(pl.String, strict=False).fill_null("").to_list()
+    return [
+        _filled(prompts.item, {name: plain(values[row], 400) for name, values in columns.items()})
+        for row in range(len(catalog))
+    ]
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    """The template with its values; "" where all of them are empty."""
+    if not any(values.values()):
+        return ""
+    kept = OPTIONAL.sub(lambda part: part[1] if all(values[name] for name in FIELD.findall(part[1])) else "", template)
+    return " ".join(FIELD.sub(lambda place: values[place[1]], kept).split())
+
+
+def user_prompts(
+    log: Sequences, titles: Sequence[str], scenario: str, budget: int, prompts: Prompts | None = None
+) -> list[str]:
     """One question for each user, the titles of their history in order, within a budget of words.
 
-    Where the budget is short the oldest titles go, never the question. A title is folded into one line of plain words,
-    so that it can't pretend to be the question.
+    Where the budget is short the oldest titles go, never the question.
     """
-    short = [_plain(title) for title in titles]
+    prompts = prompts or Prompts()
+    short = [plain(title, WORDS) or "(no title)" for title in titles]
     words = [len(title.split()) + 1 for title in short]
-    opening = f"These are, oldest first, the items that one account chose in {scenario}:"
-    question = "How likely is it that this account is a fraudster?"
+    opening, question = (
+        text.replace("{scenario}", plain(scenario, 40)) for text in (prompts.opening, prompts.question)
+    )
     room = budget - len(opening.split()) - len(question.split())
-    prompts = []
+    made = []
     for user in range(len(log)):
         chosen: list[str] = []
         left = room
@@ -25,10 +92,10 @@ def user_prompts(log: Sequences, titles: list[str], scenario: str, budget: int) 
             if left < 0 and chosen:
                 break
             chosen.append(f'"{short[number - 1]}"')
-        prompts.append(f"{opening} {'; '.join(reversed(chosen))}. {question}")
-    return prompts
+        made.append(f"{opening} {'; '.join(reversed(chosen))}. {question}")
+    return made
 
 
-def _plain(title: str, longest: int = 24) -> str:
-    words = re.sub(r"[\s\x00-\x1f\x7f\"]+", " ", title[:1000]).split()
-    return " ".join(words[:longest]) or "(no title)"
+def plain(text: str, longest: int) -> str:
+    """A stranger's text as one line of at most so many words, without quotation marks."""
+    return " ".join(re.sub(r"[\s\x00-\x1f\x7f\"]+", " ", text[:8000]).split()[:longest])
