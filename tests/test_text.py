@@ -315,7 +315,7 @@ def test_the_page_on_encoders_is_true():
     assert set(re.findall(r"^\| `(\w+)`", page, re.M)) | set(re.findall(r", `(\w+)` \|", page)) == set(ENCODERS)
     for block in re.findall(r"```toml\n(.*?)```", page, re.S):
         resolve(tomllib.loads(block))
-    for line in re.findall(r"`(--set encoder=.*?)`", page):
+    for line in re.findall(r"`(--set encoder=\w+ --set .*?)`", page):
         pairs = dict(one.split("=", 1) for one in line.replace("--set ", "").split())
         assert resolve({"encoder": {"name": pairs.pop("encoder"), "model": pairs.pop("encoder.model")}}).encoder.model
         assert not pairs
