@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from safetensors.numpy import load_file
 from test_server import Fake
 
 from lorec.data import Catalog, Sequences
-from lorec.errors import ConfigError, DataError, MissingExtra, UnknownName
+from lorec.errors import ConfigError, DataError, DiskError, MissingExtra, UnknownName
 from lorec.runfile import plain, resolve
 from lorec.text import ENCODERS, Decoder, Hash, MiniLM, Random, Sentence, Server, TextVectors, store
-from lorec.text.encoders import in_batches
+from lorec.text.encoders import in_batches, is_lack_of_memory
 from lorec.text.prompts import Prompts, item_texts, user_prompts
 from lorec.text.store import Store
 
@@ -185,11 +186,40 @@ class TestStore:
             Store(tmp_path, Faulty()).vectors([f"text {n:02d}" for n in range(12)])
         assert len([*tmp_path.glob("*/*.safetensors")]) == 2
 
-    def test_many_small_files_become_one(self, tmp_path):
-        for n in range(12):
+    def test_many_small_files_become_few(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(store, "LARGE", 5)
+        for n in range(25):
             Store(tmp_path, Hash()).vectors([f"text {n}"])
-        assert len([*tmp_path.glob("*/*.safetensors")]) < 9
-        assert Store(tmp_path, Hash()).missing([f"text {n}" for n in range(13)]) == ["text 12"]
+        assert len([*tmp_path.glob("*/*.safetensors")]) < 13
+        assert Store(tmp_path, Hash()).missing([f"text {n}" for n in range(26)]) == ["text 25"]
+        texts = [f"text {n}" for n in range(25)]
+        np.testing.assert_array_equal(Store(tmp_path, Hash()).vectors(texts), vectors_of(Hash(), texts))
+
+    def test_the_one_sound_file_among_damaged_ones_stays(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Store, "_lay_together", lambda self: None)
+        for n in range(10):
+            Store(tmp_path, Hash()).vectors([f"text {n}"])
+        monkeypatch.undo()
+        sound, *others = tmp_path.glob("*/*.safetensors")
+        for path in others:
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.write_bytes(data)
+        Store(tmp_path, Hash())._lay_together()
+        assert [*tmp_path.glob("*/*.safetensors")] == [sound]
+
+    def test_fills_the_disk_and_not_the_memory(self, tmp_path):
+        filled = Store(tmp_path, Hash())
+        filled.fill(["a", "b", "a"])
+        assert not filled.memory
+        Counting.asked.clear()
+        assert Store(tmp_path, Counting()).vectors(["a", "b"]).shape == (2, 256)
+        assert not Counting.asked
+
+    def test_a_cache_that_can_not_be_written_is_told(self, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(DiskError, match="can't keep vectors"):
+            Store(tmp_path / "file", Hash()).vectors(["a"])
 
     def test_two_processes_encode_each_text_once(self, tmp_path):
         code = (
@@ -228,6 +258,10 @@ def test_half_the_batch_where_memory_does_not_suffice():
 
     assert sum(len(part) for part in in_batches(work, ["x"] * 10, 8)) == 10
     assert sizes == [8, 4, 2, 2, 2, 2, 2]
+    with pytest.raises(RuntimeError) as real:  # what a CPU says
+        torch.empty(1 << 60)
+    assert is_lack_of_memory(real.value)
+    assert not is_lack_of_memory(RuntimeError("another"))
     with pytest.raises(DataError, match="even one text"):
         next(in_batches(lambda some: (_ for _ in ()).throw(MemoryError), ["x"], 8))
 
@@ -259,6 +293,12 @@ class TestPrompts:
         assert "\n" not in prompt
         assert "\x1b" not in prompt
         assert len(prompt) < 600
+
+    @pytest.mark.parametrize("title", ["x" * 8000, "東京のお茶とお菓子の詰め合わせ" * 20, "y" * 30])
+    def test_neither_one_long_title_nor_a_language_without_spaces_pushes_the_question_out(self, title):
+        prompt = user_prompts(Sequences.of([[1] * 200]), [title], "a shop", 128)[0]
+        assert prompt.endswith("fraudster?")
+        assert len(prompt.encode()) < 6 * 128 + 700
 
     def test_a_question_of_ones_own(self):
         prompts = Prompts(opening="One reader of {scenario} read:", question="Is this a person?")
@@ -302,6 +342,17 @@ class TestItemTemplates:
             Prompts(question="Is {user} a fraudster?")
         with pytest.raises(ConfigError, match="empty"):
             Prompts(question=" ")
+
+    def test_lists_of_a_catalogue_are_read_as_lists(self):
+        frame = pl.DataFrame({"item": ["1", "2"], "title": ["Tea", "Cup"], "category": [["Food", "Hot"], None]})
+        assert item_texts(Catalog(frame), Prompts(item="{title}[: {category}]")) == ["Tea: Food, Hot", "Cup"]
+
+    def test_what_is_encoded_needs_no_encoder_any_more(self, tmp_path, monkeypatch):
+        TextVectors(self.SHELF, Hash(), tmp_path).items()
+        monkeypatch.setattr(Hash, "encode", lambda self, texts: 1 / 0)
+        TextVectors(self.SHELF, Hash(), tmp_path).check()
+        with pytest.raises(ZeroDivisionError):
+            TextVectors(self.SHELF, Hash(dim=3), tmp_path).check()
 
     def test_in_a_run_file(self):
         config = resolve({"prompts": {"item": "{title} {brand}"}})

@@ -345,11 +345,14 @@ def _once(folder: Path, make: Callable[[], list[str]]) -> None:
 
 def _text(config: RunFile, clean: Split, cache: Path | None, watch: Watch) -> TextVectors:
     def encoding(done: int, total: int) -> None:
-        rate = done / max(time.perf_counter() - started, 1e-9)
-        note = f"{done:,} of {total:,} texts, {rate:,.0f} texts/s"
+        now = time.perf_counter()
+        if done < first.get("done", done + 1):  # a new bunch of texts
+            first.update(done=done, at=now)
+        rate = (done - first["done"]) / max(now - first["at"], 1e-9)
+        note = f"{done:,} of {total:,} texts" + (f", {rate:,.0f} texts/s" if rate else "")
         watch(Event("encode texts", done, total, note, finished=done == total))
 
-    started = time.perf_counter()
+    first: dict[str, float] = {}
     return TextVectors(clean.catalog, config.encoder, cache, config.scenario, config.prompts, encoding)
 
 
@@ -379,14 +382,15 @@ def encode(
     """
     watch = watch or (lambda _: None)
     split = prepared(config.data, config.split)
-    text, log = _text(config, split, cache, watch), split.train if users else None
-    every, missing = text.texts(log), text.missing(log)
+    text = _text(config, split, cache, watch)
+    every = text.texts(split.train if users else None)
+    missing = text.missing(every)
     started = time.perf_counter()
     width = 0
     if dry:
         seconds, width = _sampled(text, missing)
     else:
-        text.prepare(log)
+        text.prepare(missing)
         seconds = time.perf_counter() - started
     tokens = sum(map(len, missing)) // 4
     return Encoding(len(every), len(missing), tokens, seconds, peak_memory() + 4 * width * len(missing))
@@ -407,15 +411,16 @@ def _sampled(text: TextVectors, missing: list[str], group: int = 64, groups: int
     starts = np.unique(np.clip(middles - group / 2, 0, max(len(missing) - group, 0)).astype(int))
     some = list(dict.fromkeys(one for start in starts for one in by_length[start : start + group]))
 
-    def asked(these: list[str]) -> float:
-        started = time.perf_counter()
-        for _ in text.encoder.encode(these):
-            pass
-        return time.perf_counter() - started
-
-    width = next(iter(text.encoder.encode(some[-1:]))).shape[1]
-    loading = asked(some[-1:])  # the second time: what was loaded once in this process takes less to load again
-    return loading + max(asked(some) - loading, 0.0) / len(some) * len(missing), width
+    started = time.perf_counter()
+    ends, sizes, width = [], [], 0
+    for part in text.encoder.encode(some):
+        ends.append(time.perf_counter() - started)
+        sizes.append(len(part))
+        width = part.shape[1]
+    if len(sizes) == 1:
+        return ends[0] / len(some) * len(missing), width
+    each = (ends[-1] - ends[0]) / sum(sizes[1:])  # the first part has waited for the model to be loaded
+    return max(ends[0] - each * sizes[0], 0.0) + each * len(missing), width
 
 
 def attack(

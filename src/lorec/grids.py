@@ -315,7 +315,7 @@ def _open_jobs(asked: Grid, folder: Path, shard: tuple[int, int], cache: Path | 
                 if record["finished"]:
                     watch(cell.name, Event("cell", 1, 1, "done before", finished=True))
                     continue
-                _possible(cell.config, split)
+                _possible(cell.config, split, cache or folder / "shared" / "texts")
             except LorecError as error:
                 raise type(error)(f"cell {cell.name}: {error}") from None
             needed += _bytes(cell.config, split)
@@ -339,7 +339,7 @@ def _part(asked: Grid, shard: tuple[int, int]) -> list[Cell]:
     return together[len(together) * (number - 1) // of : len(together) * number // of]
 
 
-def _possible(config: RunFile, split: Split) -> None:
+def _possible(config: RunFile, split: Split, cache: Path) -> None:
     """Raise now what a cell would raise after hours."""
     choose_device(config.training.device)
     if isinstance(config.attack, Stored):
@@ -352,7 +352,7 @@ def _possible(config: RunFile, split: Split) -> None:
     for kind in config.known.kinds or ():
         find("attacks", ATTACKS, kind)
     if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
-        TextVectors(split.catalog, config.encoder, None, config.scenario, config.prompts).check()
+        TextVectors(split.catalog, config.encoder, cache, config.scenario, config.prompts).check()
 
 
 def _bytes(config: RunFile, split: Split) -> int:

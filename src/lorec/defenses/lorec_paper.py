@@ -460,6 +460,9 @@ class _JudgeGuard(Guard):
                     best, best_epoch, likely = value, epoch, logits[: self.n_users].sigmoid().numpy()
                 elif epoch - best_epoch >= spec.patience:
                     break
+        if not len(likely):
+            raise DataError("llm4dec has learned no numbers; lower its learning_rate")
+        self.views = self.views[:0]  # not needed any more, and large
         return likely
 
     def _set(self, likely: NDArray[np.float32]) -> None:

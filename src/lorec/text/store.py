@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from lorec.errors import DataError
+from lorec.errors import DataError, DiskError
 from lorec.files import replacing
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Store:
     def vectors(self, texts: list[str], on_progress: Callable[[int, int], None] | None = None) -> Matrix:
         """float32 [n, dim] in the texts' order; each distinct text that is not kept yet is encoded once.
 
-        `on_progress` hears (texts done, texts to do). Raises DataError for vectors that are no numbers, and what the
-        encoder does; what was encoded until then is kept.
+        `on_progress` hears (texts done, texts to do). Raises DataError for vectors that are no numbers or of another
+        length than those before, and what the encoder does; what was encoded until then is kept.
         """
         keys = [_key(text) for text in texts]
         self._read(keys)
@@ -63,85 +63,114 @@ class Store:
             with self._alone():
                 self._read(keys)  # another process may have been at it
                 missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.memory}
-                self._encode(missing, on_progress or (lambda done, total: None))
+                self._encode(missing, on_progress, in_memory=True)
         return np.stack([self.memory[key] for key in keys])
 
+    def fill(self, texts: list[str], on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Encode what is missing and keep it on disk alone, whatever its amount. Raises what `vectors` does."""
+        with self._alone():
+            missing = {_key(text): text for text in self.missing(texts)}
+            self._encode(missing, on_progress, in_memory=self.folder is None)
+
     def missing(self, texts: list[str]) -> list[str]:
-        """The distinct texts that `vectors` would encode."""
-        by_key = {_key(text): text for text in texts}
-        self._read(list(by_key))
-        return [text for key, text in by_key.items() if key not in self.memory]
+        """The distinct texts that are not kept; a damaged row shows only when it is used."""
+        by_key = {_key(text): text for text in texts if _key(text) not in self.memory}
+        for path in self._files():
+            for key in _keys(path):
+                by_key.pop(key, None)
+        return list(by_key.values())
+
+    def _files(self) -> list[Path]:
+        return [] if self.folder is None else sorted(self.folder.glob("*.safetensors"))
 
     def _alone(self) -> contextlib.AbstractContextManager[object]:
         if self.folder is None:
             return contextlib.nullcontext()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / ".lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return FileLock(self.folder / ".lock").acquire()
+        except OSError as error:
+            raise DiskError(f"can't keep vectors in {self.folder}: {error.strerror or error}; mend that") from None
 
-    def _encode(self, missing: dict[bytes, str], on_progress: Callable[[int, int], None]) -> None:
+    def _encode(
+        self, missing: dict[bytes, str], on_progress: Callable[[int, int], None] | None, in_memory: bool
+    ) -> None:
         # Of like length together, longest first: less padding, and the time left is not underestimated.
         todo = sorted(missing.items(), key=lambda pair: -len(pair[1]))
-        keys, done, kept = [key for key, _ in todo], 0, 0
+        keys, done, kept, width = [key for key, _ in todo], 0, 0, self._width()
         rows: list[Matrix] = []
         written = time.monotonic()
         try:
-            for part in self.encoder.encode([text for _, text in todo]):
+            for part in self.encoder.encode([text for _, text in todo]) if todo else ():
+                width = width or part.shape[1]
+                if part.shape[1] != width:
+                    raise DataError(
+                        f"the encoder gave vectors of length {part.shape[1]}, those before have {width}: another model "
+                        f"answers now; give it another name, or delete {self.folder}"
+                    )
                 bad = ~np.isfinite(part).all(axis=1)
                 if bad.any():
                     text = todo[done + int(np.flatnonzero(bad)[0])][1]
                     raise DataError(f"the encoder gave no numbers for the text {text[:60]!r}; take another one")
                 rows.append(part)
                 done += len(part)
-                on_progress(done, len(todo))
+                if on_progress is not None:
+                    on_progress(done, len(todo))
                 if time.monotonic() - written > EVERY:
-                    self._keep(keys[kept:done], rows)
+                    self._keep(keys[kept:done], rows, in_memory)
                     kept, rows, written = done, [], time.monotonic()
         finally:
-            self._keep(keys[kept:done], rows)
-        self._lay_together()
+            self._keep(keys[kept:done], rows, in_memory)
+        with contextlib.suppress(DiskError):  # everything is there, if in many files
+            self._lay_together()
 
-    def _keep(self, keys: list[bytes], rows: list[Matrix]) -> None:
+    def _width(self) -> int:
+        """The length of the vectors that are there; 0 where none are."""
+        for vector in self.memory.values():
+            return len(vector)
+        return next((width for path in self._files() if (width := _shape(path)[1])), 0)
+
+    def _keep(self, keys: list[bytes], rows: list[Matrix], in_memory: bool) -> None:
         if not keys:
             return
         vectors = np.ascontiguousarray(np.concatenate(rows), dtype=np.float32)
         self._write(keys, vectors)
-        self.memory.update(zip(keys, vectors, strict=True))
+        if in_memory:
+            self.memory.update(zip(keys, vectors, strict=True))
 
     def _read(self, keys: list[bytes]) -> None:
         """Take up from disk what is wanted and not in memory yet."""
         wanted = set(keys) - self.memory.keys()
-        if not wanted or self.folder is None or not self.folder.is_dir():
-            return
-        for path in sorted(self.folder.glob("*.safetensors")):
-            for key, vector in _rows(path):
-                if key in wanted:
-                    self.memory[key] = vector
+        for path in self._files() if wanted else ():
+            if not wanted.isdisjoint(_keys(path)):
+                # Copies, as a row alone would hold its whole file in memory.
+                self.memory.update((key, vector.copy()) for key, vector in _rows(path) if key in wanted)
 
-    def _write(self, keys: list[bytes], vectors: Matrix) -> None:
+    def _write(self, keys: list[bytes], vectors: Matrix) -> Path | None:
         if self.folder is None:
-            return
+            return None
         packed = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), 16)
         sums = np.array([_sum(key, vector) for key, vector in zip(keys, vectors, strict=True)], dtype=np.uint32)
         name = hashlib.sha256(packed.tobytes() + sums.tobytes()).hexdigest()[:32]
         with replacing(self.folder / f"{name}.safetensors") as temporary:
             save_file({"keys": packed, "sums": sums, "vectors": vectors}, temporary)
+        return self.folder / f"{name}.safetensors"
 
     def _lay_together(self) -> None:
-        """Make one file of many small ones, without their damaged rows; only where nobody else writes."""
-        if self.folder is None:
-            return
-        small: list[Path] = []
-        rows = 0
-        for path in self.folder.glob("*.safetensors"):
-            n = _length(path)
-            if n < SMALL and rows + n <= LARGE:
-                small, rows = [*small, path], rows + n
-        if len(small) > 8:
-            found = {key: vector for path in small for key, vector in _rows(path)}
-            if found:
-                self._write(list(found), np.stack(list(found.values())))
-            for path in small:
-                path.unlink(missing_ok=True)
+        """Make few files of many small ones, without their damaged rows; only where nobody else writes."""
+        small = [(path, _shape(path)[0]) for path in self._files()]
+        small = [(path, n) for path, n in small if n < SMALL]
+        while len(small) > 8:
+            group: list[Path] = []
+            rows = 0
+            while small and rows + small[0][1] <= LARGE:
+                path, n = small.pop(0)
+                group, rows = [*group, path], rows + n
+            found = {key: vector for path in group for key, vector in _rows(path)}
+            made = self._write(list(found), np.stack(list(found.values()))) if found else None
+            for path in group:
+                if path != made:
+                    path.unlink(missing_ok=True)
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, Matrix]]:
@@ -157,13 +186,23 @@ def _rows(path: Path) -> Iterator[tuple[bytes, Matrix]]:
             yield name, vectors[row]
 
 
-def _length(path: Path) -> int:
-    """Rows of a file, without reading them; 0 where it is damaged."""
+def _keys(path: Path) -> list[bytes]:
+    """The keys of a file, without its vectors; none where it is damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
-            return int(file.get_slice("keys").get_shape()[0])
+            return [key.tobytes() for key in file.get_tensor("keys")]
     except (SafetensorError, OSError):
-        return 0
+        return []
+
+
+def _shape(path: Path) -> tuple[int, int]:
+    """Rows of a file and their length, without reading them; 0 where it is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            rows, width = file.get_slice("vectors").get_shape()
+            return int(rows), int(width)
+    except (SafetensorError, OSError):
+        return 0, 0
 
 
 def _sum(key: bytes, vector: Matrix) -> int:
