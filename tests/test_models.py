@@ -71,7 +71,8 @@ class TestLaws:
         history = data.draw(st.lists(st.integers(1, ITEMS), min_size=1, max_size=8))
         alone = states(made, [history])
         among = states(made, [[0] * (12 - len(history)) + history, [1] * 12])
-        torch.testing.assert_close(alone[0], among[0, 12 - len(history) :], atol=2e-5, rtol=1e-4)
+        # A norm of nearly equal numbers magnifies the last bits; a real leak would be as large as the states.
+        torch.testing.assert_close(alone[0], among[0, 12 - len(history) :], atol=5e-4, rtol=1e-3)
 
     def test_a_state_depends_on_order(self, kind, spec):
         made = model(kind, spec)
