@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
-from scipy.stats import t as student
 from side_by_side import machine
 
 import lorec
+from lorec.comparison import interval
 from lorec.evaluation import by_popularity
 from lorec.experiment import detected
 from lorec.text import Random as RandomText
@@ -290,10 +290,10 @@ def cell(values: list[float], name: str) -> str:
     if not values:
         return ""
     digits = 0 if name == "seconds" else 1 if "change" in name else 4 if "HR" in name or "genuine" in name else 3
-    mean = f"{np.mean(values):.{digits}f}"
+    mean, _, high = interval(values)
     if len(values) < 2 or name == "seconds":
-        return mean
-    return f"{mean} ± {student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {high - mean:.{digits}f}"
 
 
 if __name__ == "__main__":
