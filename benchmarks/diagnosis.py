@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 import lorec
 from lorec.data import stream
-from lorec.defenses.lorec_paper import Calibrator, calibration_loss
+from lorec.defenses.lorec_paper import Calibrator
+from lorec.detectors.language import calibration_loss
 
 CONDITIONS = (
     "as published", "random known alone", "judged kind known", "fraudsters not label 0", "frozen early", "shadow",

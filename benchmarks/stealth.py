@@ -4,9 +4,8 @@ LOREC_DATA=... python benchmarks/stealth.py [amazon-beauty] [--seed 11] [--kinds
 
 Means over profiles and over genuine users: length; popularity (the share of the catalogue that is less popular than an
 item); coherence (cosine of the texts of neighbours); nearest (the largest Jaccard similarity to a genuine user, other
-than itself). `degree` is after DegreeSAD (Li et al. 2016), on clicks: mean, range, quartiles and spread of the
-popularity of a user's items, and a classifier that learned on known fakes without the judged kind; its ROC-AUC of
-users. Beside it LoRec's of users and of interactions, and the share of lies that it turns down.
+than itself). The ROC-AUC of users of the detector `degree`, beside it LoRec's of users and of interactions, and the
+share of lies that LoRec turns down.
 """
 
 import argparse
@@ -14,14 +13,10 @@ import time
 
 import numpy as np
 from kinds import KINDS, MORE, encoded, read
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 import lorec
-from lorec.evidence import shapes
-from lorec.experiment import detected
+from lorec.detectors import judged
 
 
 def nearest(profiles: lorec.Sequences, log: lorec.Sequences, itself: bool) -> float:
@@ -69,20 +64,9 @@ def main() -> None:
         seconds = time.perf_counter() - started
         bad = lorec.inject(split, poison, seed=it.seed)
         known = lorec.known_fakes(bad, without=kind, seed=it.seed)
-        now = bad.train.counts(len(split.catalog))
-        fakes = [shapes(one.profiles, now) for one in known[:4]]
-        features = shapes(bad.train, now)
-        labels = np.repeat([0, 1], [len(features), sum(map(len, fakes))])
-        # The log's own users are label 0, fraudsters too: a richer model would learn that by heart.
-        degree = make_pipeline(
-            StandardScaler(), PolynomialFeatures(2), LogisticRegression(class_weight="balanced", max_iter=5000)
-        )
-        degree.fit(np.concatenate([features, *fakes]), labels)
-        cheap = roc_auc_score(bad.fraudsters, degree.decision_function(features))
-        recommender = lorec.Recommender(lorec.SASRec(), "ids", len(split.catalog))
-        guard = lorec.LoRec().start(recommender, bad.train, text=text, known=known, rng=np.random.default_rng(it.seed))
-        guard.decide()
-        seen = detected(guard, bad, poison.targets)
+        cheap = roc_auc_score(bad.fraudsters, lorec.detect(lorec.Degree(), bad, known=known).users)
+        found = lorec.detect(lorec.LoRec(), bad, text=text, known=known, seed=it.seed)
+        seen = judged(found, bad, poison.targets)
         lorecs = f"{seen['ROC-AUC']:.3f}, {seen['interactions ROC-AUC']:.4f}, {seen['interactions recall']:.2f}"
         row(kind, poison.profiles, f"{cheap:.3f} | {lorecs} | {seconds:.0f} s")
 

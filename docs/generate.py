@@ -9,8 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lorec.defenses import DEFENSES
-from lorec.runfile import FAMILIES, MEMBERS, TABLES, RunFile
+from lorec.runfile import FAMILIES, LISTS, MEMBERS, TABLES, RunFile
 
 HERE = Path(__file__).parent
 
@@ -61,8 +60,9 @@ def configuration() -> str:
     ]
     for key, spec in TABLES.items():
         parts += [f"## [{key}]", spec.__doc__.strip().splitlines()[0], table(spec)]
-    for key, family in {**{key: FAMILIES[family] for key, family in MEMBERS.items()}, "defenses": DEFENSES}.items():
-        parts.append(f"## [{key}]" if key != "defenses" else "## [[defenses]]")
+    families = {key: FAMILIES[family] for key, family in MEMBERS.items()} | {key: FAMILIES[key] for key in LISTS}
+    for key, family in families.items():
+        parts.append(f"## [[{key}]]" if key in LISTS else f"## [{key}]")
         if key == "data":
             parts.append(
                 "A table with `path` and no name is a file; a name that no source has is a folder under LOREC_DATA. "
@@ -83,6 +83,7 @@ def command_line() -> str:
         ("run",),
         ("grid",),
         ("attack",),
+        ("detect",),
         ("encode",),
         ("evaluate",),
         ("recommend",),

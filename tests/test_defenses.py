@@ -9,6 +9,7 @@ import torch
 from lorec.attacks import known_fakes
 from lorec.data import Feed
 from lorec.defenses import DEFENSES, Oracle, Undefended, Weighted
+from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender, SASRec
 from lorec.text import Hash, TextVectors
@@ -22,7 +23,8 @@ def start(spec, split):
 
 @pytest.mark.parametrize("name", sorted(set(DEFENSES) - {"oracle"}))
 def test_every_defense_trains_with_finite_weights(name, split):
-    spec = DEFENSES[name](view="pooled") if name in ("lorec-paper", "llm4dec") else DEFENSES[name]()
+    fields = {"lorec-paper": {"view": "pooled"}, "llm4dec": {"view": "pooled"}, "filter": {"detector": Degree()}}
+    spec = DEFENSES[name](**fields.get(name, {}))
     recommender, guard = start(spec, split)
     batch = next(Feed(split.train, len(split.catalog), 20).epoch(np.random.default_rng(0)))
     loss = guard.loss(recommender, batch)

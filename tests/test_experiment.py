@@ -740,6 +740,66 @@ class TestKilledBetweenTwoWrites:
         assert run(config, tmp_path / "one").arms["lorec"]
 
 
+class TestDetect:
+    def test_a_detector_says_what_the_defense_made_of_it_does(self, recipe, done, tmp_path):
+        config = read_run_file(recipe, {"detectors": '["lorec", "degree", {name = "llm4dec", view = "pooled"}]'})
+        found = experiment.detect(config)
+        assert list(found.figures) == ["lorec", "degree", "llm4dec"]
+        for name, value in done.arms["lorec"].items():
+            if name in ("ROC-AUC", "F1", "Brier", "interactions ROC-AUC", "genuine interactions turned down"):
+                assert found.figures["lorec"][name] == value
+        found.save(tmp_path / "out")
+        users = pl.read_parquet(tmp_path / "out" / "users.parquet")
+        assert users["injected"].sum() == found.split.fraudsters.sum() == 8
+        kept = pl.read_parquet(done.folder / "lorec" / "weights.parquet").select("user", "suspicion")
+        both = users.join(kept, on="user", validate="1:1")
+        assert both.height == len(users)
+        assert (both["lorec"] == both["suspicion"]).all()
+        items = pl.read_parquet(tmp_path / "out" / "items.parquet")
+        assert items.columns == ["item", "title", "pushed", "lorec"]
+        assert items["pushed"].sum() == 2
+        found.save(tmp_path / "out")  # its own files it replaces
+        (tmp_path / "out" / "mine.txt").touch()
+        with pytest.raises(RunError, match="something else"):
+            found.save(tmp_path / "out")
+
+    def test_from_the_command_line(self, recipe, tmp_path, monkeypatch, capsys):
+        asked = ("detect", recipe, "--set", 'detectors=["degree"]')
+        code, out, _ = call(monkeypatch, capsys, *asked, "--set", 'known.kinds=["random"]', "--out", tmp_path / "out")
+        assert (code, "degree" in out, "ROC-AUC" in out) == (0, True, True)
+        assert "The judged kind, random, was among the known fakes" in out
+        assert json.loads((tmp_path / "out" / "judged.json").read_text())["detectors"]["degree"]["ROC-AUC"] > 0
+        code, out, _ = call(monkeypatch, capsys, *asked, "--json")
+        assert json.loads(out)["notes"] == []
+        for given, said in (
+            ('["degre"]', "did you mean 'degree'"), ('["degree", "degree"]', "stands twice"),
+            ('[{name = "degree", ridge = 0.0}]', "above 0"), ('"degree"', "is a list"),
+            ('["zeroshot"]', "a model that writes"),
+        ):  # fmt: skip
+            code, _, err = call(monkeypatch, capsys, "detect", recipe, "--set", f"detectors={given}")
+            assert (code, said in err) == (2, True), err
+
+
+class TestFilter:
+    def test_any_detector_is_a_defense_by_its_name(self, recipe, tmp_path):
+        given = '[{name = "filter", detector = "degree"}, '
+        given += '{name = "filter", detector = {name = "llm4dec", view = "pooled"}}]'
+        config = read_run_file(recipe, {"defenses": given, "training.epochs": "1"})
+        assert resolve(plain(config)) == config
+        found = run(config, tmp_path / "one")
+        assert list(found.arms) == ["clean", "poisoned", "filter-degree", "filter-llm4dec"]
+        assert found.arms["filter-degree"]["ROC-AUC"] > 0
+        assert open_run(tmp_path / "one").config == config
+        for given, said in (
+            ('[{name = "filter", detector = "zeroshot"}]', "accuses nobody"),
+            ('[{name = "filter", detector = "degre"}]', "did you mean 'degree'"),
+            ('["filter"]', "lacks detector"),
+            ('[{name = "lorec", detector = "degree"}]', "no key"),
+        ):
+            with pytest.raises(ConfigError, match=said):
+                read_run_file(recipe, {"defenses": given})
+
+
 class TestEncode:
     def test_encodes_once_what_runs_then_find(self, recipe, tmp_path, monkeypatch):
         config = read_run_file(recipe)

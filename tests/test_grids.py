@@ -22,7 +22,7 @@ from test_experiment import call
 
 from lorec import grids
 from lorec.defenses import DEFENSES, LoRec
-from lorec.defenses.lorec import VIEWS
+from lorec.detectors.lorec import VIEWS
 from lorec.errors import ConfigError, DataError, DiskError, RunError
 from lorec.experiment import open_run
 from lorec.files import read_json

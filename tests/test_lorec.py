@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from lorec.attacks import ATTACKS, Bandwagon, Random, Replace, Segment, forge, known_fakes
 from lorec.data import Dataset, Feed, Poison, Sequences, inject, leave_two_out
 from lorec.defenses import LoRec, LoRecPaper, Undefended
-from lorec.defenses.lorec import _newton, _over_holders, _Scene, _sigmoid, _squared, _within, calibrate
+from lorec.detectors.logistic import calibrate, fit_logistic, sigmoid, squared
+from lorec.detectors.lorec import _over_holders, _Scene, _within
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection, evaluate
 from lorec.files import load_state, save_state
@@ -109,12 +110,12 @@ class TestProfile:
         x = np.column_stack([x, np.ones(80)])
         labels = (x @ [1.0, -2.0, 0.5, 0.3] + rng.normal(size=80) > 0).astype(float)
         theirs = LogisticRegression(C=1 / 0.7, fit_intercept=False, tol=1e-10, max_iter=5000).fit(x, labels)
-        mine = _sigmoid(x @ _newton(x, labels, np.ones(80), ridge=0.7))
+        mine = sigmoid(x @ fit_logistic(x, labels, np.ones(80), ridge=0.7))
         np.testing.assert_allclose(mine, theirs.predict_proba(x)[:, 1], atol=1e-5)
 
     def test_squares_are_all_products_of_two(self):
         x = np.random.default_rng(0).normal(size=(40, 3)) + 5
-        made = _squared(x)
+        made = squared(x)
         assert made.shape == (40, 3 + 6 + 1)
         np.testing.assert_allclose(made[:, :-1].mean(0), 0, atol=1e-12)
         np.testing.assert_allclose(made[:, :-1].std(0), 1)
@@ -158,9 +159,9 @@ class TestProfile:
         assert (counted[~bad.fraudsters[users]] < 1).mean() < 0.05
         quiet = LoRec(**off, silence=(counted < 1).mean() - 1e-6)
         assert decided(bad, known, quiet).weights.events.min() == 1
-        loud = decided(bad, known, LoRec(**off, silence=1.0)).likely
-        monkeypatch.setattr("lorec.defenses.lorec.LOUDEST", 1e9)
-        assert loud.max() < 0.9 * decided(bad, known, LoRec(**off, silence=1.0)).likely.max()
+        loud = decided(bad, known, LoRec(**off, silence=1.0)).found.items
+        monkeypatch.setattr("lorec.detectors.lorec.LOUDEST", 1e9)
+        assert loud.max() < 0.9 * decided(bad, known, LoRec(**off, silence=1.0)).found.items.max()
         assert decided(bad, known, LoRec(**off, sources=("text",))).weights.events.min() == 1
 
 

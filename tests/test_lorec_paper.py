@@ -1,6 +1,5 @@
 """LoRec as published: calibrator, weights and schedule against references, and where its effect is visible."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -10,10 +9,11 @@ from conftest import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorec.attacks import Bandwagon, Random, Replace, forge, known_fakes
+from lorec.attacks import Random, forge, known_fakes
 from lorec.data import Poison, Sequences, inject, leave_two_out
-from lorec.defenses import Guard, LLM4Dec, LoRecPaper, Undefended
-from lorec.defenses.lorec_paper import Calibrator, _Head, _JudgeGuard, calibration_loss, compensate, weights_of
+from lorec.defenses import Guard, LoRecPaper, Undefended
+from lorec.defenses.lorec_paper import Calibrator, compensate, weights_of
+from lorec.detectors.language import calibration_loss
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection, evaluate, mean_weights
 from lorec.files import load_state, save_state
@@ -241,71 +241,3 @@ def test_lorec_beats_undefended_where_histories_are_long():
     assert parted["weight fraudsters"] < 0.1 < 0.95 < parted["weight genuine"]
     assert exposed["lorec"]["T-HR@50"] < 0.75 * exposed["none"]["T-HR@50"]
     assert exposed["lorec"]["HR@10"] > 0.9 * exposed["none"]["HR@10"]
-
-
-class TestLLM4Dec:
-    @staticmethod
-    def judged(town, attack, **fields):
-        """A guard that has decided on a poisoned town, and who its fraudsters are."""
-        poison = forge(attack, town, 5, seed=1)
-        bad = inject(town, poison, seed=1)
-        known = known_fakes(bad, without=poison.provenance["attack"], share=0.02, seed=1)
-        text = TextVectors(town.catalog, Hash())
-        recommender = Recommender(SASRec(width=8, max_length=20, blocks=1), "ids", len(town.catalog))
-        guard = LLM4Dec(view="pooled", **fields).start(
-            recommender, bad.train, text=text, known=known, rng=np.random.default_rng(1)
-        )
-        guard.decide()
-        return guard, bad.fraudsters
-
-    @pytest.mark.parametrize("attack", [Random(share=0.02), Bandwagon(share=0.02)])
-    def test_sees_from_texts_alone_whose_tastes_are_mixed(self, town, attack):
-        """As the paper found: known fakes of other kinds teach it what a random crowd's titles look like."""
-        guard, fraudsters = self.judged(town, attack)
-        assert detection(guard.suspicion, guard.flagged, fraudsters)["ROC-AUC"] > 0.7
-        assert (guard.weights.users == (guard.likely < 0.5)).all()
-        assert 0 < guard.flagged.sum() < 0.05 * len(fraudsters)
-
-    def test_without_meaning_it_is_blind(self, town):
-        guard, fraudsters = self.judged(town, Replace(share=0.02))  # copied histories read as their owners' do
-        assert abs(detection(guard.suspicion, guard.flagged, fraudsters)["ROC-AUC"] - 0.5) < 0.15
-
-    def test_is_the_same_again_and_after_a_checkpoint(self, town):
-        one, two = (self.judged(town, Random(share=0.02), epochs=3)[0] for _ in range(2))
-        assert (one.likely == two.likely).all()
-        fresh = _JudgeGuard(LLM4Dec(), one.views, one.n_users, np.random.default_rng(9), torch.device("cpu"))
-        fresh.restore(one.state())
-        fresh.decide()
-        assert (fresh.likely == one.likely).all()
-        assert (fresh.weights.users == one.weights.users).all()
-
-    def test_the_head_against_a_written_out_reference(self):
-        head = _Head(6, 0.1).eval()
-        with torch.no_grad():
-            for norm in (head.norm_hidden, head.norm_out):
-                norm.running_mean.normal_()
-                norm.running_var.uniform_(0.5, 2)
-        x = torch.randn(4, 6)
-
-        def normed(norm, y):
-            return (y - norm.running_mean) / (norm.running_var + 1e-5).sqrt() * norm.weight + norm.bias
-
-        hidden = normed(head.norm_hidden, x @ head.hidden.weight.T + head.hidden.bias)
-        gelu = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
-        wanted = normed(head.norm_out, gelu @ head.out.weight.T + head.out.bias)[:, 0]
-        torch.testing.assert_close(head(x), wanted, atol=1e-5, rtol=1e-4)
-
-    @pytest.mark.parametrize("fields", [{"held": 1.0}, {"epochs": 0}, {"entropy": -1.0}, {"learning_rate": 0.0}])
-    def test_refuses(self, fields):
-        with pytest.raises(ConfigError, match="llm4dec"):
-            LLM4Dec(**fields)
-
-    def test_needs_texts_and_fakes(self, split):
-        recommender = Recommender(SASRec(width=8, max_length=20, blocks=1), "ids", len(split.catalog))
-        known = known_fakes(split, share=0.2, seed=1)
-        with pytest.raises(ConfigError, match="text vectors"):
-            LLM4Dec().start(recommender, split.train, text=None, known=known, rng=np.random.default_rng(0))
-        one = [dataclasses.replace(known[0], profiles=known[0].profiles.take(np.array([0])))]
-        text = TextVectors(split.catalog, Hash())
-        with pytest.raises(DataError, match="two or more"):
-            LLM4Dec().start(recommender, split.train, text=text, known=one, rng=np.random.default_rng(0))

@@ -71,6 +71,9 @@ from .data import (
     leave_two_out as leave_two_out,
 )
 from .defenses import (
+    Filter as Filter,
+)
+from .defenses import (
     LLM4Dec as LLM4Dec,
 )
 from .defenses import (
@@ -87,6 +90,18 @@ from .defenses import (
 )
 from .defenses import (
     Weighted as Weighted,
+)
+from .detectors import (
+    Degree as Degree,
+)
+from .detectors import (
+    Suspicion as Suspicion,
+)
+from .detectors import (
+    ZeroShot as ZeroShot,
+)
+from .detectors import (
+    detect as detect,
 )
 from .evaluation import (
     Scorecard as Scorecard,
@@ -190,6 +205,8 @@ __all__ = [
     "Catalog",
     "CoVisit",
     "Dataset",
+    "Degree",
+    "Filter",
     "Fit",
     "GRU4Rec",
     "Gradient",
@@ -216,12 +233,15 @@ __all__ = [
     "Sequences",
     "Softmax",
     "Split",
+    "Suspicion",
     "TextVectors",
     "Training",
     "Undefended",
     "Weighted",
     "Weights",
+    "ZeroShot",
     "choose_targets",
+    "detect",
     "detection",
     "evaluate",
     "fit",

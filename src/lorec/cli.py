@@ -205,6 +205,38 @@ def attack(
 
 
 @app.command()
+def detect(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="Whose log, attack and detectors.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set 'detectors=[\"degree\"]'."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for what is said of every user and item.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Poison a run's log and judge what its detectors say of it; no recommender is trained."""
+    from lorec.experiment import detect as do
+    from lorec.runfile import read_run_file
+
+    config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
+    with _shown_progress() as watch:
+        found = do(config, cache=_cache(), watch=watch)
+    if out is not None:
+        found.save(out)
+    if as_json:
+        print(json.dumps({"detectors": found.figures, "notes": found.notes}, indent=2))
+        return
+    names = [name for group in ("detection", "detection of interactions", "weights") for name in METRICS[group]]
+    names += ["targets among the worst 10", "seconds"]
+    rows = ([name, *(_cell(name, one.get(name)) for one in found.figures.values())] for name in names)
+    _rows(["", *found.figures], (row for row in rows if any(row[1:])))
+    for note in [f"One seed ({config.seed}): differences may be chance.", *found.notes]:
+        print(f"- {literal(note, 500)}")
+    if out is not None:
+        print(f"\nWhat they say of every user and item is in {out}: users.parquet, items.parquet, judged.json.")
+
+
+@app.command()
 def encode(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="Whose log, scenario and encoder.")],
     settings: Annotated[
@@ -320,7 +352,8 @@ def _lines(path: Path | None) -> list[str]:
 @app.command(name="list")
 def list_(
     family: Annotated[
-        str, typer.Argument(metavar="FAMILY", help="attacks, backbones, defenses, encoders, losses or sources.")
+        str,
+        typer.Argument(metavar="FAMILY", help="attacks, backbones, defenses, detectors, encoders, losses or sources."),
     ],
 ) -> None:
     """The names that a run file may use, one a line."""
@@ -501,7 +534,7 @@ def _cell(name: str, value: float | None) -> str:
         return ""
     if name in ("best epoch", "epochs"):
         return f"{value:.0f}"
-    return f"{value:.1f}" if name in ("target rank", "seconds an epoch") else f"{value:.4f}"
+    return f"{value:.1f}" if name in ("target rank", "seconds an epoch", "seconds") else f"{value:.4f}"
 
 
 def show_run(done: "Run") -> None:

@@ -206,8 +206,8 @@ def success_removed(
     return (undefended[name] - defended[name]) / (undefended[name] - clean[name])
 
 
-def detection(suspicion: Floats, flagged: Bools, fraudsters: Bools) -> dict[str, float]:
-    """How well suspicion [users] ranks fraudsters, and what the own decision `flagged` [users] is worth.
+def detection(suspicion: Floats, flagged: Bools | None, fraudsters: Bools) -> dict[str, float]:
+    """How well suspicion [users] ranks fraudsters, and what the own decision `flagged` [users] is worth, if any.
 
     ROC-AUC, PR-AUC (average precision), recall in the worst 1 %; precision, recall and F1 of the decision. Ties count
     half in ROC-AUC, and share their place everywhere else. Raises DataError where one of the two kinds is missing.
@@ -220,17 +220,17 @@ def detection(suspicion: Floats, flagged: Bools, fraudsters: Bools) -> dict[str,
     everyone = np.bincount(place, minlength=len(values))[::-1]
     good = everyone - bad
     found, seen = np.cumsum(bad), np.cumsum(everyone)
-    caught = int((flagged & fraudsters).sum())
-    precision = caught / max(int(flagged.sum()), 1)
-    recall = caught / m
-    return {
+    told = {
         "ROC-AUC": float((good * (found - bad / 2)).sum() / (m * (n - m))),
         "PR-AUC": float((bad * found / seen).sum() / m),
-        "precision": precision,
-        "recall": recall,
-        "F1": 2 * precision * recall / max(precision + recall, 1e-12),
         "recall@1%": float(_found_among(max(1, round(0.01 * n)), bad, everyone) / m),
     }
+    if flagged is not None:
+        caught = int((flagged & fraudsters).sum())
+        precision, recall = caught / max(int(flagged.sum()), 1), caught / m
+        f1 = 2 * precision * recall / max(precision + recall, 1e-12)
+        told |= {"precision": precision, "recall": recall, "F1": f1}
+    return told
 
 
 def _found_among(first: int, bad: NDArray[Any], everyone: Ints) -> float:

@@ -24,7 +24,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -40,11 +40,13 @@ from lorec.attacks import Stored, forge, known_fakes, open_poison, save_poison
 from lorec.attacks.folders import FORMS
 from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
 from lorec.defenses import Defense, Guard, Oracle
-from lorec.errors import DiskError, RunError
-from lorec.evaluation import detection, evaluate, mean_weights, overlap, success_removed
+from lorec.detectors import DETECTORS, Detector, Suspicion, judged
+from lorec.detectors import detect as ask
+from lorec.errors import ConfigError, DiskError, RunError
+from lorec.evaluation import evaluate, overlap, success_removed
 from lorec.files import inside, read_json, replacing, sha256, write_json
 from lorec.models import Popularity, Recommender, load_recommender
-from lorec.registry import unknown
+from lorec.registry import name_of, unknown
 from lorec.runfile import RunFile, arms_of, plain, resolve
 from lorec.sources import prepared
 from lorec.text import TextVectors
@@ -53,11 +55,13 @@ from lorec.training import Fit, Progress, choose_device, fit
 _logger = logging.getLogger(__name__)
 
 __all__ = [
+    "Detection",
     "Encoding",
     "Event",
     "Run",
     "attack",
     "begun",
+    "detect",
     "detected",
     "open_run",
     "reevaluate",
@@ -295,12 +299,15 @@ def _prepared(
         text.check()
     poison = _poison(config, folder / "poison", clean, text, shared, watch)
     bad = inject(clean, poison, config.seed)
-    judged = poison.provenance["attack"]
-    asked = config.known
-    known = known_fakes(
-        bad, without=judged, kinds=asked.kinds, share=asked.share, rounds=asked.rounds, seed=config.seed
+    return _Job(config, folder, clean, bad, poison, _known(config, bad, poison), text, shared, watch)
+
+
+def _known(config: RunFile, bad: Split, poison: Poison) -> tuple[Poison, ...]:
+    """What the defender learns from."""
+    asked, without = config.known, poison.provenance["attack"]
+    return known_fakes(
+        bad, without=without, kinds=asked.kinds, share=asked.share, rounds=asked.rounds, seed=config.seed
     )
-    return _Job(config, folder, clean, bad, poison, known, text, shared, watch)
 
 
 def _poison(config: RunFile, made: Path, clean: Split, text: TextVectors, shared: Path | None, watch: Watch) -> Poison:
@@ -421,6 +428,69 @@ def _sampled(text: TextVectors, missing: list[str], group: int = 64, groups: int
         return ends[0] / len(some) * len(missing), width
     each = (ends[-1] - ends[0]) / sum(sizes[1:])  # the first part has waited for the model to be loaded
     return max(ends[0] - each * sizes[0], 0.0) + each * len(missing), width
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What detectors say of a poisoned log, by name, and how right they are."""
+
+    split: Split
+    """The poisoned log, whose rows are shuffled."""
+    poison: Poison
+    said: dict[str, Suspicion]
+    figures: dict[str, dict[str, float]]
+    """As `judged` has them, and seconds."""
+    notes: list[str]
+
+    def save(self, folder: Path) -> None:
+        """users.parquet and items.parquet, a column for each detector, and judged.json.
+
+        Raises RunError for a folder that holds something else.
+        """
+        names = ("users.parquet", "items.parquet", "judged.json")
+        if folder.exists() and not (folder.is_dir() and all(one.name in names for one in folder.iterdir())):
+            raise RunError(f"{folder} holds something else; choose another --out")
+        columns: dict[str, Any] = {"user": self.split.users, "injected": self.split.fraudsters}
+        items = self.split.catalog.items
+        goals = np.isin(np.arange(1, len(items) + 1), self.poison.targets)
+        about: dict[str, Any] = {"pushed": goals}
+        for name, found in self.said.items():
+            columns[name] = found.users
+            if found.flagged is not None:
+                columns[f"{name} accuses"] = found.flagged
+            if found.items is not None:
+                about[name] = found.items[1:]
+        told = items.select(pl.col("item"), *(pl.col(one) for one in ("title",) if one in items.columns))
+        frames = {"users.parquet": pl.DataFrame(columns), "items.parquet": told.with_columns(**about)}
+        for file, frame in frames.items():
+            with replacing(folder / file) as temporary:
+                frame.write_parquet(temporary)
+        write_json(folder / "judged.json", {"detectors": self.figures, "notes": self.notes})
+
+
+def detect(config: RunFile, *, cache: Path | None = None, watch: Watch | None = None) -> Detection:
+    """Poison a run's log and ask its detectors; no recommender is trained. Raises what `run` does."""
+    watch = watch or (lambda _: None)
+    asked: dict[str, Detector] = {}
+    for one in config.detectors:
+        name = name_of("detectors", DETECTORS, one)
+        if name in asked:
+            raise ConfigError(f"detector {name!r} stands twice; one command compares different ones")
+        asked[name] = one
+    clean = prepared(config.data, config.split)
+    text = _text(config, clean, cache, watch)
+    poison = _forged(config, clean, text, None, watch)
+    bad = inject(clean, poison, config.seed)
+    known = _known(config, bad, poison)
+    said, figures = {}, {}
+    for place, (name, one) in enumerate(asked.items()):
+        watch(Event("detect", place, len(asked), name))
+        started = time.perf_counter()
+        said[name] = ask(one, bad, text=text, known=known, seed=config.seed)
+        figures[name] = judged(said[name], bad, poison.targets)
+        figures[name]["seconds"] = time.perf_counter() - started
+        watch(Event(name, 1, 1, f"{figures[name]['seconds']:.1f} s", finished=True))
+    return Detection(bad, poison, said, figures, _said_of(poison, known))
 
 
 def attack(
@@ -572,45 +642,21 @@ def _shared(job: _Job, name: str, defense: Defense, folder: Path) -> Fit:
 def detected(guard: Guard, split: Split, targets: Ints) -> dict[str, float]:
     """How well a guard tells fraudsters and their lies from the rest, and whom it turns down; {} without an opinion.
 
-    An interaction is a lie where a fraudster takes a target; fraudsters' other interactions are on neither side. On a
-    log without fraudsters only what is turned down is told. `Brier` is of the likelihoods of interactions, where the
-    guard has some, beside that of knowing nothing but how common lies are.
+    As `judged` has it.
     """
-    suspicion, flagged, single = guard.suspicion, guard.flagged, guard.interactions
-    if suspicion is None or flagged is None:
+    if guard.suspicion is None or guard.flagged is None:
         return {}
-    users, weights = split.train.users(), guard.weights.of_events(split.train)
-    fake = split.fraudsters[users]
-    lies = fake & np.isin(split.train.items, targets)
-    told = mean_weights(guard.weights.of_users(split.train), flagged, split.fraudsters)
-    told["genuine interactions turned down"] = float((weights[~fake] < 1).mean())
-    if not lies.any():
-        return told
-    either = lies | ~fake
-    of_events = (suspicion[users] if single is None else single)[either]
-    found = detection(of_events, weights[either] < 1, lies[either])
-    told |= detection(suspicion, flagged, split.fraudsters)
-    told |= {f"interactions {name}": found[name] for name in ("ROC-AUC", "PR-AUC", "recall")}
-    told["lies' weight"] = float(weights[lies].mean())
-    if single is not None:
-        share = float(lies[either].mean())
-        told |= {"Brier": float(((of_events - lies[either]) ** 2).mean()), "Brier of the share": share * (1 - share)}
-    return told
+    found = Suspicion(users=guard.suspicion, flagged=guard.flagged, interactions=guard.interactions, items=guard.items)
+    return judged(found, split, targets, guard.weights)
 
 
 def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: bool) -> list[str]:
     """What a reader of the figures must know."""
-    judged = job.poison.provenance["attack"]
-    known = _is_known(job.poison.provenance, job.known[0].provenance["kinds"])
     notes = [
         "Epochs were selected on genuine users' validation items; knowing who is genuine is a concession.",
         f"One seed ({job.config.seed}): differences between arms may be chance.",
+        *_said_of(job.poison, job.known),
     ]
-    if known:
-        which = judged if judged in job.known[0].provenance["kinds"] else f"or kinds that {judged} is mixed of"
-        notes.append(f"The judged kind, {which}, was among the known fakes: detection is easier than in life.")
-    elif known is None:
-        notes.append("Nobody knows the kind of the stored poison; it may be among the known fakes.")
     untold = job.clean.record["items without text"]
     if untold:
         notes.append(f"{untold} of {len(job.clean.catalog)} items have no text; their text vectors are zero.")
@@ -629,6 +675,18 @@ def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: boo
                 "arm does differently has another cause, such as longer training."
             )
     return notes
+
+
+def _said_of(poison: Poison, known: Sequence[Poison]) -> list[str]:
+    """Whether the judged kind was among the known fakes, where that is to be minded."""
+    kind, kinds = poison.provenance["attack"], known[0].provenance["kinds"]
+    is_known = _is_known(poison.provenance, kinds)
+    if is_known:
+        which = kind if kind in kinds else f"or kinds that {kind} is mixed of"
+        return [f"The judged kind, {which}, was among the known fakes: detection is easier than in life."]
+    if is_known is None:
+        return ["Nobody knows the kind of the stored poison; it may be among the known fakes."]
+    return []
 
 
 def _event(name: str, progress: Progress) -> Event:

@@ -88,6 +88,8 @@ def name_of(family: str, table: Mapping[str, type], spec: object) -> str:
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(value):  # a spec in a spec, made already
+        return value
     if isinstance(value, list):  # TOML has lists only, a frozen dataclass wants tuples
         value = tuple(value)
     try:

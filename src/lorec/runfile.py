@@ -15,7 +15,9 @@ from typing import Any
 
 from lorec.attacks import ATTACKS, Attack, Bandwagon, Rule, Stored
 from lorec.data import Protocol
-from lorec.defenses import DEFENSES, Defense, LoRec, Oracle, Undefended
+from lorec.defenses import DEFENSES, Defense, Filter, LoRec, Oracle, Undefended
+from lorec.detectors import DETECTORS, Degree, Detector
+from lorec.detectors import LoRec as Evidence
 from lorec.errors import ConfigError
 from lorec.models import BACKBONES, BCE, LOSSES, Backbone, ItemKind, Loss, SASRec
 from lorec.registry import build, member, name_of, unknown
@@ -24,7 +26,7 @@ from lorec.text import ENCODERS, Encoder, MiniLM, Prompts
 from lorec.training import Training
 
 __all__ = [
-    "FAMILIES", "MEMBERS", "TABLES", "Known", "RunFile", "Targets", "arms_of", "plain", "protocol_of", "put",
+    "FAMILIES", "LISTS", "MEMBERS", "TABLES", "Known", "RunFile", "Targets", "arms_of", "plain", "protocol_of", "put",
     "read_document", "read_run_file", "resolve",
 ]  # fmt: skip
 
@@ -87,6 +89,8 @@ class RunFile:
     """What the defender learns from."""
     defenses: tuple[Defense, ...] = field(default_factory=lambda: (LoRec(), Oracle()))
     """Who defends, one arm each; the undefended arm is always there."""
+    detectors: tuple[Detector, ...] = field(default_factory=lambda: (Degree(), Evidence()))
+    """Who is asked by `lorec detect`, which trains no recommender; a run does not ask them."""
     training: Training = field(default_factory=Training)
     """How long, how fast, on what."""
 
@@ -99,6 +103,7 @@ FAMILIES: dict[str, dict[str, type]] = {
     "attacks": ATTACKS,
     "backbones": BACKBONES,
     "defenses": DEFENSES,
+    "detectors": DETECTORS,
     "encoders": ENCODERS,
     "losses": LOSSES,
     "sources": SOURCES,
@@ -106,6 +111,8 @@ FAMILIES: dict[str, dict[str, type]] = {
 """Every family of which a run file may name a member."""
 MEMBERS = {"data": "sources", "encoder": "encoders", "backbone": "backbones", "loss": "losses", "attack": "attacks"}
 """The sections that are one member of a family."""
+LISTS = ("defenses", "detectors")
+"""The keys that are lists of a family's members."""
 TABLES: dict[str, type] = {
     "split": Protocol,
     "prompts": Prompts,
@@ -165,11 +172,12 @@ def resolve(document: Mapping[str, Any], *, strangers: bool = True) -> RunFile:
     for key, spec in TABLES.items():
         if key in document:
             parts[key] = build(spec, _table(key, document[key]), key)
-    if "defenses" in document:
-        given = document["defenses"]
-        if not isinstance(given, list):
-            raise ConfigError("defenses is a list, as in defenses = ['lorec', 'oracle'] or [[defenses]] tables")
-        parts["defenses"] = tuple(_member("defenses", "defenses", one, strangers) for one in given)
+    for key in LISTS:
+        if key in document:
+            given = document[key]
+            if not isinstance(given, list):
+                raise ConfigError(f"{key} is a list, as in {key} = ['lorec'] or [[{key}]] tables")
+            parts[key] = tuple(_member(key, key, one, strangers) for one in given)
     plain: RunFile = build(RunFile, values, "run")
     made = dataclasses.replace(plain, **parts)
     if not made.name or any(letter in made.name for letter in "/\\\0") or made.name.startswith("."):
@@ -186,12 +194,16 @@ def plain(run_file: RunFile) -> dict[str, Any]:
         values[key] = _plain_member(family, getattr(run_file, key))
     for key in TABLES:
         values[key] = dataclasses.asdict(getattr(run_file, key))
-    values["defenses"] = [_plain_member("defenses", one) for one in run_file.defenses]
+    for key in LISTS:
+        values[key] = [_plain_member(key, one) for one in getattr(run_file, key)]
     return {key: _without_none(value) for key, value in values.items()}
 
 
 def _plain_member(family: str, spec: Any) -> dict[str, Any]:
-    return {"name": _name(family, spec), **dataclasses.asdict(spec)}
+    values = {"name": _name(family, spec), **dataclasses.asdict(spec)}
+    if isinstance(spec, Filter):
+        values["detector"] = _plain_member("detectors", spec.detector)
+    return values
 
 
 def _name(family: str, spec: Any) -> str:
@@ -212,6 +224,8 @@ def _member(key: str, family: str, value: Any, strangers: bool) -> Any:
         values = located(name, values)
     elif key == "data" and "path" in values:
         values = {"name": "file", **values}
+    if key == "defenses" and "detector" in values:
+        values["detector"] = _member("detector", "detectors", values["detector"], strangers)
     return member(family, FAMILIES[family], values, key, strangers=strangers)
 
 
@@ -283,7 +297,9 @@ def arms_of(config: RunFile) -> dict[str, Defense]:
     for name, defense in zip(names, config.defenses, strict=True):
         if name == "none":
             raise ConfigError("the undefended arm is always there, as 'poisoned'; take 'none' out of defenses")
-        if names.count(name) > 1:
+        if isinstance(defense, Filter):
+            name += f"-{_name('detectors', defense.detector)}"
+        elif names.count(name) > 1:
             name += "".join(f"-{key}-{_setting(getattr(defense, key))}" for key in _changed(defense))
         if name in named:
             raise ConfigError(f"defense {name!r} stands twice; one run compares different ones")

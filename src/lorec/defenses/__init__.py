@@ -11,17 +11,20 @@ from typing import Protocol
 import numpy as np
 
 from lorec.data import Poison, Sequences
+from lorec.defenses.filters import Filter, LLM4Dec, LoRec
 from lorec.defenses.guard import Guard
-from lorec.defenses.lorec import LoRec
-from lorec.defenses.lorec_paper import LLM4Dec, LoRecPaper
+from lorec.defenses.lorec_paper import LoRecPaper
 from lorec.defenses.weighted import Oracle, Undefended, Weighted
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
-__all__ = ["DEFENSES", "Defense", "Guard", "LLM4Dec", "LoRec", "LoRecPaper", "Oracle", "Undefended", "Weighted"]
+__all__ = [
+    "DEFENSES", "Defense", "Filter", "Guard", "LLM4Dec", "LoRec", "LoRecPaper", "Oracle", "Undefended", "Weighted",
+]  # fmt: skip
 
 DEFENSES: dict[str, type] = {
-    "llm4dec": LLM4Dec, "lorec": LoRec, "lorec-paper": LoRecPaper, "none": Undefended, "oracle": Oracle,
+    "filter": Filter, "llm4dec": LLM4Dec, "lorec": LoRec, "lorec-paper": LoRecPaper, "none": Undefended,
+    "oracle": Oracle,
 }  # fmt: skip
 
 

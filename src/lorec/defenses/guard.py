@@ -1,6 +1,5 @@
 """The Guard: a defense at work. This one, without more, is undefended training."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorec.data import Batch, Poison, Weights
-from lorec.errors import DataError
+from lorec.data import Batch, Weights
 from lorec.models import Recommender
 from lorec.models.losses import mean_loss
 
@@ -40,6 +38,11 @@ class Guard:
         """[events]: how suspicious each interaction is; None where the defense has no opinion on single ones."""
         return None
 
+    @property
+    def items(self) -> NDArray[np.floating[Any]] | None:
+        """[V + 1]: how likely each item is pushed; None where the defense has no opinion on items."""
+        return None
+
     def loss(self, recommender: Recommender, batch: Batch) -> Tensor:
         """The loss to descend."""
         losses = recommender.losses(batch)
@@ -57,10 +60,3 @@ class Guard:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state where it was left."""
-
-
-def rounds_of(known: Sequence[Poison] | None) -> Sequence[Poison]:
-    """The rounds of known fakes that a defense learns from. Raises DataError where there are none."""
-    if not known or not any(len(one.profiles) for one in known):
-        raise DataError("this defense learns from known fakes and got none; give known=known_fakes(...)")
-    return known

@@ -1,7 +1,4 @@
-"""LoRec and LLM4Dec as published (Zhang et al., SIGIR 2024).
-
-LLM4Dec, the paper's first finding, asks a language model's view of a user alone, once, and turns down whom it accuses.
-LoRec has an LLM-enhanced calibrator that turns down users who look fraudulent while the recommender learns.
+"""LoRec as published (Zhang et al., SIGIR 2024): a calibrator beside the recommender turns down suspicious users.
 
 The calibrator (LCT) reads what the recommender sees of a user, [e_t ; h_t] at every step, learns from known fakes what
 fraud looks like, and is drawn by an alignment term towards what a language model says of the same user. Every few
@@ -16,7 +13,7 @@ due twice in an epoch happens once.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,9 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorec.data import Batch, Floats, Poison, Sequences, Weights
-from lorec.defenses.guard import Guard, rounds_of
-from lorec.errors import ConfigError, DataError
+from lorec.data import Floats, Poison, Sequences, Weights
+from lorec.defenses.guard import Guard
+from lorec.detectors import rounds_of
+from lorec.detectors.language import Head, calibration_loss
+from lorec.errors import ConfigError
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
@@ -239,7 +238,7 @@ class Calibrator(nn.Module):
         nn.init.xavier_normal_(self.token)
         self.first, self.last = (_Block(width, heads, inner, dropout) for _ in range(2))
         self.view = nn.Linear(dim, width) if dim else None  # g_u = GELU(W o_u + b)
-        self.head = _Head(width, dropout)
+        self.head = Head(width, dropout)
         for layer in (self.view, self.head.hidden, self.head.out):
             if layer is not None:
                 nn.init.xavier_normal_(layer.weight)
@@ -262,20 +261,6 @@ class Calibrator(nn.Module):
         read = self.first(sequence, sequence, seen)
         z: Tensor = self.last(read[:, :1], read, seen)[:, 0]
         return z
-
-
-class _Head(nn.Module):
-    """What turns a user's summary [B, W] into logits of p_u [B], for LoRec and LLM4Dec alike."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.hidden, self.out = nn.Linear(width, 128), nn.Linear(128, 1)
-        self.norm_hidden, self.norm_out = nn.BatchNorm1d(128), nn.BatchNorm1d(1)
-        self.dropout = dropout
-
-    def forward(self, summary: Tensor) -> Tensor:
-        hidden = F.dropout(_batch_norm(self.norm_hidden, self.hidden(summary)), self.dropout, self.training)
-        return _batch_norm(self.norm_out, self.out(F.gelu(hidden)))[:, 0]
 
 
 class _Block(nn.Module):
@@ -307,28 +292,6 @@ class _Block(nn.Module):
         return hidden.view(b, t, self.heads, width // self.heads).transpose(1, 2)
 
 
-def calibration_loss(
-    logits: Tensor, fake: Tensor, alignment: Tensor | None, entropy_weight: float, alignment_weight: float
-) -> Tensor:
-    """L_LCT = mean BCE(p, y) + lambda1 (1/N) sum over y = 0 of H(p) - lambda2 mean cos(z, g) (Zhang et al. 2024).
-
-    `logits` [N] of p; `fake` [N] bool, the known fakes; `alignment` [N] cosines, or None without a language model.
-    """
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, fake.float())
-    likely = logits.sigmoid()
-    entropy = likely * F.softplus(-logits) + (1 - likely) * F.softplus(logits)
-    loss = cross_entropy + entropy_weight * (entropy * ~fake).mean()
-    return loss if alignment is None else loss - alignment_weight * alignment.mean()
-
-
-def _batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """A batch of one has no variance, so it is normalised by what the batches before had."""
-    if len(x) > 1 or not norm.training:
-        normed: Tensor = norm(x)
-        return normed
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
-
-
 def _sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     """[length, width]: fixed positions, counted from the newest item, so that a batch's width changes nothing."""
     place = torch.arange(length - 1, -1, -1, device=device)[:, None]
@@ -336,142 +299,3 @@ def _sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     positions = torch.empty(length, width, device=device)
     positions[:, 0::2], positions[:, 1::2] = torch.sin(place * rate), torch.cos(place * rate)
     return positions
-
-
-# -------------------------------------------------------------------------------------------------------- LLM4Dec
-
-
-@dataclass(frozen=True, kw_only=True)
-class LLM4Dec:
-    """A detector on a language model's view of users alone; whom it accuses counts nothing (Zhang et al. 2024).
-
-    g_u = GELU(W o_u + b), then LoRec's own head; known fakes are 1, all users of the log 0, with LoRec's entropy term.
-    p_u of .5 or more gives weight 0, less gives 1. It learns once, before the recommender, and stops by itself: a
-    `held` share of known fakes and of users, still 0, is kept back, and the epoch with the least cross-entropy there is
-    taken. The published trainer can't run; sizes, stop and schedule are ours.
-    """
-
-    entropy: float = 0.5
-    """lambda 1: lets it become sure about unlabelled users."""
-    view: Literal["prompt", "pooled"] = "prompt"
-    """The paper's question over all titles, or the mean of the items' vectors."""
-    width: int = 128
-    """Of g_u."""
-    learning_rate: float = 1e-2
-    """Of AdamW."""
-    weight_decay: float = 5e-4
-    """Of AdamW."""
-    batch: int = 512
-    """Users in a batch."""
-    epochs: int = 100
-    """At most."""
-    patience: int = 10
-    """Epochs without a better one before it stops."""
-    held: float = 0.2
-    """The share kept back."""
-
-    needs_text: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.entropy < 0 or min(self.width, self.batch, self.epochs, self.patience) < 1 or not 0 < self.held < 1:
-            raise ConfigError(
-                "llm4dec: entropy is 0 or more; width, batch, epochs, patience are 1 or more; held is a share in (0, 1)"
-            )
-        if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
-            raise ConfigError("llm4dec: learning_rate is above 0 and weight_decay 0 or more, both finite")
-
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
-        """It learns from the first round of known fakes, as LoRec as published does.
-
-        Raises ConfigError without text and DataError without known fakes, or with one alone.
-        """
-        fakes = rounds_of(known)[0].profiles
-        if text is None:
-            raise ConfigError("llm4dec asks a language model's view of users; give text vectors")
-        if len(fakes) < 2:
-            raise DataError("llm4dec keeps some known fakes back to know when to stop; give two or more")
-        views = text.users(log.extended(fakes), view=self.view)
-        return _JudgeGuard(self, torch.from_numpy(views), len(log), rng, recommender.device)
-
-
-class _JudgeGuard(Guard):
-    """Learns when the first batch asks, so that a resumed fit takes what it had learned from the checkpoint."""
-
-    def __init__(
-        self, spec: LLM4Dec, views: Tensor, n_users: int, rng: np.random.Generator, device: torch.device
-    ) -> None:
-        super().__init__()
-        self.spec, self.views, self.n_users, self.rng, self.device = spec, views, n_users, rng, device
-        self.likely: NDArray[np.float32] | None = None
-        """p_u [users]."""
-
-    @property
-    def suspicion(self) -> Floats | None:
-        return None if self.likely is None else self.likely.astype(np.float64)
-
-    def loss(self, recommender: Recommender, batch: Batch) -> Tensor:
-        self.decide()
-        return super().loss(recommender, batch)
-
-    def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
-        users = self.weights.users
-        return {} if users is None else {"turned down": float((users < 1).mean())}
-
-    def decide(self) -> None:
-        """Learn and set the weights, unless that is done."""
-        if self.likely is None:
-            self._set(self.judge())
-
-    def judge(self) -> NDArray[np.float32]:
-        """p_u [users], by the best epoch."""
-        spec, fake = self.spec, torch.arange(len(self.views)) >= self.n_users
-        held = torch.zeros(len(fake), dtype=torch.bool)
-        for these in (np.arange(self.n_users), np.arange(self.n_users, len(fake))):
-            n = min(max(1, round(spec.held * len(these))), len(these) - 1)
-            held[torch.from_numpy(self.rng.choice(these, n, replace=False))] = True
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(self.rng.integers(2**31)))
-            judge = nn.Sequential(nn.Linear(self.views.shape[1], spec.width), nn.GELU(), _Head(spec.width, 0.1))
-            judge.to(self.device)
-            optimizer = torch.optim.AdamW(judge.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
-            learned, best, best_epoch, likely = np.flatnonzero(~held.numpy()), math.inf, 0, np.empty(0, np.float32)
-            for epoch in range(spec.epochs):
-                judge.train()
-                for rows in np.array_split(self.rng.permutation(learned), math.ceil(len(learned) / spec.batch)):
-                    some = torch.from_numpy(rows)
-                    logits = judge(self.views[some].to(self.device))
-                    loss = calibration_loss(logits, fake[some].to(self.device), None, spec.entropy, 0.0)
-                    optimizer.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-                judge.eval()
-                with torch.no_grad():
-                    logits = torch.cat([judge(part.to(self.device)).cpu() for part in torch.split(self.views, 65_536)])
-                value = float(F.binary_cross_entropy_with_logits(logits[held], fake[held].float()))
-                if value < best:
-                    best, best_epoch, likely = value, epoch, logits[: self.n_users].sigmoid().numpy()
-                elif epoch - best_epoch >= spec.patience:
-                    break
-        if not len(likely):
-            raise DataError("llm4dec has learned no numbers; lower its learning_rate")
-        self.views = self.views[:0]  # not needed any more, and large
-        return likely
-
-    def _set(self, likely: NDArray[np.float32]) -> None:
-        self.likely = likely
-        self.weights = Weights(users=(likely < 0.5).astype(np.float32))
-
-    def state(self) -> dict[str, Any]:
-        return {} if self.likely is None else {"likely": torch.from_numpy(self.likely)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        if state:
-            self._set(state["likely"].cpu().numpy())

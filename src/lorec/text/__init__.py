@@ -5,7 +5,7 @@ store.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorec.data import Catalog, Sequences
-from lorec.errors import DataError
-from lorec.text.decoders import Decoder, SmolLM2
+from lorec.errors import ConfigError, DataError
+from lorec.text.decoders import Answers, Decoder, SmolLM2
 from lorec.text.encoders import Hash, MiniLM, Random, Sentence
 from lorec.text.prompts import Prompts, item_texts, user_prompts
 from lorec.text.server import Server
@@ -108,6 +108,19 @@ class TextVectors:
         sums = np.zeros((len(log), items.shape[1]), dtype=np.float32)
         np.add.at(sums, log.users(), items[log.items])
         return _centred(sums / np.maximum(log.lengths, 1)[:, None].astype(np.float32))
+
+    def answers(self, log: Sequences, question: str, words: tuple[str, ...]) -> Vectors:
+        """[users, words]: logits of the encoder's model for answering a question about each user's titles so.
+
+        Raises ConfigError where the encoder is no model that writes.
+        """
+        if not isinstance(self.encoder, Decoder):
+            raise ConfigError(
+                "a question wants a model that writes: take encoder smollm2 or decoder; the one given makes vectors"
+            )
+        prompts = replace(self.prompts, question=question)
+        asked = user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget, prompts)
+        return Store(self.cache, Answers(self.encoder, words)).vectors(asked, self.on_progress)
 
     def texts(self, log: Sequences | None = None) -> list[str]:
         """What it takes for `items`, and with a log for its `users`: the distinct titles and prompts."""

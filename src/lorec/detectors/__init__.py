@@ -1,0 +1,92 @@
+"""Detectors: how suspicious users, interactions and items of a log are.
+
+A Detector is a spec with one verb, `detect(...) -> Suspicion`. It gets the training log alone, its rows shuffled: no
+labels, no targets, no held-out items. `known` are rounds of fakes that were synthesised for the defender, `text` what a
+language model makes of items and users. A defense may take a detector's word for what counts nothing.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from lorec.data import Poison, Sequences, Split, stream
+from lorec.detectors.clicks import Degree
+from lorec.detectors.language import LLM4Dec, ZeroShot
+from lorec.detectors.lorec import LoRec
+from lorec.detectors.suspicion import Suspicion, judged
+from lorec.errors import ConfigError, DataError
+from lorec.text import TextVectors
+
+__all__ = [
+    "DETECTORS",
+    "Degree",
+    "Detector",
+    "LLM4Dec",
+    "LoRec",
+    "Suspicion",
+    "ZeroShot",
+    "check",
+    "detect",
+    "judged",
+    "rounds_of",
+]
+
+DETECTORS: dict[str, type] = {"degree": Degree, "llm4dec": LLM4Dec, "lorec": LoRec, "zeroshot": ZeroShot}
+
+
+class Detector(Protocol):
+    """The spec of a detector."""
+
+    needs_known: ClassVar[bool]
+    """Whether it learns from known fakes."""
+    decides: ClassVar[bool]
+    """Whether it says who is to count nothing, and not only in which order to look."""
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether it reads."""
+        ...
+
+    def detect(
+        self,
+        log: Sequences,
+        n_items: int,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
+        rng: np.random.Generator,
+    ) -> Suspicion:
+        """Look at a log of items 1 to `n_items`."""
+        ...
+
+
+def check(detector: Detector, text: TextVectors | None, known: Sequence[Poison] | None) -> Sequence[Poison]:
+    """The rounds of known fakes that a detector learns from; () where it does not.
+
+    Raises ConfigError where it reads and there is no text, DataError where it learns and there are no fakes.
+    """
+    rounds = rounds_of(known) if detector.needs_known else ()
+    if detector.needs_text and text is None:
+        raise ConfigError(f"{type(detector).__name__} reads the items' texts; give text vectors")
+    return rounds
+
+
+def rounds_of(known: Sequence[Poison] | None) -> Sequence[Poison]:
+    """The rounds of known fakes to learn from. Raises DataError where there are none."""
+    if not known or not any(len(one.profiles) for one in known):
+        raise DataError("this learns from known fakes and got none; give known=known_fakes(...)")
+    return known
+
+
+def detect(
+    detector: Detector,
+    split: Split,
+    *,
+    text: TextVectors | None = None,
+    known: Sequence[Poison] | None = None,
+    seed: int = 0,
+) -> Suspicion:
+    """Ask one detector about a training log, as a defense made of it would with the same seed. Raises as `check`."""
+    known = check(detector, text, known)
+    return detector.detect(split.train, len(split.catalog), text=text, known=known, rng=stream(seed, "guard"))

@@ -1,0 +1,71 @@
+"""What a detector says, and how right it is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lorec.data import Bools, Floats, Ints, Split, Weights
+from lorec.errors import ConfigError
+from lorec.evaluation import detection, mean_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspicion:
+    """Of every user, and maybe of interactions and items: higher is worse. Scales differ between detectors."""
+
+    users: Floats
+    """[users]"""
+    flagged: Bools | None = None
+    """[users]: the detector's own decision, whom it accuses; None where it only says in which order to look."""
+    interactions: Floats | None = None
+    """[events]: of single interactions; None where it has no opinion on them."""
+    lies: Bools | None = None
+    """[events]: its own decision on them."""
+    items: Floats | None = None
+    """[V + 1]: how likely each item is pushed, row 0 padding; None where it has no opinion on them."""
+
+    def weights(self) -> Weights:
+        """What follows from its decisions: 0 for interactions that are lies, or else for accused users; 1 for the rest.
+
+        Raises ConfigError where it decides nothing.
+        """
+        if self.lies is not None:
+            return Weights(events=1 - self.lies.astype(np.float32))
+        if self.flagged is not None:
+            return Weights(users=1 - self.flagged.astype(np.float32))
+        raise ConfigError("this detector accuses nobody, so nothing follows from it; take another one as a filter")
+
+
+def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | None = None) -> dict[str, float]:
+    """How well it tells fraudsters and their lies from the rest, and whom it turns down, by an experiment's labels.
+
+    An interaction is a lie where a fraudster takes a target; fraudsters' other interactions are on neither side. On a
+    log without fraudsters only what is turned down is told. `Brier` is of the likelihoods of interactions, where there
+    are some, beside that of knowing nothing but how common lies are. `weights` are the detector's own where not given.
+    """
+    users, single = split.train.users(), found.interactions
+    fake = split.fraudsters[users]
+    lies = fake & np.isin(split.train.items, targets)
+    told: dict[str, float] = {}
+    turned_down = None
+    if found.flagged is not None:
+        given = found.weights() if weights is None else weights
+        turned_down = given.of_events(split.train) < 1
+        told = mean_weights(given.of_users(split.train), found.flagged, split.fraudsters)
+        told["genuine interactions turned down"] = float(turned_down[~fake].mean())
+    if not lies.any():
+        return told
+    either = lies | ~fake
+    of_events = (found.users[users] if single is None else single)[either]
+    told |= detection(found.users, found.flagged, split.fraudsters)
+    of_lies = detection(of_events, None if turned_down is None else turned_down[either], lies[either])
+    told |= {f"interactions {name}": of_lies[name] for name in ("ROC-AUC", "PR-AUC", "recall") if name in of_lies}
+    if found.flagged is not None:
+        told["lies' weight"] = float(given.of_events(split.train)[lies].mean())
+    if single is not None:
+        share = float(lies[either].mean())
+        told |= {"Brier": float(((of_events - lies[either]) ** 2).mean()), "Brier of the share": share * (1 - share)}
+    if found.items is not None:
+        worst = np.sort(found.items[1:])[::-1]
+        told["targets among the worst 10"] = float(np.mean(found.items[targets] >= worst[min(10, len(worst)) - 1]))
+    return told
