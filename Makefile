@@ -1,10 +1,10 @@
-# Five verbs: setup demo test lint docs. Each is safe to repeat; paths with spaces are fine, as everything is relative.
+# Verbs: setup demo test lint docs results. Each is safe to repeat; paths with spaces are fine, as everything is relative.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: setup demo test test-slow lint docs clean
+.PHONY: setup demo test test-slow lint docs results clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,13 @@ lint: setup
 	$(BIN)/python docs/generate.py --check
 
 docs: setup
+	$(BIN)/python docs/generate.py
+
+# Needs Amazon Beauty under LOREC_DATA, and 90 minutes of two cores.
+results: setup
+	for name in small-main small-paper small-backbones; do \
+	  $(BIN)/lorec grid recipes/$$name.toml && mkdir -p benchmarks/measured/$$name && \
+	  cp runs/$$name/table.md runs/$$name/cells.csv benchmarks/measured/$$name/ || exit 1; done
 	$(BIN)/python docs/generate.py
 
 clean:

@@ -1,4 +1,7 @@
-"""Write docs/configuration.md and docs/cli.md from the code itself; --check only says whether they are up to date."""
+"""Write docs/configuration.md and docs/cli.md from the code itself, and docs/results.md from what grids exported.
+
+With --check only say whether they are up to date.
+"""
 
 import ast
 import dataclasses
@@ -9,9 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
+
 from lorec.runfile import FAMILIES, LISTS, MEMBERS, TABLES, RunFile
 
 HERE = Path(__file__).parent
+MEASURED, RECIPES = HERE.parent / "benchmarks" / "measured", HERE.parent / "recipes"
 
 
 def explained(spec: type) -> dict[str, str]:
@@ -105,10 +111,33 @@ def command_line() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def results() -> str:
+    """The page of what the small recipes gave, as `make results` leaves it; nothing of it is typed."""
+    parts = [
+        "# Results",
+        "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, about 90 "
+        "minutes on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on more logs and "
+        "with more seeds: [measurements](measurements.md).",
+    ]
+    for name in ("small-main", "small-paper", "small-backbones"):
+        kept = MEASURED / name
+        if not kept.is_dir():
+            continue
+        lines = (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+        head = list(itertools.takewhile(lambda line: line.startswith("# "), lines))
+        cells = pl.read_csv(kept / "cells.csv", infer_schema_length=None)
+        each = cells.unique("run")["cell seconds"]
+        took = f"{len(each)} cells took {each.sum() / 60:.0f} minutes together, those side by side counted one by one."
+        told = " ".join(line.removeprefix("# ").strip() for line in head)
+        table = (kept / "table.md").read_text(encoding="utf-8").strip()
+        parts += [f"## {name}", f"{told} `lorec grid recipes/{name}.toml`: {took}", table]
+    return "\n\n".join(parts) + "\n"
+
+
 def main() -> int:
-    """Write, or check, both pages."""
+    """Write, or check, all pages."""
     stale = []
-    for name, text in (("configuration.md", configuration()), ("cli.md", command_line())):
+    for name, text in (("configuration.md", configuration()), ("cli.md", command_line()), ("results.md", results())):
         path = HERE / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)

@@ -655,6 +655,7 @@ def collected(asked: Grid, folder: Path) -> pl.DataFrame:
         end = folder / "ends" / f"{cell.name}.json"
         ended = read_json(end) if end.exists() else {"error": NOT_YET}
         of = {**cell.labels, "seed": cell.config.seed, "run": cell.name, "memory": ended.get("memory")}
+        of["cell seconds"] = ended.get("seconds")  # of the process that finished it, what it waited for others, too
         opened = _opened(folder / "runs" / cell.name)
         for arm in arms_of(cell.config):
             row = of | {"arm": arm, "error": None, "judged kind is known": None}

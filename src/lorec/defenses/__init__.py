@@ -11,20 +11,26 @@ from typing import Protocol
 import numpy as np
 
 from lorec.data import Poison, Sequences
+from lorec.defenses.adversarial import ADV, APR, VAT, PamaCF
+from lorec.defenses.contrastive import CL4SRec, StDenoise
 from lorec.defenses.filters import Filter, LLM4Dec, LoRec
+from lorec.defenses.graphrfi import GraphRfi
 from lorec.defenses.guard import Guard
 from lorec.defenses.lorec_paper import LoRecPaper
+from lorec.defenses.robust import PLD, RCE, TCE, Trimmed
 from lorec.defenses.weighted import Oracle, Undefended, Weighted
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
 __all__ = [
-    "DEFENSES", "Defense", "Filter", "Guard", "LLM4Dec", "LoRec", "LoRecPaper", "Oracle", "Undefended", "Weighted",
+    "ADV", "APR", "DEFENSES", "PLD", "RCE", "TCE", "VAT", "CL4SRec", "Defense", "Filter", "GraphRfi", "Guard",
+    "LLM4Dec", "LoRec", "LoRecPaper", "Oracle", "PamaCF", "StDenoise", "Trimmed", "Undefended", "Weighted",
 ]  # fmt: skip
 
 DEFENSES: dict[str, type] = {
-    "filter": Filter, "llm4dec": LLM4Dec, "lorec": LoRec, "lorec-paper": LoRecPaper, "none": Undefended,
-    "oracle": Oracle,
+    "adv": ADV, "apr": APR, "cl4srec": CL4SRec, "filter": Filter, "graphrfi": GraphRfi, "llm4dec": LLM4Dec,
+    "lorec": LoRec, "lorec-paper": LoRecPaper, "none": Undefended, "oracle": Oracle, "pamacf": PamaCF, "pld": PLD,
+    "rce": RCE, "stdenoise": StDenoise, "tce": TCE, "trimmed": Trimmed, "vat": VAT,
 }  # fmt: skip
 
 

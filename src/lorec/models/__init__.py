@@ -8,11 +8,13 @@ A Backbone is a spec with one verb, `build() -> nn.Module`, whose module maps ([
 It says whether it is `causal` and of `fixed_length`, and batches obey. A Loss is a spec of what training makes small.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -78,6 +80,15 @@ class Scorer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Shift:
+    """What is added to a recommender's vectors and states for a while."""
+
+    table: Tensor | None = None
+    vectors: Tensor | None = None
+    states: Tensor | None = None
+
+
 class Recommender(nn.Module):
     """A trainable next-item model."""
 
@@ -96,6 +107,7 @@ class Recommender(nn.Module):
             raise ConfigError(f"items = {items!r} needs text vectors; choose an [encoder], or items = 'ids'")
         self.spec, self.kind, self.n_items = backbone, items, n_items
         self.loss: Loss = loss or BCE()
+        self._shift = _Shift()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.backbone = backbone.build()
@@ -114,10 +126,27 @@ class Recommender(nn.Module):
 
     def table(self) -> Tensor:
         """[V + 1, H]: every item's vector. Project once per batch, never once per position."""
+        table: Tensor
         if self.kind == "ids":
-            return self.embedding
-        projected: Tensor = F.gelu(self.projection(self.text))
-        return projected if self.kind == "text" else projected + self.embedding
+            table = self.embedding
+        else:
+            table = F.gelu(self.projection(self.text))
+            table = table if self.kind == "text" else table + self.embedding
+        return table if self._shift.table is None else table + self._shift.table
+
+    @contextlib.contextmanager
+    def shifted(
+        self, *, table: Tensor | None = None, vectors: Tensor | None = None, states: Tensor | None = None
+    ) -> Iterator[None]:
+        """Add something to the items' vectors [V + 1, H], to those read in a batch, or to its states [B, T, H].
+
+        What an adversary would do, and where a gradient can be taken.
+        """
+        self._shift = _Shift(table, vectors, states)
+        try:
+            yield
+        finally:
+            self._shift = _Shift()
 
     def forward(self, history: Tensor, table: Tensor) -> Tensor:
         """States [B, T, H] of a left-padded history [B, T]; what stands at padding is without meaning."""
@@ -125,8 +154,23 @@ class Recommender(nn.Module):
 
     def encode(self, vectors: Tensor, padding: Tensor) -> Tensor:
         """States [B, T, H] of item vectors [B, T, H] looked up before."""
-        states: Tensor = self.backbone(vectors, padding)
-        return states
+        shift = self._shift
+        states: Tensor = self.backbone(vectors if shift.vectors is None else vectors + shift.vectors, padding)
+        return states if shift.states is None else states + shift.states
+
+    @contextlib.contextmanager
+    def keeping_states(self) -> Iterator[list[Tensor]]:
+        """A list that takes the states [B, T, H] of every batch that is encoded meanwhile, with their gradients."""
+        kept: list[Tensor] = []
+
+        def keep(module: nn.Module, given: Any, states: Tensor) -> None:
+            kept.append(states)
+
+        hook = self.backbone.register_forward_hook(keep)
+        try:
+            yield kept
+        finally:
+            hook.remove()
 
     def losses(self, batch: Batch) -> Tensor:
         """[B, T]: what training makes small at each position; 0 where there is no positive."""

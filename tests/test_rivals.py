@@ -1,0 +1,399 @@
+"""LoRec's rivals: each loss and gradient against one written out, and what each keeps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import world
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorec.attacks import Random, forge, known_fakes
+from lorec.data import inject, leave_two_out
+from lorec.defenses import (
+    ADV,
+    APR,
+    PLD,
+    RCE,
+    TCE,
+    VAT,
+    CL4SRec,
+    GraphRfi,
+    PamaCF,
+    StDenoise,
+    Trimmed,
+    Undefended,
+)  # fmt: skip
+from lorec.defenses.contrastive import nt_xent
+from lorec.defenses.graphrfi import Forest
+from lorec.errors import ConfigError
+from lorec.evaluation import detection, evaluate
+from lorec.models import BACKBONES, Recommender, SASRec
+from lorec.models.losses import mean_loss
+from lorec.text import Hash, TextVectors
+from lorec.training import Training, fit
+
+SMALL = SASRec(width=8, max_length=20, blocks=1, dropout=0.0)
+RIVALS = (ADV, APR, CL4SRec, GraphRfi, PLD, PamaCF, RCE, StDenoise, TCE, Trimmed, VAT)
+
+
+def started(spec, split, backbone=SMALL, items="ids"):
+    vectors = None if items == "ids" else TextVectors(split.catalog, Hash(dim=16)).items()
+    recommender = Recommender(backbone, items, len(split.catalog), vectors, seed=1)
+    known = known_fakes(split, share=0.2, seed=1)
+    return recommender, spec.start(recommender, split.train, text=None, known=known, rng=np.random.default_rng(0))
+
+
+def batch_of(split, recommender):
+    return next(recommender.feed(split.train, 256).epoch(np.random.default_rng(0)))
+
+
+def warm(guard, recommender, epochs=5):
+    for epoch in range(1, epochs + 1):
+        guard.end_epoch(recommender, epoch)
+
+
+def gradient(loss, recommender):
+    recommender.zero_grad()
+    loss.backward()
+    return torch.cat([one.grad.flatten() for one in recommender.parameters() if one.grad is not None])
+
+
+def with_(recommender, name, value):
+    """The recommender's plain loss with a weight replaced: another way to push it than the one under test."""
+    old = getattr(recommender, name).data.clone()
+    getattr(recommender, name).data.copy_(value)
+    return old
+
+
+class TestReweighting:
+    def test_truncated_cross_entropy(self):
+        losses = torch.tensor([[0.0, 3.0, 1.0], [4.0, 2.0, 5.0]])
+        scored = losses > 0
+        spec = TCE(most=0.4, rise=10)
+        assert (spec.weigh(losses, scored, 0, None) == scored.float()).all()
+        # At step 5 a fifth of five positives is dropped, from step 10 on two of them.
+        assert spec.weigh(losses, scored, 5, None).tolist() == [[0, 1.25, 1.25], [1.25, 1.25, 0]]
+        late = spec.weigh(losses, scored, 500, None)
+        torch.testing.assert_close(late, torch.tensor([[0, 5 / 3, 5 / 3], [0, 5 / 3, 0]]))
+        # So the mean is over those kept.
+        assert float((late * losses).sum() / 5) == pytest.approx((3 + 1 + 2) / 3)
+
+    def test_reweighted_cross_entropy_is_the_likelihood_of_what_happened(self, split):
+        recommender, guard = started(RCE(beta=0.5), split)
+        batch = batch_of(split, recommender)
+        history, positives, negatives = (
+            torch.from_numpy(x).long() for x in (batch.history, batch.positives, batch.negatives)
+        )
+        table = recommender.table()
+        states = recommender(history, table)
+        up, down = (states * table[positives]).sum(2), (states * table[negatives[..., 0]]).sum(2)
+        real = positives > 0
+        likely = torch.sigmoid(up) * torch.sigmoid(-down)
+        wanted = (-likely.log() * likely.detach().pow(0.5))[real].sum() / real.sum()
+        torch.testing.assert_close(guard.loss(recommender, batch), wanted)
+        torch.testing.assert_close(
+            gradient(guard.loss(recommender, batch), recommender), gradient(wanted, recommender), atol=1e-6, rtol=1e-4
+        )
+
+    @given(st.integers(0, 1000))
+    def test_drawn_again_every_user_keeps_as_much_weight(self, seed):
+        rng = np.random.default_rng(seed)
+        scored = torch.from_numpy(rng.random((4, 6)) < 0.6)
+        weights = PLD().weigh(torch.from_numpy(rng.random((4, 6)).astype(np.float32)) * scored, scored, 0, rng)
+        assert (weights.sum(1) == scored.sum(1)).all()
+        assert (weights[~scored] == 0).all()
+
+    def test_what_is_kept_follows_the_softmax(self):
+        """Two positives, two candidates: both times the same with chance a half, else the softmax decides."""
+        losses, scored = torch.tensor([[0.2, 0.3]]).repeat(20_000, 1), torch.ones(20_000, 2, dtype=torch.bool)
+        weights = PLD(candidates=2, temperature=0.1).weigh(losses, scored, 0, np.random.default_rng(0))
+        likely = 0.25 + 0.5 / (1 + math.exp(-1))
+        assert float(weights[:, 0].mean()) / 2 == pytest.approx(likely, abs=0.01)
+
+    def test_the_worst_fitted_are_trimmed(self, split):
+        recommender, guard = started(Trimmed(share=0.1, enter=2), split)
+        sums, counts = np.zeros(len(split)), np.zeros(len(split))
+        for epoch in (1, 2):
+            assert not guard.ready
+            for batch in recommender.feed(split.train, 256).epoch(np.random.default_rng(epoch)):
+                guard.loss(recommender, batch)
+                if epoch == 2:
+                    np.add.at(sums, batch.users, recommender.losses(batch).detach().sum(1).numpy())
+                    np.add.at(counts, batch.users, (batch.positives > 0).sum(1))
+            guard.end_epoch(recommender, epoch)
+        np.testing.assert_allclose(guard.suspicion, sums / np.maximum(counts, 1), rtol=1e-5)
+        worst = np.argsort(-guard.suspicion, kind="stable")[: int(0.1 * len(split))]
+        assert set(np.flatnonzero(guard.weights.users == 0)) == set(worst)
+
+
+class TestAdversarial:
+    def test_every_items_vector_is_pushed_against_the_loss(self, split):
+        recommender, guard = started(APR(radius=0.3, weight=2.0), split)
+        warm(guard, recommender)
+        batch = batch_of(split, recommender)
+        plain = mean_loss(recommender.losses(batch), batch)
+        recommender.zero_grad()
+        plain.backward()
+        push = recommender.embedding.grad
+        push = 0.3 * push / push.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        attacked_gradient, before = None, recommender.embedding.data.clone()
+        with_(recommender, "embedding", before + push)
+        attacked = mean_loss(recommender.losses(batch), batch)
+        attacked_gradient = gradient(attacked, recommender)
+        with_(recommender, "embedding", before)
+        assert float(attacked.detach()) > float(plain.detach())
+        loss = guard.loss(recommender, batch)
+        assert float(loss.detach()) == pytest.approx(float(plain.detach()) + 2 * float(attacked.detach()), rel=1e-5)
+        plain_gradient = gradient(mean_loss(recommender.losses(batch), batch), recommender)
+        found = gradient(guard.loss(recommender, batch), recommender)
+        torch.testing.assert_close(found, plain_gradient + 2 * attacked_gradient, atol=1e-5, rtol=1e-3)
+
+    def test_radii_by_user(self):
+        losses = torch.tensor([[0.0, 2.0], [4.0, 4.0], [1.0, 1.0]])
+        scored = losses > 0
+        own, mean = [2.0, 4.0, 1.0], 7 / 3
+        wanted = [2 / (1 + math.exp(-(mean / one - 1))) for one in own]
+        np.testing.assert_allclose(VAT().radii(losses, losses[..., None], scored), wanted, rtol=1e-6)
+        states = torch.tensor([[[9.0, 9.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, 2.0]]])
+        own = [4.0, 1.0, 3.0]
+        wanted = [2 / (1 + math.exp(-(one / np.mean(own) - 1))) for one in own]
+        np.testing.assert_allclose(PamaCF().radii(losses, states, scored), wanted, rtol=1e-6)
+
+    @pytest.mark.parametrize("spec", [VAT(), PamaCF()])
+    def test_states_are_pushed_as_far_as_their_users_radius(self, spec, split):
+        recommender, guard = started(spec, split)
+        warm(guard, recommender)
+        batch = batch_of(split, recommender)
+        pushed, encode = [], recommender.encode
+
+        def spy(vectors, padding):
+            if recommender._shift.states is not None:
+                pushed.append(recommender._shift.states.detach().clone())
+            return encode(vectors, padding)
+
+        recommender.encode = spy
+        loss = guard.loss(recommender, batch)
+        none, shift = pushed
+        assert not none.any()
+        real = batch.positives > 0
+        lengths = shift.norm(dim=2).numpy()
+        losses, scored = recommender.losses(batch).detach(), torch.from_numpy(real)
+        with recommender.keeping_states() as kept:
+            recommender.losses(batch)
+        wanted = spec.radius * spec.radii(losses, kept[0].detach(), scored).numpy()
+        np.testing.assert_allclose(lengths[real], np.broadcast_to(wanted[:, None], real.shape)[real], rtol=1e-4)
+        assert float(loss.detach()) > 2 * float(mean_loss(losses, batch))
+
+    def test_substitutes_hurt_most_to_first_order(self, split):
+        recommender, guard = started(ADV(share=1.0, radius=1.0), split)
+        warm(guard, recommender)
+        batch = batch_of(split, recommender)
+        pushed, encode = [], recommender.encode
+
+        def spy(vectors, padding):
+            if recommender._shift.vectors is not None and recommender._shift.vectors.any():
+                pushed.append((vectors + recommender._shift.vectors).detach())
+            return encode(vectors, padding)
+
+        recommender.encode = spy
+        loss = guard.loss(recommender, batch)
+        (read,) = pushed
+        table = recommender.table().detach()
+        real = torch.from_numpy(batch.history > 0)
+        nearest = torch.cdist(read[real], table)
+        assert float(nearest.min(1).values.max()) < 1e-3  # a step of 1 ends at an item
+        assert float(loss.detach()) > 2 * float(mean_loss(recommender.losses(batch), batch).detach())
+
+    def test_a_backbone_is_as_before_afterwards(self, split):
+        recommender, guard = started(APR(), split)
+        warm(guard, recommender)
+        batch = batch_of(split, recommender)
+        before = recommender.losses(batch).detach()
+        guard.loss(recommender, batch)
+        assert (recommender.losses(batch) == before).all()
+
+
+class TestContrast:
+    def test_against_a_written_out_reference(self):
+        one, other = torch.randn(3, 4), torch.randn(3, 4)
+        views, total = torch.cat([one, other]), 0.0
+        for i in range(6):
+            others = [j for j in range(6) if j != i]
+            scores = {j: float(views[i] @ views[j]) / 0.5 for j in others}
+            total -= scores[(i + 3) % 6] - math.log(sum(math.exp(score) for score in scores.values()))
+        assert float(nt_xent(one, other, 0.5)) == pytest.approx(total / 6, rel=1e-5)
+
+    @given(st.integers(1, 12), st.integers(0, 1000))
+    def test_views_hold_what_the_history_held(self, length, seed):
+        rng = np.random.default_rng(seed)
+        history = np.zeros((3, 12), dtype=np.int32)
+        for row in range(3):
+            history[row, -length:] = rng.permutation(50)[:length] + 1
+        for view in CL4SRec().views(history, rng):
+            assert (view[:, -1] > 0).all()
+            for row in range(3):
+                kept = view[row][view[row] > 0]
+                assert set(kept) <= set(history[row])
+                assert len(kept) == len(set(kept)) >= max(1, min(int(0.6 * length), length - int(0.3 * length)))
+            assert (view[:, : 12 - length] == 0).all()
+
+    def test_two_operators_that_differ(self):
+        """Where a crop keeps all and a mask hides all but one, the two views tell which operators they had."""
+        history = np.arange(1, 11, dtype=np.int32)[None].repeat(60, 0)
+        spec = CL4SRec(crop=1.0, mask=1.0, reorder=1.0)
+        one, other = spec.views(history, np.random.default_rng(0))
+
+        def kind(view):
+            return np.where((view > 0).sum(1) == 1, 1, np.where((view == history).all(1), 0, 2))
+
+        assert (kind(one) != kind(other)).all()
+        assert set(kind(one)) == {0, 1, 2}
+
+    def test_a_step_that_fits_counts_more(self, split):
+        recommender, guard = started(StDenoise(weight=0.0), split)
+        batch = batch_of(split, recommender)
+        history, positives = torch.from_numpy(batch.history), torch.from_numpy(batch.positives).long()
+        table = recommender.table()
+        with torch.no_grad():
+            cos = torch.nn.functional.cosine_similarity(recommender(history, table), table[positives], dim=2)
+        wanted = mean_loss(recommender.losses(batch), batch, 1 / (1 + (-cos).exp()))
+        found = guard.loss(recommender, batch)
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(gradient(found, recommender), gradient(wanted, recommender), atol=1e-6, rtol=1e-4)
+
+
+class TestGraphRfi:
+    def test_a_forest_against_a_written_out_reference(self):
+        forest = Forest(3, trees=2, depth=2)
+        x = torch.randn(5, 3)
+        with torch.no_grad():
+            left = torch.sigmoid(forest.nodes(x)).view(5, 2, 3)
+            wanted = torch.zeros(5, 2)
+            for tree in range(2):
+                root, first, second = left[:, tree].T
+                reached = (root * first, root * (1 - first), (1 - root) * second, (1 - root) * (1 - second))
+                for leaf, part in enumerate(reached):
+                    wanted += part[:, None] * forest.leaves[tree, leaf].softmax(0) / 2
+            torch.testing.assert_close(forest(x).exp(), wanted)
+
+    def test_the_likelihood_of_being_genuine_weighs(self, split):
+        recommender, guard = started(GraphRfi(), split)
+        batch = batch_of(split, recommender)
+        before = guard.loss(recommender, batch)
+        torch.testing.assert_close(before, mean_loss(recommender.losses(batch), batch))
+        guard.end_epoch(recommender, 1)
+        recommender.train()
+        genuine = torch.from_numpy(1 - guard.suspicion).float()[torch.from_numpy(batch.users)]
+        wanted = mean_loss(recommender.losses(batch) * genuine[:, None], batch)
+        torch.testing.assert_close(guard.loss(recommender, batch), wanted)
+        assert (guard.flagged == (guard.suspicion >= 0.5)).all()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [TCE(most=0.0), RCE(beta=0.0), Trimmed(share=0.0), APR(weight=0.0), VAT(weight=0.0),
+     PamaCF(weight=0.0), ADV(weight=0.0)],
+)  # fmt: skip
+def test_equals_undefended_where_all_weights_are_1(spec, split):
+    training = Training(epochs=7, patience=7, tokens=256)
+    plain, same = (
+        fit(split, SASRec(width=8, max_length=20, blocks=1), defense=one, training=training, seed=2)
+        for one in (Undefended(), spec)
+    )
+    assert [row["loss"] for row in plain.history] == [row["loss"] for row in same.history]
+    for one, other in zip(plain.recommender.parameters(), same.recommender.parameters(), strict=True):
+        assert torch.equal(one, other) or plain.best_epoch != same.best_epoch
+
+
+@pytest.mark.parametrize("spec", RIVALS)
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("items", ["ids", "text"])
+def test_works_with_every_backbone_and_kind_of_items(spec, backbone, items, split):
+    recommender, guard = started(spec(), split, BACKBONES[backbone](width=8, max_length=20), items)
+    warm(guard, recommender)
+    recommender.train()
+    loss = guard.loss(recommender, batch_of(split, recommender))
+    assert torch.isfinite(gradient(loss, recommender)).all()
+    assert gradient(guard.loss(recommender, batch_of(split, recommender)), recommender).abs().sum() > 0
+
+
+@pytest.fixture(scope="module")
+def attacked():
+    split = leave_two_out(world(users=400, items=300, length=20, groups=5, seed=1))
+    poison = forge(Random(share=0.05), split, 5, seed=4)
+    bad = inject(split, poison, seed=4)
+    return bad, poison.targets, known_fakes(bad, kinds=["random"], share=0.1, seed=4)
+
+
+def shown(attacked, spec):
+    """T-HR@50 under a defense, and the fit."""
+    bad, targets, known = attacked
+    training = Training(epochs=30, patience=30, tokens=1024, learning_rate=3e-3)
+    made = fit(bad, SASRec(width=32, max_length=20), defense=spec, known=known, training=training, seed=3)
+    return evaluate(made.recommender, bad, targets=targets).metrics["T-HR@50"], made
+
+
+@pytest.fixture(scope="module")
+def undefended(attacked):
+    return shown(attacked, Undefended())[0]
+
+
+class TestEffect:
+    """A world that can be learned, whose fraudsters take what nobody else does; each where its own assumption holds."""
+
+    @pytest.mark.parametrize(
+        "spec", [Trimmed(share=0.05), StDenoise(), CL4SRec(), GraphRfi(), APR(radius=0.5), VAT(), PamaCF(), ADV()]
+    )
+    def test_targets_are_shown_less(self, spec, attacked, undefended):
+        assert shown(attacked, spec)[0] < 0.97 * undefended
+
+    def test_trimming_finds_the_fraudsters(self, attacked):
+        _, made = shown(attacked, Trimmed(share=0.05))
+        assert detection(made.guard.suspicion, made.guard.flagged, attacked[0].fraudsters)["recall"] > 0.5
+
+    @pytest.mark.parametrize("spec", [TCE(most=0.1), RCE(beta=0.5), PLD()])
+    def test_slips_count_less(self, spec, attacked):
+        """Their own assumption: noise is fitted late. Fraudsters' steps to targets are not."""
+        bad, _, _ = attacked
+        half_way = Training(epochs=15, patience=15, tokens=1024, learning_rate=3e-3)
+        made = fit(bad, SASRec(width=32, max_length=20), training=half_way, seed=3).recommender
+        sums = np.zeros((2, 2))
+        for batch in made.feed(bad.train, 1024).epoch(np.random.default_rng(0)):
+            scored = torch.from_numpy(batch.positives > 0)
+            with torch.no_grad():
+                weights = spec.weigh(made.losses(batch), scored, 10_000, np.random.default_rng(0)).numpy()
+            genuine = scored.numpy() & ~bad.fraudsters[batch.users][:, None]
+            group = np.array([0, *(int(title.rsplit(" ", 1)[1]) for title in bad.catalog.titles())])
+            slip = group[batch.history] != group[batch.positives]
+            for row, of in enumerate((slip, ~slip)):
+                sums[row] += weights[genuine & of].sum(), (genuine & of).sum()
+        slips, steps = sums[:, 0] / sums[:, 1]
+        assert slips < 0.9 * steps
+
+
+@pytest.mark.parametrize("spec", RIVALS)
+def test_an_interrupted_fit_goes_on_to_the_same_end(spec, split, tmp_path):
+    known = known_fakes(split, share=0.2, seed=1)
+
+    def fitted(epochs, checkpoint):
+        training = Training(epochs=epochs, patience=9, tokens=256)
+        return fit(split, SMALL, defense=spec(), known=known, training=training, seed=2, checkpoint=checkpoint)
+
+    whole = fitted(7, tmp_path / "whole")
+    fitted(4, tmp_path / "cut")
+    rest = fitted(7, tmp_path / "cut")
+    assert [row["loss"] for row in rest.history] == [row["loss"] for row in whole.history]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: TCE(most=1.0), lambda: RCE(beta=-1.0), lambda: PLD(candidates=0), lambda: PLD(temperature=0.0),
+     lambda: Trimmed(share=1.0), lambda: APR(radius=0.0), lambda: VAT(enter=0), lambda: ADV(share=0.0),
+     lambda: ADV(radius=2.0), lambda: CL4SRec(crop=0.0), lambda: StDenoise(noise=0.0), lambda: GraphRfi(trees=0),
+     lambda: CL4SRec(temperature=math.nan)],
+)  # fmt: skip
+def test_refuses_what_makes_no_sense(make):
+    with pytest.raises(ConfigError):
+        make()
