@@ -4,7 +4,7 @@ LOREC_DATA=... python benchmarks/detectors.py amazon-games steam ml1m --seeds 11
                python benchmarks/detectors.py --table runs/detectors.jsonl
 
 No recommender is trained. Every seed draws new targets; known fakes are of every cheap kind but the judged one; what is
-in the file already is not done again. `degree` reads nothing. LLM4Dec's view is `pooled`, with --prompt also the
+in the file already is not done again. The first four read nothing. LLM4Dec's view is `pooled`, with --prompt also the
 paper's question over all titles, which costs a text for every user and known fake. `zeroshot` (--zeroshot) asks
 smollm2 about a sample of users, fraudsters among them, as it takes a tenth of a second each.
 """
@@ -20,20 +20,26 @@ from kinds import KINDS, read
 from side_by_side import machine
 
 import lorec
-from lorec.detectors import judged
+from lorec.detectors import DETECTORS, judged
 from lorec.text import ENCODERS
 
-TOLD = ("ROC-AUC", "PR-AUC", "recall@1%", "interactions ROC-AUC", "genuine interactions turned down", "lies' weight")
+TOLD = (
+    "ROC-AUC", "PR-AUC", "recall@1%", "precision", "recall", "F1", "interactions ROC-AUC", "genuine turned down",
+    "genuine interactions turned down", "lies' weight", "targets among the worst 10",
+)  # fmt: skip
 
 
-def asked(it: argparse.Namespace) -> dict[str, tuple[str, lorec.Degree | lorec.LLM4Dec | lorec.LoRec]]:
+def asked(it: argparse.Namespace) -> dict[str, tuple[str, object]]:
     """The detectors by a name in the table, each with its encoder."""
-    found: dict[str, tuple] = {"degree": ("hash", lorec.Degree())}
+    found: dict[str, tuple[str, object]] = {
+        name: ("hash", DETECTORS[name]()) for name in ("degree", "pca", "fap", "groups")
+    }
     for encoder in it.encoders:
-        found[f"lorec, {encoder}"] = encoder, lorec.LoRec()
-        found[f"llm4dec pooled, {encoder}"] = encoder, lorec.LLM4Dec(view="pooled")
+        for name in ("coherence", "context", "lorec"):
+            found[f"{name}, {encoder}"] = encoder, DETECTORS[name]()
+        found[f"llm4dec pooled, {encoder}"] = encoder, DETECTORS["llm4dec"](view="pooled")
         if encoder in it.prompt:
-            found[f"llm4dec prompt, {encoder}"] = encoder, lorec.LLM4Dec()
+            found[f"llm4dec prompt, {encoder}"] = encoder, DETECTORS["llm4dec"]()
     return found
 
 

@@ -9,15 +9,32 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from lorec.attacks import Bandwagon, Random, Replace, forge, known_fakes
-from lorec.data import Catalog, Feed, Sequences, inject
+from lorec.data import Catalog, Feed, Poison, Sequences, inject
 from lorec.defenses import Filter, LoRec
-from lorec.detectors import DETECTORS, Degree, LLM4Dec, Suspicion, ZeroShot, detect, judged
+from lorec.detectors import (
+    DETECTORS,
+    FAP,
+    PCA,
+    Coherence,
+    Context,
+    Degree,
+    Groups,
+    LLM4Dec,
+    Suspicion,
+    ZeroShot,
+    detect,
+    judged,
+)  # fmt: skip
+from lorec.detectors.company import coherence
 from lorec.detectors.language import Head
+from lorec.detectors.suspicion import worst
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection
 from lorec.evidence import shapes
@@ -48,8 +65,10 @@ def test_what_it_says_fits_the_log(name, split):
     for field, wanted in sizes.items():
         values = getattr(found, field)
         assert values is None or (len(values) == wanted and np.isfinite(values).all())
-    with pytest.raises(DataError, match="known fakes"):
-        detect(spec, split, text=TextVectors(split.catalog, Hash(dim=32)))
+    if spec.needs_known:
+        with pytest.raises(DataError, match="known fakes"):
+            detect(spec, split, text=TextVectors(split.catalog, Hash(dim=32)))
+    assert spec.decides == (found.flagged is not None)
     if spec.needs_text:
         with pytest.raises(ConfigError, match="text vectors"):
             detect(spec, split, known=known)
@@ -103,6 +122,117 @@ class TestDegree:
         ).fit(np.concatenate(told), labels)  # fmt: skip
         mine = detect(Degree(ridge=3.0), town, known=known).users
         np.testing.assert_allclose(mine, theirs.predict_proba(told[0])[:, 1], atol=0.01)
+
+
+def taken_of(log, n_items):
+    """[users, V], dense."""
+    taken = np.zeros((len(log), n_items))
+    for user in range(len(log)):
+        taken[user, log[user] - 1] = 1
+    return taken
+
+
+class TestClicks:
+    def test_pca_against_a_dense_decomposition(self, split):
+        taken = taken_of(split.train, len(split.catalog))
+        standard = (taken - taken.mean(1, keepdims=True)) / taken.std(1, keepdims=True)
+        _, vectors = np.linalg.eigh(standard @ standard.T)
+        found = detect(PCA(components=3, share=0.1), split)
+        np.testing.assert_allclose(found.users, -np.square(vectors[:, -3:]).sum(1), atol=1e-6)
+        assert set(np.flatnonzero(found.flagged)) == set(np.argsort(-found.users)[: int(0.1 * len(split))])
+        with pytest.raises(ConfigError, match="take fewer"):
+            detect(PCA(components=200), split)
+
+    def test_suspicion_spreads_from_known_fakes(self, split):
+        known = known_fakes(split, share=0.2, seed=1)
+        everyone = split.train.extended(known[0].profiles)
+        taken = taken_of(everyone, len(split.catalog))
+        weight = taken / np.log1p(np.maximum(taken.sum(0), 1))
+        users = (np.arange(len(everyone)) >= len(split)).astype(float)
+        items = np.zeros(len(split.catalog))
+        for _ in range(2):
+            for item in range(len(items)):
+                items[item] = weight[:, item] @ users / max(weight[:, item].sum(), 1e-12)
+            for user in range(len(split)):
+                users[user] = weight[user] @ items / weight[user].sum()
+        found = detect(FAP(rounds=2), split, known=known)
+        np.testing.assert_allclose(found.users, users[: len(split)])
+        np.testing.assert_allclose(found.items[1:], items)
+
+    def test_pairs_beyond_chance(self, split):
+        taken = taken_of(split.train, len(split.catalog))
+        counts = taken.sum(0)
+        rare = (counts >= 3) & (counts <= np.quantile(counts, 0.8))
+        users, items = np.zeros(len(split)), np.zeros(len(split.catalog) + 1)
+        for one in np.flatnonzero(rare):
+            for other in np.flatnonzero(rare):
+                both = taken[:, one] * taken[:, other]
+                n, by_chance = both.sum(), counts[one] * counts[other] / len(split)
+                if one < other and n >= 3 and n > by_chance:
+                    ratio = n * np.log(n / by_chance) - (n - by_chance)
+                    users += ratio * both
+                    items[[one + 1, other + 1]] += ratio
+        found = detect(Groups(rare=0.8), split)
+        assert users.any()
+        np.testing.assert_allclose(found.users, users)
+        np.testing.assert_allclose(found.items, items)
+
+    def test_finds_those_who_took_the_same_rare_things(self, town):
+        """Their one assumption, at its plainest: a crew of twenty, each with the same five rare items."""
+        rare = np.argsort(town.train.counts(len(town.catalog))[1:])[200:205] + 1
+        crew = Sequences.of([[*town.train[user][:3], *rare] for user in range(20)])
+        poison = Poison(crew, rare.astype(np.int32), {"attack": "crew"})
+        bad = inject(town, poison, seed=1)
+        found = judged(detect(Groups(), bad), bad, poison.targets)
+        assert found["ROC-AUC"] > 0.99
+        assert found["targets among the worst 10"] == 1.0
+
+
+class TestCompany:
+    def test_coherence_is_the_mean_cosine_of_two_texts(self, split):
+        vectors = TextVectors(split.catalog, Hash(dim=32)).items().astype(np.float64)
+        vectors[5] = 0  # an item without a text
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        mean, n = coherence(split.train.distinct(), vectors)
+        for user in range(10):
+            items = [item for item in dict.fromkeys(split.train[user].tolist()) if item != 5]
+            cosines = [unit[one] @ unit[other] for one in items for other in items if one != other]
+            assert n[user] == len(items)
+            assert mean[user] == pytest.approx(np.mean(cosines), abs=1e-9)
+
+    def test_incoherent_is_who_takes_from_everywhere(self, town):
+        _, bad, _ = poisoned(town, Random(share=0.02))
+        found = detect(Coherence(), bad, text=TextVectors(bad.catalog, Hash()))
+        assert detection(found.users, found.flagged, bad.fraudsters)["ROC-AUC"] > 0.8
+
+    @pytest.mark.parametrize("sources", [("log",), ("log", "text")])
+    def test_context_sees_copied_histories_with_one_lie(self, town, sources):
+        poison, bad, _ = poisoned(town, Replace(share=0.02))
+        found = detect(Context(sources=sources), bad, text=TextVectors(bad.catalog, Hash()))
+        told = judged(found, bad, poison.targets)
+        assert told["interactions ROC-AUC"] > 0.8
+        assert found.lies.mean() <= 0.02
+        assert (found.interactions == found.items[bad.train.items]).all()
+        for user in range(0, len(bad), 500):
+            assert found.users[user] == found.items[bad.train[user]].max()
+
+    @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), min_size=1, max_size=40), st.floats(0, 0.99))
+    def test_the_worst_share_is_never_more_and_ties_go_together(self, values, share):
+        values = np.array(values)
+        found = worst(values, share)
+        assert found.sum() <= share * len(values)
+        if found.any() and not found.all():
+            assert values[found].min() > values[~found].max()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: PCA(share=0.0), lambda: PCA(components=0), lambda: FAP(rounds=0), lambda: Groups(rare=0.0),
+     lambda: Context(sources=()), lambda: Coherence(share=1.0), lambda: Degree(ridge=0.0)],
+)  # fmt: skip
+def test_refuses_what_makes_no_sense(make):
+    with pytest.raises(ConfigError):
+        make()
 
 
 class TestFilter:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from lorec.data import Bools, Floats, Ints, Sequences, offsets, runs
 
-__all__ = ["Evidence", "Examiner", "shapes"]
+__all__ = ["Evidence", "Examiner", "by_rank", "shapes"]
 
 FEWEST = 3
 """Holders below which nothing is said of an item."""
@@ -606,6 +606,11 @@ def _mean_of(scores: dict[str, Floats], signs: dict[str, int]) -> Floats:
     return mean
 
 
+def by_rank(values: Floats, sizes: Ints | Floats) -> Floats:
+    """[n]: normal scores of values among those of like size, as items' are among items of like popularity."""
+    return _Quantiles.of(values, sizes).scores(values, sizes)
+
+
 @dataclass(frozen=True)
 class _Quantiles:
     """A measure's quantiles by popularity: what a value's rank among like items is worth on a normal scale.
@@ -621,7 +626,7 @@ class _Quantiles:
     """[parts, cuts]"""
 
     @staticmethod
-    def of(values: Floats, holders: Ints, part: int = 150) -> "_Quantiles":
+    def of(values: Floats, holders: Ints | Floats, part: int = 150) -> "_Quantiles":
         order = np.argsort(holders, kind="stable")
         values, popularity = values[order], holders[order]
         cuts: list[int] = []
@@ -634,7 +639,7 @@ class _Quantiles:
         table = [np.quantile(some, CUTS) if len(some) > 1 else np.zeros(len(CUTS)) for some in near]
         return _Quantiles(np.array(where), np.array(table))
 
-    def scores(self, values: Floats, holders: Ints) -> Floats:
+    def scores(self, values: Floats, holders: Ints | Floats) -> Floats:
         """[n]: cut at 10 either way."""
         table = np.stack([np.interp(np.log(holders), self.where, column) for column in self.table.T], axis=1)
         below, up_to = ((compare(values[:, None], table)).sum(1) for compare in (np.greater, np.greater_equal))

@@ -11,7 +11,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from lorec.data import Poison, Sequences, Split, stream
-from lorec.detectors.clicks import Degree
+from lorec.detectors.clicks import FAP, PCA, Degree, Groups
+from lorec.detectors.company import Coherence, Context
 from lorec.detectors.language import LLM4Dec, ZeroShot
 from lorec.detectors.lorec import LoRec
 from lorec.detectors.suspicion import Suspicion, judged
@@ -19,20 +20,14 @@ from lorec.errors import ConfigError, DataError
 from lorec.text import TextVectors
 
 __all__ = [
-    "DETECTORS",
-    "Degree",
-    "Detector",
-    "LLM4Dec",
-    "LoRec",
-    "Suspicion",
-    "ZeroShot",
-    "check",
-    "detect",
-    "judged",
-    "rounds_of",
-]
+    "DETECTORS", "FAP", "PCA", "Coherence", "Context", "Degree", "Detector", "Groups", "LLM4Dec", "LoRec", "Suspicion",
+    "ZeroShot", "check", "detect", "judged", "rounds_of",
+]  # fmt: skip
 
-DETECTORS: dict[str, type] = {"degree": Degree, "llm4dec": LLM4Dec, "lorec": LoRec, "zeroshot": ZeroShot}
+DETECTORS: dict[str, type] = {
+    "coherence": Coherence, "context": Context, "degree": Degree, "fap": FAP, "groups": Groups, "llm4dec": LLM4Dec,
+    "lorec": LoRec, "pca": PCA, "zeroshot": ZeroShot,
+}  # fmt: skip
 
 
 class Detector(Protocol):

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from scipy.sparse import csr_array, diags_array, triu
+from scipy.sparse.linalg import LinearOperator, svds
 
 from lorec.data import Floats, Poison, Sequences
 from lorec.detectors.logistic import fit_logistic, sigmoid, squared
-from lorec.detectors.suspicion import Suspicion
+from lorec.detectors.suspicion import Suspicion, worst
 from lorec.errors import ConfigError
 from lorec.evidence import shapes
 from lorec.text import TextVectors
@@ -46,6 +48,158 @@ class Degree:
         """Likelihoods of users [users]."""
         users = made(log, n_items, known, ridge=self.ridge, balanced=True)[0]
         return Suspicion(users=users, flagged=users >= 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCA:
+    """Whose clicks explain least of what all users have in common (PCA VarSelect, Mehta, Nejdl 2009).
+
+    Users' vectors are standardised over items, and of the first components of the users' covariance those with the
+    smallest squared loadings are suspicious: fraudsters covary with one another and hardly with anybody else. By sparse
+    singular vectors; it never asks how many fraudsters there are, so it accuses a share.
+    """
+
+    components: int = 3
+    """That count, from the largest on."""
+    share: float = 0.01
+    """Of users, that it accuses."""
+
+    needs_text: ClassVar[bool] = False
+    needs_known: ClassVar[bool] = False
+    decides: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.components < 1 or not 0 < self.share < 1:
+            raise ConfigError("pca: components is 1 or more, and share lies in (0, 1)")
+
+    def detect(
+        self,
+        log: Sequences,
+        n_items: int,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
+        rng: np.random.Generator,
+    ) -> Suspicion:
+        """Minus the sum of squared loadings [users]. Raises ConfigError where there are too few users or items."""
+        taken = _taken(log, n_items)
+        if self.components >= min(taken.shape):
+            raise ConfigError(
+                f"pca: {self.components} components of {taken.shape[0]} users and {n_items} items; take fewer"
+            )
+        mean = taken.sum(1) / n_items
+        scale = 1 / np.sqrt(np.maximum(mean * (1 - mean), 1e-12))
+        ones = np.ones(n_items)
+        standardised = LinearOperator(
+            taken.shape,
+            matvec=lambda x: scale * (taken @ x.ravel() - mean * x.sum()),
+            rmatvec=lambda y: taken.T @ (scale * y.ravel()) - (mean * scale) @ y.ravel() * ones,
+            dtype=np.float64,
+        )
+        loadings, _, _ = svds(standardised, k=self.components, rng=rng)
+        users: Floats = -np.square(loadings).sum(1)
+        return Suspicion(users=users, flagged=worst(users, self.share))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FAP:
+    """Suspicion spreads from known fakes over the graph of users and items (fraud action propagation, Zhang 2015).
+
+    In turns an item is as suspicious as its users on average, and a user as the items, a click counting 1 / log(1 +
+    how often the item was taken) as there are no ratings; known fakes stay at 1.
+    """
+
+    rounds: int = 10
+    """There and back."""
+    share: float = 0.01
+    """Of users, that it accuses."""
+
+    needs_text: ClassVar[bool] = False
+    needs_known: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or not 0 < self.share < 1:
+            raise ConfigError("fap: rounds is 1 or more, and share lies in (0, 1)")
+
+    def detect(
+        self,
+        log: Sequences,
+        n_items: int,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
+        rng: np.random.Generator,
+    ) -> Suspicion:
+        """[users] and [V + 1], in [0, 1]; the seeds are the first round of known fakes."""
+        taken = _taken(log.extended(known[0].profiles), n_items)
+        weighted = taken @ diags_array(1 / np.log1p(np.maximum(taken.sum(0), 1)))
+        by_user = diags_array(1 / np.maximum(weighted.sum(1), 1e-12)) @ weighted
+        by_item = diags_array(1 / np.maximum(weighted.sum(0), 1e-12)) @ weighted.T
+        seeds = np.arange(taken.shape[0]) >= len(log)
+        users = seeds.astype(np.float64)
+        items = np.zeros(n_items)
+        for _ in range(self.rounds):
+            items = by_item @ users
+            users = np.where(seeds, 1.0, by_user @ items)
+        users = users[: len(log)]
+        return Suspicion(users=users, flagged=worst(users, self.share), items=np.append(0.0, items))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Users who took the same rare items together more often than chance has it.
+
+    Of each pair of items the log-likelihood ratio of how often they stand in one history, against independence
+    (Poisson); a user's suspicion is the sum over the pairs of that history, an item's over its pairs.
+    """
+
+    rare: float = 0.9
+    """Only the less popular share of items counts: popular ones stand together anyway, and are many pairs."""
+    least: int = 3
+    """Histories that hold both, at least."""
+    share: float = 0.01
+    """Of users, that it accuses."""
+
+    needs_text: ClassVar[bool] = False
+    needs_known: ClassVar[bool] = False
+    decides: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rare <= 1 or self.least < 2 or not 0 < self.share < 1:
+            raise ConfigError("groups: rare lies in (0, 1], least is 2 or more, share lies in (0, 1)")
+
+    def detect(
+        self,
+        log: Sequences,
+        n_items: int,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
+        rng: np.random.Generator,
+    ) -> Suspicion:
+        """Log-likelihood ratios, summed: [users] and [V + 1]."""
+        taken = _taken(log, n_items)
+        counts = taken.sum(0)
+        kept = np.flatnonzero((counts >= self.least) & (counts <= np.quantile(counts, self.rare)))
+        few = taken[:, kept]
+        pairs = triu(few.T @ few, k=1).tocoo()
+        often = pairs.data >= self.least
+        row, column, together = pairs.row[often], pairs.col[often], pairs.data[often]
+        expected = counts[kept][row] * counts[kept][column] / len(log)
+        ratio = np.where(together > expected, together * np.log(together / expected) - (together - expected), 0)
+        scores = csr_array((ratio, (row, column)), shape=(len(kept), len(kept)))
+        users: Floats = (few @ scores).multiply(few).sum(1)
+        items = np.zeros(n_items + 1)
+        items[kept + 1] = scores.sum(0) + scores.sum(1)
+        return Suspicion(users=users, flagged=worst(users, self.share), items=items)
+
+
+def _taken(log: Sequences, n_items: int) -> csr_array:
+    """[users, V]: 1 where a user took an item."""
+    log = log.distinct()
+    ones = np.ones(len(log.items))
+    return csr_array((ones, (log.users(), log.items - 1)), shape=(len(log), n_items))
 
 
 def made(

@@ -36,6 +36,16 @@ class Suspicion:
         raise ConfigError("this detector accuses nobody, so nothing follows from it; take another one as a filter")
 
 
+def worst(suspicion: Floats, share: float) -> Bools:
+    """[n]: the most suspicious share of all, those of one suspicion together as long as they fit."""
+    n = int(share * len(suspicion))
+    if n == 0:
+        return np.zeros(len(suspicion), dtype=bool)
+    border = np.partition(suspicion, len(suspicion) - n - 1)[len(suspicion) - n - 1]
+    found: Bools = suspicion > border
+    return found
+
+
 def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | None = None) -> dict[str, float]:
     """How well it tells fraudsters and their lies from the rest, and whom it turns down, by an experiment's labels.
 

@@ -1,0 +1,104 @@
+"""What company items keep, measured and not calibrated: LoRec's evidence as it is, and histories by their texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from lorec.data import Floats, Poison, Sequences
+from lorec.detectors.suspicion import Suspicion, worst
+from lorec.errors import ConfigError
+from lorec.evidence import Examiner, by_rank
+from lorec.text import TextVectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """How far an item's company is from what its popularity leads one to expect, either way (`evidence.surprise`).
+
+    By the log's own co-occurrence and by texts, without any example of fraud: what LoRec starts from.
+    """
+
+    sources: tuple[Literal["log", "text"], ...] = ("log", "text")
+    """What evidence is made of."""
+    share: float = 0.02
+    """Of interactions, and of users, that it accuses."""
+
+    needs_known: ClassVar[bool] = False
+    decides: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.sources or not 0 < self.share < 1:
+            raise ConfigError("context: sources names log, text or both, and share lies in (0, 1)")
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether it asks a language model."""
+        return "text" in self.sources
+
+    def detect(
+        self,
+        log: Sequences,
+        n_items: int,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
+        rng: np.random.Generator,
+    ) -> Suspicion:
+        """Distances from the crowd: of items, of their interactions, and of users the farthest."""
+        vectors = text.items() if self.needs_text and text is not None else None
+        items = Examiner(log, n_items, vectors, rng, counted="log" in self.sources).evidence.surprise
+        single = items[log.items]
+        users = np.zeros(len(log))
+        np.maximum.at(users, log.users(), single)
+        lies = worst(single, self.share)
+        return Suspicion(users=users, flagged=worst(users, self.share), interactions=single, lies=lies, items=items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coherence:
+    """How little the texts of a user's items have to do with one another, among histories as long.
+
+    The mean cosine of two of them; a history of one text says nothing.
+    """
+
+    share: float = 0.01
+    """Of users, that it accuses."""
+
+    needs_text: ClassVar[bool] = True
+    needs_known: ClassVar[bool] = False
+    decides: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError("coherence: share lies in (0, 1)")
+
+    def detect(
+        self,
+        log: Sequences,
+        n_items: int,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
+        rng: np.random.Generator,
+    ) -> Suspicion:
+        """Normal scores [users]. Raises ConfigError without text."""
+        if text is None:
+            raise ConfigError("coherence reads the items' texts; give text vectors")
+        alike, n = coherence(log.distinct(), text.items())
+        users = np.zeros(len(log))
+        told = n > 1
+        users[told] = -by_rank(alike[told], n[told])
+        return Suspicion(users=users, flagged=worst(users, self.share))
+
+
+def coherence(log: Sequences, vectors: Floats) -> tuple[Floats, Floats]:
+    """[users] each: the mean cosine of two of a history's texts, 0 where there are none, and how many have a text."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.maximum(length, 1e-12)
+    sums = np.zeros((len(log), vectors.shape[1]))
+    np.add.at(sums, log.users(), unit[log.items])
+    n: Floats = np.bincount(log.users(), length[log.items, 0] > 0, len(log)).astype(np.float64)
+    mean: Floats = (np.square(sums).sum(1) - n) / np.maximum(n * (n - 1), 1)
+    return np.where(n > 1, mean, 0.0), n
