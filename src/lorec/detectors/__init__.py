@@ -63,7 +63,8 @@ def check(detector: Detector, text: TextVectors | None, known: Sequence[Poison] 
     """
     rounds = rounds_of(known) if detector.needs_known else ()
     if detector.needs_text and text is None:
-        raise ConfigError(f"{type(detector).__name__} reads the items' texts; give text vectors")
+        without = ", or set sources = ['log']" if hasattr(detector, "sources") else ""
+        raise ConfigError(f"{type(detector).__name__} reads the items' texts; give text vectors{without}")
     return rounds
 
 

@@ -42,6 +42,10 @@ LOUDEST = 5.0
 and they must not outshout the other views."""
 
 
+SUSPECT = 0.1
+"""The likelihood from which on one of the log's own items counts as a lie, by its likelihood, in the calibration."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoRec:
     """Evidence from the log and from texts, calibrated on known fakes, finds interactions that look bought."""
@@ -158,13 +162,16 @@ class LoRec:
                 off |= _within(found[0], against & ~off, holders, room)
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
-        # more. And real lies stand among the log's own items as if they were honest: so they count by how likely they
-        # are to be so (expectation and maximisation, as in learning from positive and unlabelled examples).
-        seen = [np.log(np.maximum(one, 1e-14) / (1 - one)) for one in likely]  # 0 where the one view kept silent
-        p: Floats = np.zeros(len(everything))
-        for _ in range(4):
-            innocent = np.concatenate([1 - p, *(np.ones(len(trial.items)) for trial in trials)])
-            p = calibrate(np.concatenate(seen), lies, honest * innocent)(seen[0])
+        # more. And real lies stand among the log's own items as if they were honest: so each of these counts less as
+        # honest by how likely it is, and where it is suspect at all, as a lie (expectation and maximisation). Were the
+        # many that hardly are to count as lies, too, they would lift one another. (Where the one view that is asked
+        # keeps silent, all likelihoods are 0.)
+        best = np.concatenate([np.log(np.maximum(one, 1e-14) / (1 - one)) for one in likely])
+        own = slice(len(everything))
+        doubted, trusted = lies.copy(), honest.copy()
+        for _ in range(8):
+            p = calibrate(best, doubted, trusted)(best[own])
+            doubted[own], trusted[own] = honest[own] * np.where(p > SUSPECT, p, 0), honest[own] * (1 - p)
         p[0] = off[0] = 0
         return p.astype(np.float32), off
 
