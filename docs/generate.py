@@ -115,9 +115,9 @@ def results() -> str:
     """The page of what the small recipes gave, as `make results` leaves it; nothing of it is typed."""
     parts = [
         "# Results",
-        "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, about "
-        "90 minutes on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on more "
-        "logs and with more seeds: [measurements](measurements.md).",
+        "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
+        "about 90 minutes on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
+        "more logs and with more seeds: [measurements](measurements.md).",
     ]
     for name in ("small-main", "small-paper", "small-backbones"):
         kept = MEASURED / name

@@ -3,12 +3,13 @@
 import inspect
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from lorec.attacks import known_fakes
 from lorec.data import Feed
-from lorec.defenses import DEFENSES, Oracle, Undefended, Weighted
+from lorec.defenses import DEFENSES, Given, Oracle, Undefended, Weighted
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender, SASRec
@@ -21,7 +22,7 @@ def start(spec, split):
     return recommender, spec.start(recommender, split.train, text=text, known=known, rng=np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("name", sorted(set(DEFENSES) - {"oracle"}))
+@pytest.mark.parametrize("name", sorted(set(DEFENSES) - {"oracle", "weighted"}))
 def test_every_defense_trains_with_finite_weights(name, split):
     fields = {"lorec-paper": {"view": "pooled"}, "llm4dec": {"view": "pooled"}, "filter": {"detector": Degree()}}
     spec = DEFENSES[name](**fields.get(name, {}))
@@ -46,6 +47,52 @@ def test_the_oracle_needs_what_only_an_experiment_has(split):
         start(Oracle(), split)
     weights = Oracle().reveal(np.array([True, False])).weights
     assert weights.users.tolist() == [0.0, 1.0]
+
+
+class TestGiven:
+    @pytest.fixture
+    def path(self, tmp_path):
+        def write(suffix="csv", **columns):
+            frame = pl.DataFrame(columns)
+            (frame.write_csv if suffix == "csv" else frame.write_parquet)(tmp_path / f"w.{suffix}")
+            return str(tmp_path / f"w.{suffix}")
+
+        return write
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_by_user(self, split, path, suffix):
+        one, other = split.users[3], split.users[5]
+        given = Given(path=path(suffix, user=[one, "stranger", other, other], weight=[0.0, 0.2, 0.7, 0.5]))
+        weights = given.of(split.users, split.train).weights.users
+        wanted = np.ones(len(split))
+        wanted[[3, 5]] = 0, 0.5
+        np.testing.assert_allclose(weights, wanted)
+
+    def test_by_interaction(self, split, path):
+        given = Given(path=path(user=[split.users[3]], position=[1], weight=[0.0]))
+        events = given.of(split.users, split.train).weights.events
+        assert np.flatnonzero(events == 0).tolist() == [split.train.starts[3] + 1]
+
+    def test_ids_may_be_numbers(self, path, split):
+        users = pl.Series([str(n) for n in range(len(split))])
+        given = Given(path=path(user=[4, 7], weight=[0, 1]))
+        assert np.flatnonzero(given.of(users, split.train).weights.users == 0).tolist() == [4]
+
+    def test_says_what_is_wrong(self, split, path, tmp_path):
+        user = [split.users[0]]
+        for wrong, said in (
+            ({"user": user}, "no column weight"), ({"user": ["x"], "weight": [1.0]}, "names no user"),
+            ({"user": user, "weight": [-1.0]}, "weight is negative"), ({"user": user, "weight": ["a"]}, "no number"),
+            ({"user": user, "weight": [None]}, "no number"),
+            ({"user": user, "weight": [1.0], "position": [99]}, "outside of their users' histories"),
+        ):  # fmt: skip
+            with pytest.raises(DataError, match=said):
+                Given(path=path(**wrong)).of(split.users, split.train)
+        for file in ("none.csv", "none.parquet"):
+            with pytest.raises(DataError, match="can't be read as weights"):
+                Given(path=str(tmp_path / file)).of(split.users, split.train)
+        with pytest.raises(ConfigError, match="which no defense is given"):
+            start(Given(path=path(user=user, weight=[1.0])), split)
 
 
 def test_given_weights_must_fit(split):

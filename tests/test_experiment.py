@@ -800,6 +800,22 @@ class TestFilter:
                 read_run_file(recipe, {"defenses": given})
 
 
+class TestGivenWeights:
+    def test_what_a_run_has_left_is_a_defense_of_the_next(self, recipe, done, tmp_path):
+        """LoRec's interactions at weight 0, from the run's own file, train the bit-same recommender."""
+        kept = done.folder / "lorec" / "interactions.parquet"
+        given = f'[{{name = "weighted", path = "{kept}"}}]'
+        found = run(read_run_file(recipe, {"defenses": given}), tmp_path / "one")
+        assert found.arms["weighted"]["HR@10"] == done.arms["lorec"]["HR@10"]
+        assert found.arms["weighted"]["target rank"] == done.arms["lorec"]["target rank"]
+
+    def test_a_file_that_is_not_there_is_said_before_anything_is_trained(self, recipe, tmp_path, monkeypatch, capsys):
+        asked = ("run", recipe, "--out", tmp_path / "one", "--set", 'defenses=[{name="weighted", path="none.csv"}]')
+        code, _, err = call(monkeypatch, capsys, *asked)
+        assert (code, "none.csv can't be read as weights" in err) == (2, True)
+        assert not (tmp_path / "one" / "clean").exists()
+
+
 class TestEncode:
     def test_encodes_once_what_runs_then_find(self, recipe, tmp_path, monkeypatch):
         config = read_run_file(recipe)

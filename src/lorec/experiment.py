@@ -39,7 +39,7 @@ from polars.io.plugins import register_io_source
 from lorec.attacks import Stored, forge, known_fakes, open_poison, save_poison
 from lorec.attacks.folders import FORMS
 from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
-from lorec.defenses import Defense, Guard, Oracle
+from lorec.defenses import Defense, Given, Guard, Oracle
 from lorec.detectors import DETECTORS, Detector, Suspicion, judged
 from lorec.detectors import detect as ask
 from lorec.errors import ConfigError, DiskError, RunError
@@ -299,6 +299,8 @@ def _prepared(
         text.check()
     poison = _poison(config, folder / "poison", clean, text, shared, watch)
     bad = inject(clean, poison, config.seed)
+    for defense in config.defenses:
+        _told(defense, bad)  # a file of weights that does not fit is said now
     return _Job(config, folder, clean, bad, poison, _known(config, bad, poison), text, shared, watch)
 
 
@@ -590,13 +592,20 @@ def _fitted(job: _Job, name: str, defense: Defense, folder: Path) -> Fit:
         items=config.items,
         text=job.text,
         loss=config.loss,
-        defense=defense.reveal(split.fraudsters) if isinstance(defense, Oracle) else defense,
+        defense=_told(defense, split),
         known=None if name == "clean" else job.known,
         training=config.training,
         seed=config.seed,
         checkpoint=folder / "checkpoint.safetensors",
         watch=lambda progress: job.watch(_event(name, progress)),
     )
+
+
+def _told(defense: Defense, split: Split) -> Defense:
+    """With what only the experiment knows: who the fraudsters are, and who is who."""
+    if isinstance(defense, Oracle):
+        return defense.reveal(split.fraudsters)
+    return defense.of(split.users, split.train) if isinstance(defense, Given) else defense
 
 
 def _clean_folder(job: _Job) -> Path | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import polars as pl
 
 from lorec.data import Bools, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard
@@ -82,3 +83,55 @@ class Oracle:
         raise ConfigError(
             "the oracle needs labels, which no defense is given; call reveal(fraudsters) in an experiment"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Weights from a file, by users' ids: an analyst's, another tool's, or those that a run has left."""
+
+    path: str
+    """CSV or Parquet: user and weight, where several rows of a user count the last; with a column `position` as well,
+    the place in the user's training history from 0 on, of single interactions. Whoever is not named counts 1."""
+
+    needs_text: ClassVar[bool] = False
+
+    def of(self, users: pl.Series, log: Sequences) -> Weighted:
+        """The weights of a training log whose rows are these users.
+
+        Raises DataError for a file that can't be read, lacks a column, holds no weights or names nobody of the log.
+        """
+        try:
+            found = (pl.read_csv if self.path.endswith(".csv") else pl.read_parquet)(self.path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{self.path} can't be read as weights ({str(error)[:200]}); give CSV or Parquet") from None
+        if lacking := {"user", "weight"} - set(found.columns):
+            raise DataError(f"{self.path} has no column {', '.join(sorted(lacking))}; name them user and weight")
+        if not found["weight"].dtype.is_numeric() or found["weight"].has_nulls():
+            raise DataError(f"{self.path}: a weight is missing or no number; weights are finite and 0 or more")
+        rows = pl.DataFrame({"user": users.cast(pl.String), "row": np.arange(len(users))})
+        known = found.with_columns(pl.col("user").cast(pl.String)).join(rows, on="user", maintain_order="left")
+        if not len(known):
+            raise DataError(f"{self.path} names no user of the log; are its ids those of the log?")
+        values, at = known["weight"].to_numpy().astype(np.float32), known["row"].to_numpy()
+        if "position" not in found.columns:
+            of_users = np.ones(len(log), dtype=np.float32)
+            of_users[at] = values
+            return Weighted(Weights(users=of_users))
+        place = known["position"].cast(pl.Int64, strict=False).fill_null(-1).to_numpy()
+        if wrong := int(((place < 0) | (place >= log.lengths[at])).sum()):
+            raise DataError(f"{self.path}: {wrong} positions lie outside of their users' histories; count from 0")
+        of_events = np.ones(len(log.items), dtype=np.float32)
+        of_events[log.starts[at] + place] = values
+        return Weighted(Weights(events=of_events))
+
+    def start(
+        self,
+        recommender: Recommender,
+        log: Sequences,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison] | None,
+        rng: np.random.Generator,
+    ) -> Guard:
+        """Raise ConfigError: a defense is not told who is who in its log."""
+        raise ConfigError("weights of a file go by users' ids, which no defense is given; call of(users, log) before")
