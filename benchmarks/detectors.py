@@ -23,6 +23,7 @@ import lorec
 from lorec.detectors import DETECTORS, judged
 from lorec.text import ENCODERS
 
+READERS = ("minilm", "smollm2", "hash", "random")
 TOLD = (
     "ROC-AUC", "PR-AUC", "recall@1%", "precision", "recall", "F1", "interactions ROC-AUC", "genuine turned down",
     "genuine interactions turned down", "lies' weight", "targets among the worst 10",
@@ -46,7 +47,7 @@ def asked(it: argparse.Namespace) -> dict[str, tuple[str, object]]:
 def measure(name: str, seed: int, it: argparse.Namespace, done: set[tuple]) -> None:
     split = read(name, seed)
     cache = Path(platformdirs.user_cache_dir("lorec")) / "vectors"
-    texts = {one: lorec.TextVectors(split.catalog, ENCODERS[one](), cache, it.scenario) for one in ENCODERS}
+    texts = {one: lorec.TextVectors(split.catalog, ENCODERS[one](), cache, it.scenario) for one in READERS}
     for kind in it.kinds:
         poison = lorec.forge(KINDS[kind](share=0.01), split, 5, seed, text=texts["minilm"])
         bad = lorec.inject(split, poison, seed=seed)
@@ -101,7 +102,7 @@ def main() -> None:
     asks.add_argument("data", nargs="*", default=["amazon-games", "steam", "ml1m"])
     asks.add_argument("--seeds", type=int, nargs="+", default=[11])
     asks.add_argument("--kinds", nargs="+", default=[*KINDS], choices=[*KINDS])
-    asks.add_argument("--encoders", nargs="+", default=["minilm", "hash", "random"], choices=[*ENCODERS])
+    asks.add_argument("--encoders", nargs="+", default=["minilm", "hash", "random"], choices=READERS)
     asks.add_argument("--prompt", nargs="*", default=[], help="encoders that are asked about every user, too")
     asks.add_argument("--zeroshot", type=int, default=0, help="how many users a model that writes is asked about")
     asks.add_argument("--scenario", default="an online shop")
