@@ -57,6 +57,19 @@ def test_the_last_state_after_a_question(tiny_model, asked):
         np.testing.assert_allclose(found[row], states(inside)[-1][-1], atol=1e-4)
 
 
+def test_counts_the_tokens_that_it_reads(tiny_model, asked):
+    ids, _ = asked
+    long = "a game " * 300
+    decoder = Decoder(model=str(tiny_model), max_tokens=64, tokens=64)
+    assert decoder.count(TEXTS) == sum(len(ids(text or " ")) for text in TEXTS)
+    assert decoder.count([long]) == 64 < len(ids(long))
+    minilm = MiniLM(max_tokens=16)
+    tokenizer = minilm._load().tokenizer
+    wanted = [len(tokenizer(text)["input_ids"]) for text in TEXTS]
+    assert minilm.count(TEXTS) == sum(wanted)
+    assert minilm.count([long]) == 16
+
+
 def test_batches_by_tokens_change_nothing(tiny_model):
     few, many = (Decoder(model=str(tiny_model), dtype="float32", max_tokens=64, tokens=n) for n in (64, 4096))
     assert len([*few.encode(TEXTS * 5)]) > len([*many.encode(TEXTS * 5)]) == 1

@@ -855,7 +855,7 @@ class TestEncode:
     def test_from_the_command_line(self, recipe, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         code, out, _ = call(monkeypatch, capsys, "encode", recipe, "--users", "--dry-run")
-        assert (code, "140 of 140 texts to encode, about" in out) == (0, True)
+        assert (code, "140 of 140 texts to encode; " in out) == (0, True)
         code, out, err = call(monkeypatch, capsys, "encode", recipe, "--users")
         assert (code, "140 of 140 texts encoded" in out) == (0, True)
         assert "140 of 140 texts" in err

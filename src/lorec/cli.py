@@ -253,9 +253,8 @@ def encode(
         config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
         told = do(config, users=users, dry=dry_run, cache=_cache(), watch=watch)
     done, about = ("to encode", "about ") if dry_run else ("encoded", "")
-    print(
-        f"{told.missing:,} of {told.texts:,} texts {done}, about {told.tokens:,} tokens; the others were there before"
-    )
+    tokens = "" if told.tokens is None else f", {told.tokens:,} tokens"
+    print(f"{told.missing:,} of {told.texts:,} texts {done}{tokens}; the others were there before")
     print(f"{about}{_time(told.seconds)}, {about}{told.memory / 1e9:.1f} GB of memory")
 
 

@@ -373,8 +373,8 @@ class Encoding:
     """Distinct ones."""
     missing: int
     """Of these, not encoded before."""
-    tokens: int
-    """In the missing ones, about: four characters each."""
+    tokens: int | None
+    """That the encoder reads of the missing ones; None where it has no tokens, or a server counts its own."""
     seconds: float
     """For the missing ones: measured, or estimated from a sample."""
     memory: int
@@ -401,7 +401,7 @@ def encode(
     else:
         text.prepare(missing)
         seconds = time.perf_counter() - started
-    tokens = sum(map(len, missing)) // 4
+    tokens = config.encoder.count(missing) if missing else 0
     return Encoding(len(every), len(missing), tokens, seconds, peak_memory() + 4 * width * len(missing))
 
 

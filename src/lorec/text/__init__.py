@@ -54,6 +54,10 @@ class Encoder(Protocol):
         """Everything that a vector depends on besides the text: the store's address."""
         ...
 
+    def count(self, texts: list[str]) -> int | None:
+        """How many tokens it reads of some texts; None where that is not known here."""
+        ...
+
     def encode(self, texts: list[str]) -> Iterator[Vectors]:
         """float32 [some, dim], part by part in the texts' order; what was given away is kept whatever happens next."""
         ...

@@ -70,6 +70,12 @@ class Decoder:
             texts, functools.partial(self._tokens, tokenizer), functools.partial(self._read, model)
         )
 
+    def count(self, texts: list[str]) -> int:
+        """Tokens that it reads of the texts. Raises MissingExtra as `encode` does."""
+        tokenizer = self._tokenizer()
+        parts = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
+        return sum(len(ids) for part in parts for ids in self._tokens(tokenizer, [one[:8000] or " " for one in part]))
+
     @torch.no_grad()
     def _batches(
         self,
@@ -140,22 +146,25 @@ class Decoder:
     def _place(self) -> str:
         return self.model
 
+    def _where(self) -> dict[str, Any]:
+        """What tells transformers which of a place's models it is."""
+        where: dict[str, Any] = {} if Path(self._place()).is_dir() else {"revision": self.revision}
+        return where | ({"gguf_file": self.gguf_file} if self.gguf_file else {})
+
+    def _tokenizer(self) -> Any:
+        if self.gguf_file:
+            _unpacked()
+        with silent(), missing_model(self._place()):
+            return _transformers().AutoTokenizer.from_pretrained(self._place(), **self._where())
+
     def _load(self, kind: str) -> tuple[Any, Any]:
         """The tokenizer, and the model as a class of transformers has it."""
-        try:
-            import transformers
-        except ImportError:
-            raise MissingExtra("language models need transformers: pip install 'lorec[text]'") from None
-        place, device = self._place(), self._device()
-        where: dict[str, Any] = {} if Path(place).is_dir() else {"revision": self.revision}
-        how: dict[str, Any] = {}
-        if self.gguf_file:
-            where["gguf_file"] = self.gguf_file
-            how["quantization_config"] = _unpacked()
+        transformers, tokenizer = _transformers(), self._tokenizer()
+        place, device, where = self._place(), self._device(), self._where()
+        how: dict[str, Any] = {"quantization_config": _unpacked()} if self.gguf_file else {}
         if self.quantization != "none":
             how |= self._quantized(device)
         with silent(), missing_model(place):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(place, **where)
             model = getattr(transformers, kind).from_pretrained(place, dtype=self._type(), **where, **how)
             model = model if self.quantization != "none" else model.to(device)
         layers = int(model.config.num_hidden_layers)
@@ -215,6 +224,10 @@ class Answers:
             key: value for key, value in self.reader.identity().items() if key not in ("pooling", "layer", "question")
         }
         return rest | {"encoder": f"answers-{rest['encoder']}", "answers": list(self.words)}
+
+    def count(self, texts: list[str]) -> int:
+        """Tokens of the texts, without the template around each."""
+        return self.reader.count(texts)
 
     def encode(self, texts: list[str]) -> Iterator[Vectors]:
         """[n, words] in parts: logits of the token that tells each answer from the others.
@@ -276,6 +289,14 @@ def _padded(ids: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor,
     lengths = torch.tensor([len(one) for one in ids])
     seen = torch.arange(longest) < lengths[:, None]  # padding comes behind, where no earlier state sees it
     return tokens.to(device), seen.to(device), lengths.to(device)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtra("language models need transformers: pip install 'lorec[text]'") from None
+    return transformers
 
 
 def _cut(tokens: list[int], most: int) -> list[int]:

@@ -140,6 +140,13 @@ class Sentence:
 
         yield from in_batches(work, texts, self.batch)
 
+    def count(self, texts: list[str]) -> int:
+        """Tokens that it reads of the texts. Raises MissingExtra as `encode` does."""
+        model = self._load()
+        read = [text[:4000] for text in texts]
+        ids = model.tokenizer(read, truncation=True, max_length=model.max_seq_length)["input_ids"] if read else []
+        return sum(map(len, ids))
+
     def _place(self) -> str:
         return self.model
 
@@ -194,6 +201,9 @@ class Hash:
 
     budget = 600
 
+    def count(self, texts: list[str]) -> None:
+        """It reads letters."""
+
     def __post_init__(self) -> None:
         if self.dim < 1 or not 1 <= self.shortest <= self.longest:
             raise ConfigError("[encoder] hash has a dim of 1 or more, and n-grams from shortest to longest, 1 or more")
@@ -228,6 +238,9 @@ class Random:
     """Of all vectors."""
 
     budget = 600
+
+    def count(self, texts: list[str]) -> None:
+        """It reads nothing."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:

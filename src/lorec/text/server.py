@@ -84,6 +84,9 @@ class Server:
         """Words in a prompt."""
         return self.max_tokens // 2
 
+    def count(self, texts: list[str]) -> None:
+        """Its model's tokens are not known here."""
+
     def identity(self) -> dict[str, Any]:
         """Server and model: what it serves under that name can't be known from here."""
         return {"encoder": "server", "url": self.url.rstrip("/"), "model": self.model, "max_tokens": self.max_tokens}
