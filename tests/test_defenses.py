@@ -73,6 +73,11 @@ class TestGiven:
         events = given.of(split.users, split.train).weights.events
         assert np.flatnonzero(events == 0).tolist() == [split.train.starts[3] + 1]
 
+    def test_ids_stay_as_they_are_written(self, split, tmp_path):
+        (tmp_path / "w.csv").write_text("user,weight\n007,0\n7,0.5\n")
+        weights = Given(path=str(tmp_path / "w.csv")).of(pl.Series(["007", "x", "7"]), split.train.take(np.arange(3)))
+        assert weights.weights.users.tolist() == [0.0, 1.0, 0.5]
+
     def test_ids_may_be_numbers(self, path, split):
         users = pl.Series([str(n) for n in range(len(split))])
         given = Given(path=path(user=[4, 7], weight=[0, 1]))

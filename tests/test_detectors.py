@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from lorec.attacks import Bandwagon, Random, Replace, forge, known_fakes
-from lorec.data import Catalog, Feed, Poison, Sequences, inject
+from lorec.data import Catalog, Feed, Poison, Sequences, Weights, inject
 from lorec.defenses import Filter, LoRec
 from lorec.detectors import (
     DETECTORS,
@@ -30,6 +30,7 @@ from lorec.detectors import (
     Suspicion,
     ZeroShot,
     detect,
+    harmed,
     judged,
 )  # fmt: skip
 from lorec.detectors.company import coherence
@@ -94,12 +95,63 @@ class TestJudged:
         assert found["Brier"] == pytest.approx(0.25 * lies[either].mean())
         assert found["targets among the worst 10"] == pytest.approx(2 / 5)
 
+    def test_ties_speak_against_it(self, town):
+        poison, bad, _ = poisoned(town, Random(share=0.02))
+        same = Suspicion(users=bad.fraudsters * 1.0, items=np.ones(len(bad.catalog) + 1))
+        assert judged(same, bad, poison.targets)["targets among the worst 10"] == 0.0
+
+    def test_distances_are_no_likelihoods(self, town):
+        poison, bad, _ = poisoned(town, Random(share=0.02))
+        far = Suspicion(users=bad.fraudsters * 1.0, interactions=np.full(len(bad.train.items), 7.0))
+        assert "Brier" not in judged(far, bad, poison.targets)
+
+    def test_a_weight_near_1_turns_nobody_down(self, town):
+        poison, bad, _ = poisoned(town, Random(share=0.02))
+        found = Suspicion(users=bad.fraudsters * 1.0, flagged=bad.fraudsters)
+        soft = Weights(users=np.where(bad.fraudsters, 0.1, 0.97).astype(np.float32))
+        told = judged(found, bad, poison.targets, soft)
+        assert (told["genuine interactions turned down"], told["interactions recall"]) == (0.0, 1.0)
+
     def test_who_decides_nothing_is_judged_by_order_alone(self, town):
         poison, bad, _ = poisoned(town, Random(share=0.02))
         found = judged(Suspicion(users=bad.fraudsters * 1.0), bad, poison.targets)
         assert found["ROC-AUC"] == 1.0
         assert found["recall@1%"] == pytest.approx(round(0.01 * len(bad)) / bad.fraudsters.sum())
         assert "F1" not in found
+
+
+class TestHarmed:
+    def test_in_quarters_of_genuine_users(self, town):
+        _, bad, _ = poisoned(town, Random(share=0.02))
+        short = bad.train.lengths <= np.quantile(bad.train.lengths[bad.genuine()], 0.2)
+        found = harmed(Suspicion(users=short * 1.0, flagged=short), bad)
+        by = found.filter(by="length")
+        assert by["users"].sum() == len(bad.genuine())
+        assert by["accused"][0] > 0.6
+        assert by["accused"].to_list()[1:] == [0.0] * 3
+        assert by["mean"].is_sorted()
+        genuine = bad.genuine()
+        assert by["accused"].to_numpy() @ by["users"].to_numpy() == pytest.approx(short[genuine].sum())
+        n = [
+            bad.train.lengths[rows].sum()
+            for rows in np.array_split(genuine[np.argsort(bad.train.lengths[genuine], kind="stable")], 4)
+        ]
+        assert by["interactions turned down"].to_numpy() @ n == pytest.approx(
+            bad.train.lengths[genuine][short[genuine]].sum()
+        )
+
+    def test_lies_alone_turn_down(self, town):
+        _, bad, _ = poisoned(town, Random(share=0.02))
+        lies = np.zeros(len(bad.train.items), dtype=bool)
+        user = int(bad.genuine()[0])
+        lies[bad.train.starts[user]] = True
+        nobody = np.zeros(len(bad), dtype=bool)
+        found = harmed(Suspicion(users=nobody * 1.0, flagged=nobody, lies=lies), bad, parts=1)
+        assert found["accused"].to_list() == [0.0, 0.0]
+        wanted = 1 / bad.train.lengths[bad.genuine()].sum()
+        assert found["interactions turned down"].to_list() == pytest.approx([wanted, wanted])
+        with pytest.raises(ConfigError, match="accuses nobody"):
+            harmed(Suspicion(users=nobody * 1.0), bad)
 
 
 class TestDegree:

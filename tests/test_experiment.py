@@ -1,5 +1,6 @@
 """The main job from a run file to a record, as a user meets it, on a small log of CSV files."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -18,11 +19,13 @@ from lorec import experiment
 from lorec.attacks import ATTACKS, Random, View, forge
 from lorec.cli import literal, main
 from lorec.data import leave_two_out
+from lorec.defenses import Filter, LoRec
+from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
 from lorec.evidence import shapes
 from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
 from lorec.files import read_json
-from lorec.runfile import plain, read_run_file, resolve
+from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import prepared
 from lorec.text import Hash, TextVectors
 
@@ -758,6 +761,8 @@ class TestDetect:
         items = pl.read_parquet(tmp_path / "out" / "items.parquet")
         assert items.columns == ["item", "title", "pushed", "lorec"]
         assert items["pushed"].sum() == 2
+        harm = pl.read_parquet(tmp_path / "out" / "harm.parquet")
+        assert harm.group_by("detector", "by").len()["len"].to_list() == [4] * 6
         found.save(tmp_path / "out")  # its own files it replaces
         (tmp_path / "out" / "mine.txt").touch()
         with pytest.raises(RunError, match="something else"):
@@ -778,6 +783,11 @@ class TestDetect:
         ):  # fmt: skip
             code, _, err = call(monkeypatch, capsys, "detect", recipe, "--set", f"detectors={given}")
             assert (code, said in err) == (2, True), err
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "mine.txt").touch()
+        monkeypatch.setattr("lorec.experiment.forge", lambda *of, **how: pytest.fail("too late"))
+        code, _, err = call(monkeypatch, capsys, *asked, "--out", tmp_path / "full")
+        assert (code, "something else" in err) == (2, True)
 
 
 class TestFilter:
@@ -790,6 +800,11 @@ class TestFilter:
         assert list(found.arms) == ["clean", "poisoned", "filter-degree", "filter-llm4dec"]
         assert found.arms["filter-degree"]["ROC-AUC"] > 0
         assert open_run(tmp_path / "one").config == config
+        # The defense LoRec is a detector, too; and one detector may stand twice with other settings.
+        several = (Filter(detector=LoRec()), Filter(detector=Degree(ridge=3.0)), Filter(detector=Degree()))
+        made = dataclasses.replace(config, defenses=several)
+        assert list(arms_of(made))[2:] == ["filter-lorec", "filter-degree-ridge-3.0", "filter-degree"]
+        assert list(arms_of(resolve(plain(made)))) == list(arms_of(made))
         for given, said in (
             ('[{name = "filter", detector = "zeroshot"}]', "accuses nobody"),
             ('[{name = "filter", detector = "degre"}]', "did you mean 'degree'"),

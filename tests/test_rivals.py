@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorec.attacks import Random, forge, known_fakes
-from lorec.data import inject, leave_two_out
+from lorec.data import Sequences, inject, leave_two_out
 from lorec.defenses import (
     ADV,
     APR,
@@ -186,7 +186,8 @@ class TestAdversarial:
         np.testing.assert_allclose(lengths[real], np.broadcast_to(wanted[:, None], real.shape)[real], rtol=1e-4)
         assert float(loss.detach()) > 2 * float(mean_loss(losses, batch))
 
-    def test_substitutes_hurt_most_to_first_order(self, split):
+    def test_substitutes_hurt_most_to_first_order(self, split, monkeypatch):
+        monkeypatch.setattr("lorec.defenses.adversarial.CHUNK", 500)  # in several pieces
         recommender, guard = started(ADV(share=1.0, radius=1.0), split)
         warm(guard, recommender)
         batch = batch_of(split, recommender)
@@ -200,10 +201,14 @@ class TestAdversarial:
         recommender.encode = spy
         loss = guard.loss(recommender, batch)
         (read,) = pushed
-        table = recommender.table().detach()
         real = torch.from_numpy(batch.history > 0)
-        nearest = torch.cdist(read[real], table)
-        assert float(nearest.min(1).values.max()) < 1e-3  # a step of 1 ends at an item
+        shift = torch.zeros(*read.shape, requires_grad=True)
+        with recommender.shifted(vectors=shift):
+            mean_loss(recommender.losses(batch), batch).backward()
+        table = recommender.table().detach()
+        # A step of 1 ends at the item along which the loss rises most.
+        worst = (shift.grad[real] @ table[1:].T).argmax(1) + 1
+        torch.testing.assert_close(read[real], table[worst], atol=1e-5, rtol=1e-4)
         assert float(loss.detach()) > 2 * float(mean_loss(recommender.losses(batch), batch).detach())
 
     def test_a_backbone_is_as_before_afterwards(self, split):
@@ -225,6 +230,12 @@ class TestContrast:
             total -= scores[(i + 3) % 6] - math.log(sum(math.exp(score) for score in scores.values()))
         assert float(nt_xent(one, other, 0.5)) == pytest.approx(total / 6, rel=1e-5)
 
+    def test_many_are_contrasted_in_blocks(self, monkeypatch):
+        monkeypatch.setattr("lorec.defenses.contrastive.MOST", 4)
+        one, other = torch.randn(6, 3), torch.randn(6, 3)
+        wanted = (4 * nt_xent(one[:4], other[:4], 1.0) + 2 * nt_xent(one[4:], other[4:], 1.0)) / 6
+        torch.testing.assert_close(nt_xent(one, other, 1.0), wanted)
+
     @given(st.integers(1, 12), st.integers(0, 1000))
     def test_views_hold_what_the_history_held(self, length, seed):
         rng = np.random.default_rng(seed)
@@ -237,6 +248,7 @@ class TestContrast:
                 kept = view[row][view[row] > 0]
                 assert set(kept) <= set(history[row])
                 assert len(kept) == len(set(kept)) >= max(1, min(int(0.6 * length), length - int(0.3 * length)))
+                assert (view[row][-len(kept) :] == kept).all()  # no hole that a backbone might take for padding
             assert (view[:, : 12 - length] == 0).all()
 
     def test_two_operators_that_differ(self):
@@ -289,6 +301,14 @@ class TestGraphRfi:
         wanted = mean_loss(recommender.losses(batch) * genuine[:, None], batch)
         torch.testing.assert_close(guard.loss(recommender, batch), wanted)
         assert (guard.flagged == (guard.suspicion >= 0.5)).all()
+
+    def test_a_history_without_a_loss_is_as_usual(self, split):
+        log = Sequences.of([[1], *(split.train[user] for user in range(len(split)))])
+        recommender = Recommender(SMALL, "ids", len(split.catalog), seed=1)
+        known = known_fakes(split, share=0.2, seed=1)
+        guard = GraphRfi().start(recommender, log, text=None, known=known, rng=np.random.default_rng(0))
+        errors = guard._features(recommender)[: len(log), -1]
+        assert abs(float(errors[0])) < 0.5 < float(errors[1:].abs().max())
 
 
 @pytest.mark.parametrize(

@@ -215,10 +215,13 @@ def detect(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Poison a run's log and judge what its detectors say of it; no recommender is trained."""
+    from lorec.experiment import Detection
     from lorec.experiment import detect as do
     from lorec.runfile import read_run_file
 
     config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
+    if out is not None:
+        Detection.check(out)
     with _shown_progress() as watch:
         found = do(config, cache=_cache(), watch=watch)
     if out is not None:
@@ -233,7 +236,7 @@ def detect(
     for note in [f"One seed ({config.seed}): differences may be chance.", *found.notes]:
         print(f"- {literal(note, 500)}")
     if out is not None:
-        print(f"\nWhat they say of every user and item is in {out}: users.parquet, items.parquet, judged.json.")
+        print(f"\nWhat they say is in {out}: users.parquet, items.parquet, harm.parquet, judged.json.")
 
 
 @app.command()

@@ -40,7 +40,7 @@ from lorec.attacks import Stored, forge, known_fakes, open_poison, save_poison
 from lorec.attacks.folders import FORMS
 from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
 from lorec.defenses import Defense, Given, Guard, Oracle
-from lorec.detectors import DETECTORS, Detector, Suspicion, judged
+from lorec.detectors import DETECTORS, Detector, Suspicion, harmed, judged
 from lorec.detectors import detect as ask
 from lorec.errors import ConfigError, DiskError, RunError
 from lorec.evaluation import evaluate, overlap, success_removed
@@ -444,14 +444,19 @@ class Detection:
     """As `judged` has them, and seconds."""
     notes: list[str]
 
+    @staticmethod
+    def check(folder: Path) -> None:
+        """Raise RunError for a folder that holds something else than what `save` writes."""
+        names = ("users.parquet", "items.parquet", "harm.parquet", "judged.json")
+        if folder.exists() and not (folder.is_dir() and all(one.name in names for one in folder.iterdir())):
+            raise RunError(f"{folder} holds something else; choose another --out")
+
     def save(self, folder: Path) -> None:
-        """users.parquet and items.parquet, a column for each detector, and judged.json.
+        """users.parquet and items.parquet, a column for each detector; harm.parquet, as `harmed` has it; judged.json.
 
         Raises RunError for a folder that holds something else.
         """
-        names = ("users.parquet", "items.parquet", "judged.json")
-        if folder.exists() and not (folder.is_dir() and all(one.name in names for one in folder.iterdir())):
-            raise RunError(f"{folder} holds something else; choose another --out")
+        Detection.check(folder)
         columns: dict[str, Any] = {"user": self.split.users, "injected": self.split.fraudsters}
         items = self.split.catalog.items
         goals = np.isin(np.arange(1, len(items) + 1), self.poison.targets)
@@ -464,6 +469,10 @@ class Detection:
                 about[name] = found.items[1:]
         told = items.select(pl.col("item"), *(pl.col(one) for one in ("title",) if one in items.columns))
         frames = {"users.parquet": pl.DataFrame(columns), "items.parquet": told.with_columns(**about)}
+        harm = [harmed(found, self.split).select(pl.lit(name).alias("detector"), pl.all())
+                for name, found in self.said.items() if found.flagged is not None]  # fmt: skip
+        if harm:
+            frames["harm.parquet"] = pl.concat(harm)
         for file, frame in frames.items():
             with replacing(folder / file) as temporary:
                 frame.write_parquet(temporary)
@@ -481,6 +490,8 @@ def detect(config: RunFile, *, cache: Path | None = None, watch: Watch | None = 
         asked[name] = one
     clean = prepared(config.data, config.split)
     text = _text(config, clean, cache, watch)
+    if any(one.needs_text for one in (config.attack, *asked.values())):
+        text.check()
     poison = _forged(config, clean, text, None, watch)
     bad = inject(clean, poison, config.seed)
     known = _known(config, bad, poison)

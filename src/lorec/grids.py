@@ -353,7 +353,7 @@ def _possible(config: RunFile, split: Split, cache: Path) -> None:
         find("attacks", ATTACKS, kind)
     for defense in config.defenses:
         if isinstance(defense, Given):
-            defense.of(split.users, split.train)
+            defense.read()  # whom it names, a run knows: there may be injected ones among them
     if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
         TextVectors(split.catalog, config.encoder, cache, config.scenario, config.prompts).check()
 

@@ -293,18 +293,23 @@ def arms_of(config: RunFile) -> dict[str, Defense]:
     The same defense with other settings is called by what is set.
     """
     named: dict[str, Defense] = {"clean": Undefended(), "poisoned": Undefended()}
-    names = [_name("defenses", defense) for defense in config.defenses]
+    names = [_arm_of(defense) for defense in config.defenses]
     for name, defense in zip(names, config.defenses, strict=True):
         if name == "none":
             raise ConfigError("the undefended arm is always there, as 'poisoned'; take 'none' out of defenses")
-        if isinstance(defense, Filter):
-            name += f"-{_name('detectors', defense.detector)}"
-        elif names.count(name) > 1:
-            name += "".join(f"-{key}-{_setting(getattr(defense, key))}" for key in _changed(defense))
+        if names.count(name) > 1:
+            spec = defense.detector if isinstance(defense, Filter) else defense
+            name += "".join(f"-{key}-{_setting(getattr(spec, key))}" for key in _changed(spec))
         if name in named:
             raise ConfigError(f"defense {name!r} stands twice; one run compares different ones")
         named[name] = defense
     return named
+
+
+def _arm_of(defense: Defense) -> str:
+    """Its name, a filter's with that of its detector."""
+    name = _name("defenses", defense)
+    return f"{name}-{_name('detectors', defense.detector)}" if isinstance(defense, Filter) else name
 
 
 def _changed(spec: Any) -> list[str]:

@@ -20,11 +20,14 @@ from lorec.models import Recommender
 from lorec.models.losses import mean_loss
 from lorec.text import TextVectors
 
+CHUNK = 4_000_000
+"""Products of gradients and items in memory at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Adversarial:
     radius: float = 0.1
-    """epsilon: how far a vector is pushed, in its own length's unit."""
+    """epsilon: how far a vector is pushed, an absolute length; an id's is .02 sqrt(width) in the beginning."""
     weight: float = 1.0
     """lambda, of the loss under attack beside the plain one."""
     enter: int = 5
@@ -101,7 +104,7 @@ class APR(_Adversarial):
 @dataclass(frozen=True, kw_only=True)
 class _ByUser(_Adversarial):
     radius: float = 0.5
-    """epsilon: how far a state is pushed at most twice over, in its own length's unit."""
+    """epsilon: how far a state is pushed, at most twice over; an absolute length."""
 
     def both(self, recommender: Recommender, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Losses [B, T] without and with the attack."""
@@ -175,7 +178,8 @@ class ADV(_Adversarial):
         with torch.no_grad():
             table = recommender.table()
             read = torch.from_numpy(batch.history).to(table.device)[chosen]
-            worst = (gradient[chosen] @ table[1:].T).argmax(1) + 1
+            rows = torch.split(gradient[chosen], max(1, CHUNK // len(table)))
+            worst = torch.cat([(some @ table[1:].T).argmax(1) for some in rows]) + 1
             steps = torch.zeros_like(shift)
             steps[chosen] = self.radius * (F.embedding(worst, table) - F.embedding(read, table))
         with recommender.shifted(vectors=steps):

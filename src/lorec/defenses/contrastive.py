@@ -65,8 +65,22 @@ class _ContrastiveGuard(Guard):
         self.rng.bit_generator.state = state["rng"]
 
 
+MOST = 512
+"""Histories that are contrasted with one another; a batch of short ones holds thousands, and pairs are squares."""
+
+
 def nt_xent(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """Mean over the 2 B views of -log softmax of its partner among all others, by inner products [B, H] each."""
+    """Mean over the 2 B views of -log softmax of its partner among all others, by inner products [B, H] each.
+
+    More than `MOST` histories are contrasted in blocks of so many, which also keeps the contrast as hard in any batch.
+    """
+    if len(one) > MOST:
+        parts = [
+            nt_xent(*both, temperature) * len(both[0])
+            for both in zip(torch.split(one, MOST), torch.split(other, MOST), strict=True)
+        ]
+        total: Tensor = torch.stack(parts).sum() / len(one)
+        return total
     views = torch.cat([one, other])
     scores = views @ views.T / temperature
     scores.fill_diagonal_(-torch.inf)
@@ -79,8 +93,7 @@ class CL4SRec(_Contrastive):
     """Contrastive learning for sequential recommendation (Xie et al., ICDE 2022).
 
     Every history is changed by two different ones of crop, mask and reorder, and the last states of both are contrasted
-    with the batch's others. A masked item is not seen at all, where theirs becomes a token of its own, and so
-    the newest one, whose state is asked for, is never masked.
+    with the batch's others. A masked item is left out, where theirs becomes a token of its own.
     """
 
     crop: float = 0.6
@@ -121,9 +134,7 @@ class CL4SRec(_Contrastive):
         return items[start : start + n]
 
     def _masked(self, items: Items, rng: np.random.Generator) -> Items:
-        kept = items.copy()
-        kept[rng.permutation(len(items) - 1)[: int(self.mask * len(items))]] = 0
-        return kept
+        return np.delete(items, rng.permutation(len(items))[: min(int(self.mask * len(items)), len(items) - 1)])
 
     def _reordered(self, items: Items, rng: np.random.Generator) -> Items:
         n = int(self.reorder * len(items))

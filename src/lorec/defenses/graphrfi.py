@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lorec.data import Floats, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard
-from lorec.detectors import rounds_of
+from lorec.detectors import first_of
 from lorec.errors import ConfigError
 from lorec.models import Recommender
 from lorec.text import TextVectors
@@ -55,7 +55,7 @@ class GraphRfi:
         rng: np.random.Generator,
     ) -> Guard:
         """Raises DataError without known fakes."""
-        return _ForestGuard(self, recommender, log.extended(rounds_of(known)[0].profiles), len(log), rng)
+        return _ForestGuard(self, recommender, log.extended(first_of(known).profiles), len(log), rng)
 
 
 class _ForestGuard(Guard):
@@ -97,7 +97,7 @@ class _ForestGuard(Guard):
                 self.optimizer.step()
                 total += float(loss.detach()) / len(parts) / self.spec.passes
         with torch.no_grad():
-            self._set(self.forest(seen[: self.n_users])[:, 1].exp().cpu().numpy())
+            self._set(self.forest(seen[: self.n_users])[:, 1].exp().clamp(max=1).cpu().numpy())
         return {"forest": total}
 
     @torch.no_grad()
@@ -112,7 +112,9 @@ class _ForestGuard(Guard):
         for batch in recommender.feed(self.everyone, 16_384).epoch(self.rng):
             np.add.at(sums, batch.users, recommender.losses(batch).sum(1).cpu().numpy())
             np.add.at(counts, batch.users, (batch.positives > 0).sum(1))
-        errors = torch.from_numpy(sums / np.maximum(counts, 1)).float().to(device)
+        known = counts > 0  # a history of one item has no loss: it is as usual
+        mean = sums[known].sum() / max(counts.sum(), 1)
+        errors = torch.from_numpy(np.where(known, sums / np.maximum(counts, 1), mean)).float().to(device)
         seen = torch.cat([states, errors[:, None]], dim=1)
         return (seen - seen.mean(0)) / seen.std(0).clamp(min=1e-6)
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from lorec.data import Floats, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard
-from lorec.detectors import rounds_of
+from lorec.detectors import first_of
 from lorec.detectors.language import Head, calibration_loss
 from lorec.errors import ConfigError
 from lorec.models import Recommender
@@ -82,7 +82,7 @@ class LoRecPaper:
 
         Raises ConfigError without text (where it aligns) and DataError without known fakes.
         """
-        fakes = rounds_of(known)[0].profiles
+        fakes = first_of(known).profiles
         if self.alignment and text is None:
             raise ConfigError("LoRec aligns with a language model's view; give text vectors, or set alignment = 0")
         everyone = log.extended(fakes)

@@ -98,18 +98,11 @@ class Given:
     def of(self, users: pl.Series, log: Sequences) -> Weighted:
         """The weights of a training log whose rows are these users.
 
-        Raises DataError for a file that can't be read, lacks a column, holds no weights or names nobody of the log.
+        Raises DataError as `read` does, and for a file that names nobody of the log, or places outside of histories.
         """
-        try:
-            found = (pl.read_csv if self.path.endswith(".csv") else pl.read_parquet)(self.path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{self.path} can't be read as weights ({str(error)[:200]}); give CSV or Parquet") from None
-        if lacking := {"user", "weight"} - set(found.columns):
-            raise DataError(f"{self.path} has no column {', '.join(sorted(lacking))}; name them user and weight")
-        if not found["weight"].dtype.is_numeric() or found["weight"].has_nulls():
-            raise DataError(f"{self.path}: a weight is missing or no number; weights are finite and 0 or more")
+        found = self.read()
         rows = pl.DataFrame({"user": users.cast(pl.String), "row": np.arange(len(users))})
-        known = found.with_columns(pl.col("user").cast(pl.String)).join(rows, on="user", maintain_order="left")
+        known = found.join(rows, on="user", maintain_order="left")
         if not len(known):
             raise DataError(f"{self.path} names no user of the log; are its ids those of the log?")
         values, at = known["weight"].to_numpy().astype(np.float32), known["row"].to_numpy()
@@ -123,6 +116,22 @@ class Given:
         of_events = np.ones(len(log.items), dtype=np.float32)
         of_events[log.starts[at] + place] = values
         return Weighted(Weights(events=of_events))
+
+    def read(self) -> pl.DataFrame:
+        """The file. Raises DataError where it can't be read, lacks a column or holds what is no weight."""
+        try:
+            ids = {"user": pl.String}  # 007 is not 7
+            csv = self.path.endswith(".csv")
+            found = pl.read_csv(self.path, schema_overrides=ids) if csv else pl.read_parquet(self.path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            first = (str(error).splitlines() or [""])[0][:200]
+            raise DataError(f"{self.path} can't be read as weights ({first}); give CSV or Parquet") from None
+        if lacking := {"user", "weight"} - set(found.columns):
+            raise DataError(f"{self.path} has no column {', '.join(sorted(lacking))}; name them user and weight")
+        if not found["weight"].dtype.is_numeric() or found["weight"].has_nulls():
+            raise DataError(f"{self.path}: a weight is missing or no number; weights are finite and 0 or more")
+        Weights(users=found["weight"].to_numpy().astype(np.float32))  # raises for what is none
+        return found.with_columns(pl.col("user").cast(pl.String))
 
     def start(
         self,

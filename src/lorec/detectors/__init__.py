@@ -15,13 +15,13 @@ from lorec.detectors.clicks import FAP, PCA, Degree, Groups
 from lorec.detectors.company import Coherence, Context
 from lorec.detectors.language import LLM4Dec, ZeroShot
 from lorec.detectors.lorec import LoRec
-from lorec.detectors.suspicion import Suspicion, judged
+from lorec.detectors.suspicion import Suspicion, harmed, judged
 from lorec.errors import ConfigError, DataError
 from lorec.text import TextVectors
 
 __all__ = [
     "DETECTORS", "FAP", "PCA", "Coherence", "Context", "Degree", "Detector", "Groups", "LLM4Dec", "LoRec", "Suspicion",
-    "ZeroShot", "check", "detect", "judged", "rounds_of",
+    "ZeroShot", "check", "detect", "first_of", "harmed", "judged", "rounds_of",
 ]  # fmt: skip
 
 DETECTORS: dict[str, type] = {
@@ -73,6 +73,11 @@ def rounds_of(known: Sequence[Poison] | None) -> Sequence[Poison]:
     if not known or not any(len(one.profiles) for one in known):
         raise DataError("this learns from known fakes and got none; give known=known_fakes(...)")
     return known
+
+
+def first_of(known: Sequence[Poison] | None) -> Poison:
+    """The first round that holds any, for those that learn from one file of profiles. Raises as `rounds_of` does."""
+    return next(one for one in rounds_of(known) if len(one.profiles))
 
 
 def detect(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.sparse import csr_array, diags_array, triu
+from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, svds
 
 from lorec.data import Floats, Poison, Sequences
@@ -14,6 +14,9 @@ from lorec.detectors.suspicion import Suspicion, worst
 from lorec.errors import ConfigError
 from lorec.evidence import shapes
 from lorec.text import TextVectors
+
+BLOCK = 8_192
+"""Users or items whose pairs are in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +135,7 @@ class FAP:
         rng: np.random.Generator,
     ) -> Suspicion:
         """[users] and [V + 1], in [0, 1]; the seeds are the first round of known fakes."""
-        taken = _taken(log.extended(known[0].profiles), n_items)
+        taken = _taken(log.extended(next(one for one in known if len(one.profiles)).profiles), n_items)
         weighted = taken @ diags_array(1 / np.log1p(np.maximum(taken.sum(0), 1)))
         by_user = diags_array(1 / np.maximum(weighted.sum(1), 1e-12)) @ weighted
         by_item = diags_array(1 / np.maximum(weighted.sum(0), 1e-12)) @ weighted.T
@@ -183,13 +186,20 @@ class Groups:
         counts = taken.sum(0)
         kept = np.flatnonzero((counts >= self.least) & (counts <= np.quantile(counts, self.rare)))
         few = taken[:, kept]
-        pairs = triu(few.T @ few, k=1).tocoo()
-        often = pairs.data >= self.least
-        row, column, together = pairs.row[often], pairs.col[often], pairs.data[often]
+        parts = []
+        for start in range(0, len(kept), BLOCK):  # most pairs are rare ones, and are not kept
+            block = coo_array(few[:, start : start + BLOCK].T @ few)
+            often = (block.data >= self.least) & (block.coords[0] + start < block.coords[1])
+            parts.append(np.stack([block.coords[0][often] + start, block.coords[1][often], block.data[often]]))
+        row, column, together = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0))
+        row, column = row.astype(np.int64), column.astype(np.int64)
         expected = counts[kept][row] * counts[kept][column] / len(log)
         ratio = np.where(together > expected, together * np.log(together / expected) - (together - expected), 0)
         scores = csr_array((ratio, (row, column)), shape=(len(kept), len(kept)))
-        users: Floats = (few @ scores).multiply(few).sum(1)
+        users = np.concatenate([
+            (few[start : start + BLOCK] @ scores).multiply(few[start : start + BLOCK]).sum(1)
+            for start in range(0, len(log), BLOCK)
+        ])  # fmt: skip
         items = np.zeros(n_items + 1)
         items[kept + 1] = scores.sum(0) + scores.sum(1)
         return Suspicion(users=users, flagged=worst(users, self.share), items=items)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from lorec.data import Bools, Floats, Ints, Split, Weights
 from lorec.errors import ConfigError
@@ -51,7 +52,8 @@ def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | Non
 
     An interaction is a lie where a fraudster takes a target; fraudsters' other interactions are on neither side. On a
     log without fraudsters only what is turned down is told. `Brier` is of the likelihoods of interactions, where there
-    are some, beside that of knowing nothing but how common lies are. `weights` are the detector's own where not given.
+    are some (in [0, 1]), beside that of knowing nothing but how common lies are. `weights` are the detector's own where
+    not given; half or less turns an interaction down.
     """
     users, single = split.train.users(), found.interactions
     fake = split.fraudsters[users]
@@ -60,7 +62,7 @@ def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | Non
     turned_down = None
     if found.flagged is not None:
         given = found.weights() if weights is None else weights
-        turned_down = given.of_events(split.train) < 1
+        turned_down = given.of_events(split.train) <= 0.5
         told = mean_weights(given.of_users(split.train), found.flagged, split.fraudsters)
         told["genuine interactions turned down"] = float(turned_down[~fake].mean())
     if not lies.any():
@@ -72,10 +74,32 @@ def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | Non
     told |= {f"interactions {name}": of_lies[name] for name in ("ROC-AUC", "PR-AUC", "recall") if name in of_lies}
     if found.flagged is not None:
         told["lies' weight"] = float(given.of_events(split.train)[lies].mean())
-    if single is not None:
+    if single is not None and single.min() >= 0 and single.max() <= 1:
         share = float(lies[either].mean())
         told |= {"Brier": float(((of_events - lies[either]) ** 2).mean()), "Brier of the share": share * (1 - share)}
     if found.items is not None:
-        worst = np.sort(found.items[1:])[::-1]
-        told["targets among the worst 10"] = float(np.mean(found.items[targets] >= worst[min(10, len(worst)) - 1]))
+        ordered = np.sort(found.items[1:])
+        no_better = len(ordered) - np.searchsorted(ordered, found.items[targets])  # itself, and ties before it
+        told["targets among the worst 10"] = float((no_better <= 10).mean())
     return told
+
+
+def harmed(found: Suspicion, split: Split, parts: int = 4) -> pl.DataFrame:
+    """Who is accused without reason: genuine users in parts of equal size, by length and by taste for the popular.
+
+    A row for each part, 1 the shortest histories or the least popular items (their mean log count): users, the share
+    of them accused, the share of their interactions turned down. Raises ConfigError where the detector decides nothing.
+    """
+    log, genuine = split.train, split.genuine()
+    counts = np.log1p(log.counts(len(split.catalog)))
+    taste = np.bincount(log.users(), counts[log.items], len(log)) / np.maximum(log.lengths, 1)
+    turned_down = np.bincount(log.users(), found.weights().of_events(log) <= 0.5, len(log))
+    accused = turned_down > 0 if found.flagged is None else found.flagged
+    tables = []
+    for by, values in (("length", log.lengths), ("popularity", taste)):
+        order = genuine[np.argsort(values[genuine], kind="stable")]
+        for part, rows in enumerate(np.array_split(order, min(parts, len(order))), start=1):
+            share = turned_down[rows].sum() / max(log.lengths[rows].sum(), 1)
+            tables.append((by, part, len(rows), float(values[rows].mean()), float(accused[rows].mean()), float(share)))
+    columns = ["by", "part", "users", "mean", "accused", "interactions turned down"]
+    return pl.DataFrame(tables, schema=columns, orient="row")

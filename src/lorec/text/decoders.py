@@ -256,10 +256,17 @@ class Answers:
             tokens, seen, lengths = _padded(ids, model.device)
             states = model.base_model(input_ids=tokens, attention_mask=seen.long(), use_cache=False).last_hidden_state
             last = states[torch.arange(len(states), device=states.device), lengths - 1]
-            said: Vectors = (last.float() @ weight.T + bias).cpu().numpy()
+            said: Vectors = _scaled(last.float() @ weight.T + bias, model.config).cpu().numpy()
             return said
 
         yield from self.reader._batches(texts, tokens, read)
+
+
+def _scaled(logits: Tensor, config: Any) -> Tensor:
+    """What some families do to their logits in the end: Granite, Cohere, Gemma."""
+    logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def _template(tokenizer: Any) -> tuple[list[int], list[int]]:
