@@ -54,7 +54,10 @@ class TestGiven:
     def path(self, tmp_path):
         def write(suffix="csv", **columns):
             frame = pl.DataFrame(columns)
-            (frame.write_csv if suffix == "csv" else frame.write_parquet)(tmp_path / f"w.{suffix}")
+            if suffix == "parquet":
+                frame.write_parquet(tmp_path / "w.parquet")
+            else:
+                frame.write_csv(tmp_path / f"w.{suffix}", separator="\t" if suffix == "tsv" else ",")
             return str(tmp_path / f"w.{suffix}")
 
         return write
@@ -78,6 +81,13 @@ class TestGiven:
         weights = Given(path=str(tmp_path / "w.csv")).of(pl.Series(["007", "x", "7"]), split.train.take(np.arange(3)))
         assert weights.weights.users.tolist() == [0.0, 1.0, 0.5]
 
+    def test_remarks_on_strangers_and_injected_users(self, split, path):
+        given = Given(path=path("tsv", user=[split.users[0], "zzz", "injected-00001"], weight=[0, 0, 0]))
+        strangers, injected = given.remarks(split.users)
+        assert "2 of 3 users" in strangers
+        assert "1 injected users by number" in injected
+        assert Given(path=path(user=[split.users[0]], weight=[0])).remarks(split.users) == []
+
     def test_ids_may_be_numbers(self, path, split):
         users = pl.Series([str(n) for n in range(len(split))])
         given = Given(path=path(user=[4, 7], weight=[0, 1]))
@@ -87,14 +97,21 @@ class TestGiven:
         user = [split.users[0]]
         for wrong, said in (
             ({"user": user}, "no column weight"), ({"user": ["x"], "weight": [1.0]}, "names no user"),
-            ({"user": user, "weight": [-1.0]}, "weight is negative"), ({"user": user, "weight": ["a"]}, "no number"),
-            ({"user": user, "weight": [None]}, "no number"),
+            ({"user": user, "weight": [-1.0]}, "row 1: weight is -1.0"),
+            ({"user": user, "weight": ["a"]}, "weight is 'a'"),
+            ({"user": user, "weight": [None]}, "weight is None"),
+            ({"user": user, "weight": [1e30]}, "row 1: weight is 1e"),
             ({"user": user, "weight": [1.0], "position": [99]}, "outside of their users' histories"),
+            ({"user": user, "weight": [1.0], "position": [0.5]}, "position is 0.5"),
+            ({"user": user, "weight": [0.0], "position": [0], "item": ["i999"]}, "1 positions the log holds another"),
+            ({"user": split.users.to_list(), "weight": [0.0] * len(split)}, "nothing is left"),
+            ({"user": [], "weight": []}, "no rows"),
         ):  # fmt: skip
             with pytest.raises(DataError, match=said):
-                Given(path=path(**wrong)).of(split.users, split.train)
-        for file in ("none.csv", "none.parquet"):
-            with pytest.raises(DataError, match="can't be read as weights"):
+                Given(path=path(**wrong)).of(split.users, split.train, split.catalog.ids(np.arange(1, 61)))
+        (tmp_path / "broken.parquet").write_text("user,weight")
+        for file, said in (("none.csv", "does not exist"), ("broken.parquet", "can't be read as weights")):
+            with pytest.raises(DataError, match=said):
                 Given(path=str(tmp_path / file)).of(split.users, split.train)
         with pytest.raises(ConfigError, match="which no defense is given"):
             start(Given(path=path(user=user, weight=[1.0])), split)

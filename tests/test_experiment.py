@@ -26,7 +26,7 @@ from lorec.evidence import shapes
 from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
 from lorec.files import read_json
 from lorec.runfile import arms_of, plain, read_run_file, resolve
-from lorec.sources import prepared
+from lorec.sources import CompleteJourney, prepared
 from lorec.text import Hash, TextVectors
 
 TOML = """
@@ -771,13 +771,15 @@ class TestDetect:
     def test_from_the_command_line(self, recipe, tmp_path, monkeypatch, capsys):
         asked = ("detect", recipe, "--set", 'detectors=["degree"]')
         code, out, _ = call(monkeypatch, capsys, *asked, "--set", 'known.kinds=["random"]', "--out", tmp_path / "out")
-        assert (code, "degree" in out, "ROC-AUC" in out) == (0, True, True)
+        assert (code, "degree" in out, "worst" in out) == (0, True, True)
+        assert "random: 8 fraudsters in small" in out
         assert "The judged kind, random, was among the known fakes" in out
         assert json.loads((tmp_path / "out" / "judged.json").read_text())["detectors"]["degree"]["ROC-AUC"] > 0
         code, out, _ = call(monkeypatch, capsys, *asked, "--json")
         assert json.loads(out)["notes"] == []
         for given, said in (
             ('["degre"]', "did you mean 'degree'"), ('["degree", "degree"]', "stands twice"),
+            ("[]", "name at least one"),
             ('[{name = "degree", ridge = 0.0}]', "above 0"), ('"degree"', "is a list"),
             ('["zeroshot"]', "a model that writes"),
         ):  # fmt: skip
@@ -815,6 +817,19 @@ class TestFilter:
                 read_run_file(recipe, {"defenses": given})
 
 
+class TestSettings:
+    def test_another_member_keeps_what_it_knows_of_the_section(self, recipe):
+        kept = read_run_file(recipe, {"attack": "segment"}).attack
+        assert (type(kept).__name__, kept.share) == ("Segment", 0.1)
+        assert read_run_file(recipe, {"data": "complete-journey"}).data == CompleteJourney()
+
+    def test_a_defense_that_begins_too_late_is_told(self, recipe, tmp_path):
+        config = read_run_file(recipe, {"defenses": '["trimmed"]', "training.epochs": "2"})
+        assert any(
+            "trimmed begins after the last epoch" in note for note in run(config, tmp_path / "one").scorecard["notes"]
+        )
+
+
 class TestGivenWeights:
     def test_what_a_run_has_left_is_a_defense_of_the_next(self, recipe, done, tmp_path):
         """LoRec's interactions at weight 0, from the run's own file, train the bit-same recommender."""
@@ -823,11 +838,23 @@ class TestGivenWeights:
         found = run(read_run_file(recipe, {"defenses": given}), tmp_path / "one")
         assert found.arms["weighted"]["HR@10"] == done.arms["lorec"]["HR@10"]
         assert found.arms["weighted"]["target rank"] == done.arms["lorec"]["target rank"]
+        assert found.arms["weighted"]["lies' weight"] == done.arms["lorec"]["lies' weight"]
+        assert (tmp_path / "one" / "weighted" / "interactions.parquet").exists()
+        assert any("injected users by number" in note for note in found.scorecard["notes"])
+
+    def test_a_file_that_changes_is_noticed(self, recipe, tmp_path):
+        (tmp_path / "w.csv").write_text("user,weight\nu001,0\n")
+        given = f'[{{name = "weighted", path = "{tmp_path}/w.csv"}}]'
+        config = read_run_file(recipe, {"defenses": given, "training.epochs": "1"})
+        run(config, tmp_path / "one")
+        (tmp_path / "w.csv").write_text("user,weight\nu002,0\n")
+        with pytest.raises(RunError, match="file of weights has changed"):
+            run(config, tmp_path / "one")
 
     def test_a_file_that_is_not_there_is_said_before_anything_is_trained(self, recipe, tmp_path, monkeypatch, capsys):
         asked = ("run", recipe, "--out", tmp_path / "one", "--set", 'defenses=[{name="weighted", path="none.csv"}]')
         code, _, err = call(monkeypatch, capsys, *asked)
-        assert (code, "none.csv can't be read as weights" in err) == (2, True)
+        assert (code, "none.csv does not exist" in err) == (2, True)
         assert not (tmp_path / "one" / "clean").exists()
 
 

@@ -229,10 +229,11 @@ def detect(
     if as_json:
         print(json.dumps({"detectors": found.figures, "notes": found.notes}, indent=2))
         return
-    names = [name for group in ("detection", "detection of interactions", "weights") for name in METRICS[group]]
-    names += ["targets among the worst 10", "seconds"]
-    rows = ([name, *(_cell(name, one.get(name)) for one in found.figures.values())] for name in names)
-    _rows(["", *found.figures], (row for row in rows if any(row[1:])))
+    print(f"{found.poison.provenance['attack']}: {len(found.poison.profiles):,} fraudsters in {literal(config.name)}")
+    rows = (
+        [name, *(_cell(key, figures.get(key)) for key in DETECTED.values())] for name, figures in found.figures.items()
+    )
+    _rows(["", *DETECTED], rows)
     for note in [f"One seed ({config.seed}): differences may be chance.", *found.notes]:
         print(f"- {literal(note, 500)}")
     if out is not None:
@@ -508,6 +509,13 @@ METRICS = {
     ),
     "training": ("best epoch", "epochs", "seconds an epoch"),
 }
+
+
+DETECTED = {
+    "AUC": "ROC-AUC", "worst 1 %": "recall@1%", "recall": "recall", "F1": "F1", "genuine accused": "genuine turned down",
+    "AUC lies": "interactions ROC-AUC", "seconds": "seconds",
+}  # fmt: skip
+"""What is shown of detectors: heading and figure."""
 
 
 def _table(arms: Mapping[str, Mapping[str, float]]) -> None:

@@ -40,14 +40,14 @@ from lorec.attacks import Stored, forge, known_fakes, open_poison, save_poison
 from lorec.attacks.folders import FORMS
 from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
 from lorec.defenses import Defense, Given, Guard, Oracle
-from lorec.detectors import DETECTORS, Detector, Suspicion, harmed, judged
+from lorec.detectors import DETECTORS, Suspicion, harmed, judged
 from lorec.detectors import detect as ask
 from lorec.errors import ConfigError, DiskError, RunError
 from lorec.evaluation import evaluate, overlap, success_removed
 from lorec.files import inside, read_json, replacing, sha256, write_json
 from lorec.models import Popularity, Recommender, load_recommender
 from lorec.registry import name_of, unknown
-from lorec.runfile import RunFile, arms_of, plain, resolve
+from lorec.runfile import RunFile, arms_of, named, plain, resolve
 from lorec.sources import prepared
 from lorec.text import TextVectors
 from lorec.training import Fit, Progress, choose_device, fit
@@ -155,9 +155,11 @@ def run(
     if record.get("data", {"digest": clean.digest()})["digest"] != clean.digest():
         raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
     if record["finished"]:
+        _same_weights(record, config, folder)
         return open_run(folder)
     job = _prepared(config, folder, clean, cache, shared, watch)
     _seal(record, folder, [])  # before any other file: whatever a killed run leaves is known to be a run's
+    record["weights"] = _same_weights(record, config, folder)
     data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
     record["data"] = json.loads(json.dumps(data))
     counts = job.bad.train.counts(len(clean.catalog))[1:]
@@ -187,6 +189,14 @@ def run(
     record["finished"] = not failed
     _seal(record, folder, ["scorecard.json"])
     return Run(folder, config, record, scorecard)
+
+
+def _same_weights(record: Mapping[str, Any], config: RunFile, folder: Path) -> dict[str, str]:
+    """The digests of the files of weights. Raises RunError where they are not those of the record."""
+    given = {one.path: sha256(Path(one.path)) for one in config.defenses if isinstance(one, Given)}
+    if record.get("weights", given) != given:
+        raise RunError(f"a file of weights has changed since {folder} was begun; choose another --out, or delete it")
+    return given
 
 
 def _arms(
@@ -482,12 +492,9 @@ class Detection:
 def detect(config: RunFile, *, cache: Path | None = None, watch: Watch | None = None) -> Detection:
     """Poison a run's log and ask its detectors; no recommender is trained. Raises what `run` does."""
     watch = watch or (lambda _: None)
-    asked: dict[str, Detector] = {}
-    for one in config.detectors:
-        name = name_of("detectors", DETECTORS, one)
-        if name in asked:
-            raise ConfigError(f"detector {name!r} stands twice; one command compares different ones")
-        asked[name] = one
+    asked = named("detectors", [name_of("detectors", DETECTORS, one) for one in config.detectors], config.detectors)
+    if not asked:
+        raise ConfigError("detectors is empty; name at least one, as in detectors = ['lorec']")
     clean = prepared(config.data, config.split)
     text = _text(config, clean, cache, watch)
     if any(one.needs_text for one in (config.attack, *asked.values())):
@@ -578,6 +585,8 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     card = evaluate(trained.recommender, split, targets=job.poison.targets, top=10)
     metrics = card.metrics | (detected(trained.guard, split, job.poison.targets) if name != "clean" else {})
     metrics |= {"best epoch": trained.best_epoch, "epochs": len(trained.history)}
+    if not trained.guard.ready:
+        metrics["never in force"] = 1.0
     metrics["seconds an epoch"] = float(np.median([row["seconds"] for row in trained.history]))
     trained.recommender.save(folder / "model.safetensors")
     _save_history(folder / "history.jsonl", trained.history)
@@ -616,7 +625,11 @@ def _told(defense: Defense, split: Split) -> Defense:
     """With what only the experiment knows: who the fraudsters are, and who is who."""
     if isinstance(defense, Oracle):
         return defense.reveal(split.fraudsters)
-    return defense.of(split.users, split.train) if isinstance(defense, Given) else defense
+    return (
+        defense.of(split.users, split.train, split.catalog.ids(np.arange(1, len(split.catalog) + 1)))
+        if isinstance(defense, Given)
+        else defense
+    )
 
 
 def _clean_folder(job: _Job) -> Path | None:
@@ -685,7 +698,10 @@ def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: boo
             f"The attack did not work on the undefended model (T-HR@50 {arms['poisoned']['T-HR@50']:.4f}; it should be "
             "at least five times the clean model's and above chance): attack success removed has no meaning here."
         )
+    notes += [told for one in job.config.defenses if isinstance(one, Given) for told in one.remarks(job.bad.users)]
     for name, metrics in arms.items():
+        if "never in force" in metrics:
+            notes.append(f"{name} begins after the last epoch of this training: its arm is undefended.")
         untouched = metrics.get("genuine interactions turned down") == 0 and metrics.get("lies' weight", 0) >= 1
         if name not in ("clean", "poisoned") and untouched:
             notes.append(f"{name} never turned anybody down: every weight stayed 1.")

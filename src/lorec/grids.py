@@ -88,6 +88,7 @@ ALWAYS = ("data", "backbone", "items", "attack", "share")
 NO_AXIS = {
     "name": "cells are named by what sets them apart",
     "defenses": "every cell has an arm for each of the file's defenses",
+    "detectors": "no run asks them; lorec detect does",
     "grid": "a grid holds no grids",
 }
 

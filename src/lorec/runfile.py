@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from lorec.text import ENCODERS, Encoder, MiniLM, Prompts
 from lorec.training import Training
 
 __all__ = [
-    "FAMILIES", "LISTS", "MEMBERS", "TABLES", "Known", "RunFile", "Targets", "arms_of", "plain", "protocol_of", "put",
-    "read_document", "read_run_file", "resolve",
+    "FAMILIES", "LISTS", "MEMBERS", "TABLES", "Known", "RunFile", "Targets", "arms_of", "named", "plain", "protocol_of",
+    "put", "read_document", "read_run_file", "resolve",
 ]  # fmt: skip
 
 
@@ -240,6 +240,11 @@ def _set(document: dict[str, Any], key: str, text: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    if key in MEMBERS and isinstance(value, str) and isinstance(document.get(key), Mapping):
+        # Another member keeps what the file says of this one, as far as it knows such keys.
+        spec = FAMILIES[MEMBERS[key]].get(value)
+        known = {field.name for field in dataclasses.fields(spec)} if spec else set()
+        value = {name: one for name, one in document[key].items() if name in known} | {"name": value}
     try:
         _put(document, key, value)
     except ConfigError as error:
@@ -292,18 +297,23 @@ def arms_of(config: RunFile) -> dict[str, Defense]:
 
     The same defense with other settings is called by what is set.
     """
-    named: dict[str, Defense] = {"clean": Undefended(), "poisoned": Undefended()}
     names = [_arm_of(defense) for defense in config.defenses]
-    for name, defense in zip(names, config.defenses, strict=True):
-        if name == "none":
-            raise ConfigError("the undefended arm is always there, as 'poisoned'; take 'none' out of defenses")
+    if "none" in names:
+        raise ConfigError("the undefended arm is always there, as 'poisoned'; take 'none' out of defenses")
+    return {"clean": Undefended(), "poisoned": Undefended()} | named("defense", names, config.defenses)
+
+
+def named(family: str, names: Sequence[str], specs: Sequence[Any]) -> dict[str, Any]:
+    """Specs by name; the same one with other settings is called by what is set. Raises ConfigError for one twice."""
+    found: dict[str, Any] = {}
+    for name, spec in zip(names, specs, strict=True):
         if names.count(name) > 1:
-            spec = defense.detector if isinstance(defense, Filter) else defense
-            name += "".join(f"-{key}-{_setting(getattr(spec, key))}" for key in _changed(spec))
-        if name in named:
-            raise ConfigError(f"defense {name!r} stands twice; one run compares different ones")
-        named[name] = defense
-    return named
+            inner = spec.detector if isinstance(spec, Filter) else spec
+            name += "".join(f"-{key}-{_setting(getattr(inner, key))}" for key in _changed(inner))
+        if name in found:
+            raise ConfigError(f"{family.removesuffix('s')} {name!r} stands twice; compare different ones")
+        found[name] = spec
+    return found
 
 
 def _arm_of(defense: Defense) -> str:

@@ -6,6 +6,7 @@ declares.
 """
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from lorec.data import Floats, Ints, Poison, Sequences, Split, stream
 from lorec.errors import ConfigError
 from lorec.evaluation import quality, ranks_of
 from lorec.models import Recommender, Scorer
-from lorec.registry import find, name_of
+from lorec.registry import find, name_of, unknown
 from lorec.text import TextVectors
 
 __all__ = [
@@ -274,8 +275,10 @@ def known_fakes(
     whole catalogue, one, two or all of them in a profile, lengths as genuine users have them. Together they are `share`
     of the users in the first round, and two, four and half times as many in the next ones, as attacks come in all
     sizes. By default `KINDS` are known, all but the judged one (`without`). The defender makes them from the log that
-    it has, poisoned as it may be. Raises ConfigError where no kind is left.
+    it has, poisoned as it may be. Raises ConfigError where no kind is left and UnknownName for a misspelt one.
     """
+    if without is not None and without not in ATTACKS and difflib.get_close_matches(without, ATTACKS, cutoff=0.8):
+        raise unknown("attack", without, ATTACKS)  # or it would be among the known kinds, and nobody would see
     names = list(kinds) if kinds is not None else [name for name in KINDS if name != without]
     if not names:
         raise ConfigError("no kind is left for known fakes; name one under [known] kinds")

@@ -112,6 +112,8 @@ class Filter:
     """By its name, or a table with one."""
 
     def __post_init__(self) -> None:
+        if not hasattr(self.detector, "detect"):
+            raise ConfigError(f"a filter's detector is {self.detector!r}; give one, as lorec.Degree()")
         if not self.detector.decides:
             raise ConfigError(
                 f"{type(self.detector).__name__} accuses nobody by itself, so it is no filter; take another detector"

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from lorec.data import Bools, Poison, Sequences, Weights
+from lorec.data import Bools, Floats, Ints, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard
 from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender
@@ -57,7 +59,29 @@ class Weighted:
         ):
             if values is not None and len(values) != wanted:
                 raise DataError(f"{len(values)} weights of {what} for a log with {wanted}; give one for each row")
-        return Guard(self.weights)
+        return _Given(self.weights, log)
+
+
+class _Given(Guard):
+    """Given weights say who is suspected, too."""
+
+    def __init__(self, weights: Weights, log: Sequences) -> None:
+        super().__init__(weights)
+        self.log = log
+
+    @property
+    def suspicion(self) -> Floats | None:
+        if self.weights.users is None and self.weights.events is None:
+            return None
+        return 1 - self.weights.of_users(self.log).astype(np.float64)
+
+    @property
+    def flagged(self) -> Bools | None:
+        return None if self.suspicion is None else self.suspicion > 0
+
+    @property
+    def interactions(self) -> Floats | None:
+        return None if self.weights.events is None else 1 - self.weights.of_events(self.log)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +119,11 @@ class Given:
 
     needs_text: ClassVar[bool] = False
 
-    def of(self, users: pl.Series, log: Sequences) -> Weighted:
-        """The weights of a training log whose rows are these users.
+    def of(self, users: pl.Series, log: Sequences, items: Sequence[str] | None = None) -> Weighted:
+        """The weights of a training log whose rows are these users; `items` are the ids of numbers 1 to V.
 
-        Raises DataError as `read` does, and for a file that names nobody of the log, or places outside of histories.
+        Raises DataError as `read` does, for a file that names nobody of the log, for places outside of histories or,
+        where a column `item` says so, of other items, and where nothing is left to train on.
         """
         found = self.read()
         rows = pl.DataFrame({"user": users.cast(pl.String), "row": np.arange(len(users))})
@@ -107,30 +132,69 @@ class Given:
             raise DataError(f"{self.path} names no user of the log; are its ids those of the log?")
         values, at = known["weight"].to_numpy().astype(np.float32), known["row"].to_numpy()
         if "position" not in found.columns:
-            of_users = np.ones(len(log), dtype=np.float32)
-            of_users[at] = values
-            return Weighted(Weights(users=of_users))
-        place = known["position"].cast(pl.Int64, strict=False).fill_null(-1).to_numpy()
-        if wrong := int(((place < 0) | (place >= log.lengths[at])).sum()):
-            raise DataError(f"{self.path}: {wrong} positions lie outside of their users' histories; count from 0")
-        of_events = np.ones(len(log.items), dtype=np.float32)
-        of_events[log.starts[at] + place] = values
-        return Weighted(Weights(events=of_events))
+            weights = Weights(users=_placed(values, at, len(log)))
+        else:
+            place = known["position"].to_numpy().astype(np.int64)
+            if wrong := int(((place < 0) | (place >= log.lengths[at])).sum()):
+                raise DataError(f"{self.path}: {wrong} positions lie outside of their users' histories; count from 0")
+            events = log.starts[at] + place
+            if items is not None and "item" in found.columns:
+                mine = pl.Series(items).gather(log.items[events] - 1)
+                if other := int((mine != known["item"].cast(pl.String)).sum()):
+                    raise DataError(
+                        f"{self.path}: at {other} positions the log holds another item; it is of another log"
+                    )
+            weights = Weights(events=_placed(values, events, len(log.items)))
+        if not weights.of_events(log).any():
+            raise DataError(f"{self.path} turns everything down; nothing is left to train on")
+        return Weighted(weights)
+
+    def remarks(self, users: pl.Series) -> list[str]:
+        """What a reader of its figures must know."""
+        named = self.read()["user"].unique()
+        strangers, injected = int((~named.is_in(users)).sum()), int(named.str.starts_with("injected-").sum())
+        told = [f"{strangers:,} of {len(named):,} users that {self.path} names are not in the training log."] * bool(
+            strangers
+        )
+        if injected:
+            told.append(
+                f"{self.path} names {injected:,} injected users by number; they are the same ones only where the "
+                "poison is the same."
+            )
+        return told
 
     def read(self) -> pl.DataFrame:
         """The file. Raises DataError where it can't be read, lacks a column or holds what is no weight."""
+        kinds = {".csv": ",", ".tsv": "\t"}
+        end = Path(self.path.removesuffix(".gz").removesuffix(".zst")).suffix
+        if not Path(self.path).is_file():
+            raise DataError(
+                f"{self.path or 'a file of weights'} does not exist; give path = a CSV, TSV or Parquet file"
+            )
         try:
-            ids = {"user": pl.String}  # 007 is not 7
-            csv = self.path.endswith(".csv")
-            found = pl.read_csv(self.path, schema_overrides=ids) if csv else pl.read_parquet(self.path)
+            if end in kinds:
+                ids = {"user": pl.String}  # 007 is not 7
+                found = pl.read_csv(self.path, separator=kinds[end], schema_overrides=ids)
+            else:
+                found = pl.read_parquet(self.path)
         except (OSError, pl.exceptions.PolarsError) as error:
             first = (str(error).splitlines() or [""])[0][:200]
-            raise DataError(f"{self.path} can't be read as weights ({first}); give CSV or Parquet") from None
+            raise DataError(f"{self.path} can't be read as weights ({first}); give CSV, TSV or Parquet") from None
         if lacking := {"user", "weight"} - set(found.columns):
             raise DataError(f"{self.path} has no column {', '.join(sorted(lacking))}; name them user and weight")
-        if not found["weight"].dtype.is_numeric() or found["weight"].has_nulls():
-            raise DataError(f"{self.path}: a weight is missing or no number; weights are finite and 0 or more")
-        Weights(users=found["weight"].to_numpy().astype(np.float32))  # raises for what is none
+        if not len(found):
+            raise DataError(f"{self.path} has no rows; give users and their weights")
+        for name, fits in (("weight", pl.col("weight").is_between(0, 1e6)), ("position", pl.col("position") % 1 == 0)):
+            if name not in found.columns:
+                continue
+            values = found[name]
+            bad = (
+                pl.Series([True]) if not values.dtype.is_numeric() else ~found.select(fits.fill_null(False)).to_series()
+            )
+            if bad.any():
+                row = int(bad.arg_true()[0])
+                wanted = "a number from 0 to a million" if name == "weight" else "a whole number from 0 on"
+                raise DataError(f"{self.path}, row {row + 1}: {name} is {values[row]!r}; it is {wanted}")
         return found.with_columns(pl.col("user").cast(pl.String))
 
     def start(
@@ -144,3 +208,9 @@ class Given:
     ) -> Guard:
         """Raise ConfigError: a defense is not told who is who in its log."""
         raise ConfigError("weights of a file go by users' ids, which no defense is given; call of(users, log) before")
+
+
+def _placed(values: Floats, at: Ints, n: int) -> NDArray[np.float32]:
+    weights = np.ones(n, dtype=np.float32)
+    weights[at] = values
+    return weights

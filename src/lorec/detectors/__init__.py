@@ -61,6 +61,8 @@ def check(detector: Detector, text: TextVectors | None, known: Sequence[Poison] 
 
     Raises ConfigError where it reads and there is no text, DataError where it learns and there are no fakes.
     """
+    if not hasattr(detector, "detect"):
+        raise ConfigError(f"detector is {detector!r}; give one, as lorec.Degree()")
     rounds = rounds_of(known) if detector.needs_known else ()
     if detector.needs_text and text is None:
         without = ", or set sources = ['log']" if hasattr(detector, "sources") else ""

@@ -73,7 +73,9 @@ class PCA:
 
     def __post_init__(self) -> None:
         if self.components < 1 or not 0 < self.share < 1:
-            raise ConfigError("pca: components is 1 or more, and share lies in (0, 1)")
+            raise ConfigError(
+                f"pca: components is {self.components}, share {self.share}; they are 1 or more, and in (0, 1)"
+            )
 
     def detect(
         self,
@@ -123,7 +125,7 @@ class FAP:
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or not 0 < self.share < 1:
-            raise ConfigError("fap: rounds is 1 or more, and share lies in (0, 1)")
+            raise ConfigError(f"fap: rounds is {self.rounds}, share {self.share}; they are 1 or more, and in (0, 1)")
 
     def detect(
         self,

@@ -120,7 +120,8 @@ class TextVectors:
         """
         if not isinstance(self.encoder, Decoder):
             raise ConfigError(
-                "a question wants a model that writes: take encoder smollm2 or decoder; the one given makes vectors"
+                f"a question wants a model that writes, as zeroshot asks one: take encoder smollm2 or decoder; "
+                f"{type(self.encoder).__name__} makes vectors"
             )
         prompts = replace(self.prompts, question=question)
         asked = user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget, prompts)
