@@ -512,8 +512,8 @@ METRICS = {
 
 
 DETECTED = {
-    "AUC": "ROC-AUC", "worst 1 %": "recall@1%", "recall": "recall", "F1": "F1", "genuine accused": "genuine turned down",
-    "AUC lies": "interactions ROC-AUC", "seconds": "seconds",
+    "AUC": "ROC-AUC", "worst 1 %": "recall@1%", "recall": "recall", "F1": "F1",
+    "genuine accused": "genuine turned down", "AUC lies": "interactions ROC-AUC", "seconds": "seconds",
 }  # fmt: skip
 """What is shown of detectors: heading and figure."""
 
