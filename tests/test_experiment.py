@@ -20,14 +20,16 @@ from lorec.attacks import ATTACKS, Random, View, forge
 from lorec.cli import literal, main
 from lorec.data import leave_two_out
 from lorec.defenses import Filter, LoRec
-from lorec.detectors import Degree
+from lorec.detectors import Degree, detect
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
 from lorec.evidence import shapes
 from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
 from lorec.files import read_json
+from lorec.models import SASRec
 from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import CompleteJourney, prepared
 from lorec.text import Hash, TextVectors
+from lorec.training import Training, fit
 
 TOML = """
 name = "small"
@@ -669,13 +671,25 @@ class TestAttack:
 def test_the_documented_detector_of_ones_own_is_attacked(town):
     page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
     names = {}
-    exec(page.split("```python\n")[2].split("```")[0], names)
+    exec(page.split("```python\n")[3].split("```")[0], names)
     poison = names["attacked"](town)
     counts = town.train.counts(len(town.catalog))
     usual = shapes(town.train, counts).mean(axis=0)
     plain = forge(Random(share=0.02, targets_each=1), town, 3)
     far, near = (np.abs(shapes(one.profiles, counts).mean(axis=0) - usual).sum() for one in (plain, poison))
     assert near < far
+
+
+def test_the_documented_detector_of_ones_own_is_asked_and_filters(town, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+    (tmp_path / "rare_detector.py").write_text(page.split("```python\n")[2].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    from rare_detector import Rare
+
+    found = detect(Rare(share=0.05), town)
+    assert found.flagged.mean() == pytest.approx(0.05, abs=0.01)
+    fitted = fit(town, SASRec(width=8, blocks=1), defense=Filter(detector=Rare()), training=Training(epochs=1))
+    assert (fitted.weights.users < 1).mean() == pytest.approx(0.01, abs=0.005)
 
 
 def test_the_documented_attack_of_ones_own_runs(recipe, tmp_path, monkeypatch):
