@@ -36,7 +36,7 @@ lint: setup
 docs: setup
 	$(BIN)/python docs/generate.py
 
-# Needs Amazon Beauty under LOREC_DATA, and 90 minutes of two cores.
+# Needs Amazon Beauty under LOREC_DATA, and two hours of two cores.
 results: setup
 	for name in small-main small-paper small-backbones; do \
 	  $(BIN)/lorec grid recipes/$$name.toml && mkdir -p benchmarks/measured/$$name && \

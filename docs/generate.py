@@ -116,7 +116,7 @@ def results() -> str:
     parts = [
         "# Results",
         "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
-        "about 90 minutes on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
+        "about two hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
         "more logs and with more seeds: [measurements](measurements.md).",
     ]
     for name in ("small-main", "small-paper", "small-backbones"):
