@@ -368,5 +368,8 @@ def test_the_page_on_encoders_is_true():
         resolve(tomllib.loads(block))
     for line in re.findall(r"`(--set encoder=\w+ --set .*?)`", page):
         pairs = dict(one.split("=", 1) for one in line.replace("--set ", "").split())
-        assert resolve({"encoder": {"name": pairs.pop("encoder"), "model": pairs.pop("encoder.model")}}).encoder.model
-        assert not pairs
+        name = pairs.pop("encoder")
+        assert pairs
+        given = {key.removeprefix("encoder."): value for key, value in pairs.items()}
+        made = resolve({"encoder": {"name": name, **given}}).encoder
+        assert {key: getattr(made, key) for key in given} == given
