@@ -15,8 +15,8 @@ from lorec.detectors.clicks import FAP, PCA, Degree, Groups
 from lorec.detectors.company import Coherence, Context
 from lorec.detectors.language import LLM4Dec, ZeroShot
 from lorec.detectors.lorec import LoRec
-from lorec.detectors.suspicion import Suspicion, harmed, judged
-from lorec.errors import ConfigError, DataError
+from lorec.detectors.suspicion import Suspicion, first_of, harmed, judged, rounds_of
+from lorec.errors import ConfigError
 from lorec.text import TextVectors
 
 __all__ = [
@@ -68,18 +68,6 @@ def check(detector: Detector, text: TextVectors | None, known: Sequence[Poison] 
         without = ", or set sources = ['log']" if hasattr(detector, "sources") else ""
         raise ConfigError(f"{type(detector).__name__} reads the items' texts; give text vectors{without}")
     return rounds
-
-
-def rounds_of(known: Sequence[Poison] | None) -> Sequence[Poison]:
-    """The rounds of known fakes to learn from. Raises DataError where there are none."""
-    if not known or not any(len(one.profiles) for one in known):
-        raise DataError("this learns from known fakes and got none; give known=known_fakes(...)")
-    return known
-
-
-def first_of(known: Sequence[Poison] | None) -> Poison:
-    """The first round that holds any, for those that learn from one file of profiles. Raises as `rounds_of` does."""
-    return next(one for one in rounds_of(known) if len(one.profiles))
 
 
 def detect(

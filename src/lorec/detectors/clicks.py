@@ -10,7 +10,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from lorec.data import Floats, Poison, Sequences
 from lorec.detectors.logistic import fit_logistic, sigmoid, squared
-from lorec.detectors.suspicion import Suspicion, worst
+from lorec.detectors.suspicion import Suspicion, first_of, worst
 from lorec.errors import ConfigError
 from lorec.evidence import shapes
 from lorec.text import TextVectors
@@ -137,7 +137,7 @@ class FAP:
         rng: np.random.Generator,
     ) -> Suspicion:
         """[users] and [V + 1], in [0, 1]; the seeds are the first round of known fakes."""
-        taken = _taken(log.extended(next(one for one in known if len(one.profiles)).profiles), n_items)
+        taken = _taken(log.extended(first_of(known).profiles), n_items)
         weighted = taken @ diags_array(1 / np.log1p(np.maximum(taken.sum(0), 1)))
         by_user = diags_array(1 / np.maximum(weighted.sum(1), 1e-12)) @ weighted
         by_item = diags_array(1 / np.maximum(weighted.sum(0), 1e-12)) @ weighted.T
