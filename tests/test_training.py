@@ -103,6 +103,32 @@ class TestStopping:
         assert again["NDCG@10"] == pytest.approx(best["valid NDCG@10"])
 
 
+class TestValidUsers:
+    def judged(self, log, monkeypatch, **options):
+        """The people whom an epoch's figures rest on, and the figures of the model that training left."""
+        asked = []
+        monkeypatch.setattr("lorec.training.evaluate", lambda *a, **k: asked.append(k["rows"]) or evaluate(*a, **k))
+        fitted = fit(log, SMALL, training=Training(epochs=2, tokens=256, **options), seed=3)
+        assert all((rows == asked[0]).all() for rows in asked)  # epochs are compared on the same people
+        best = fitted.history[fitted.best_epoch - 1]["valid NDCG@10"]
+        assert evaluate(fitted.recommender, log, on="valid", rows=asked[0]).metrics["NDCG@10"] == pytest.approx(best)
+        return set(log.users.gather(asked[0]))
+
+    def test_are_the_same_genuine_people_in_a_clean_log_and_in_a_poisoned_one(self, split, bad, monkeypatch):
+        clean, poisoned = (self.judged(log, monkeypatch, valid_users=30) for log in (split, bad))
+        assert clean == poisoned
+        assert len(clean) == 30
+        assert clean <= set(split.users)
+
+    def test_are_all_where_there_are_no_more(self, split, bad, monkeypatch):
+        assert self.judged(bad, monkeypatch, valid_users=len(split) + 1) == set(split.users)
+        assert self.judged(bad, monkeypatch) == set(split.users)
+
+    def test_are_at_least_one(self):
+        with pytest.raises(ConfigError, match="valid_users is 0"):
+            Training(valid_users=0)
+
+
 def test_learns_more_than_popularity(split):
     fitted = fit(split, SASRec(width=32, max_length=20), training=Training(epochs=40, tokens=256, learning_rate=3e-3))
     learned = evaluate(fitted.recommender, split).metrics["NDCG@10"]

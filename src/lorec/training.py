@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorec.data import Poison, Split, Weights, stream
+from lorec.data import Ints, Poison, Split, Weights, stream
 from lorec.defenses import Defense, Guard, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
@@ -38,6 +39,8 @@ class Training:
     """At most."""
     patience: int = 10
     """Epochs without a better validation NDCG@10 before it stops; counted only while the defense is in force."""
+    valid_users: int | None = None
+    """Genuine users whose validation items judge an epoch, a seeded sample; all of them where not given."""
     learning_rate: float = 1e-3
     """Of AdamW."""
     weight_decay: float = 0.0
@@ -56,6 +59,10 @@ class Training:
                 raise ConfigError(f"[training] {name} is {value}; it must be at least 1")
         if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
             raise ConfigError("[training] learning_rate is above 0 and weight_decay 0 or more, both finite")
+        if self.valid_users is not None and self.valid_users < 1:
+            raise ConfigError(
+                f"[training] valid_users is {self.valid_users}; it must be at least 1; leave it out for all"
+            )
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"[training] threads is {self.threads}; it must be at least 1")
 
@@ -118,9 +125,10 @@ def fit(
 ) -> Fit:
     """Train a recommender on a split's training log under a defense.
 
-    The best epoch is chosen by NDCG@10 of genuine users' validation items (which rows are genuine is known to the
-    experiment alone: a concession). Given `checkpoint`, an interrupted fit goes on from there to the bit-same result
-    on the same machine and thread count. Raises RunError for a damaged or foreign checkpoint.
+    The best epoch is chosen by NDCG@10 of genuine users' validation items, of all or of `training.valid_users` (which
+    rows are genuine is known to the experiment alone: a concession). Given `checkpoint`, an interrupted fit goes on
+    from there to the bit-same result on the same machine and thread count. Raises RunError for a damaged or foreign
+    checkpoint.
     """
     training = training or Training()
     device = choose_device(training.device)
@@ -161,6 +169,15 @@ def _digest(values: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
+def _judges(split: Split, size: int | None, seed: int) -> Ints:
+    """Rows of the genuine users who validate: as many by chance, the same in a clean log and in a poisoned one."""
+    genuine = split.genuine()
+    if size is None or size >= len(genuine):
+        return genuine
+    by_name = genuine[split.users.gather(genuine).cast(pl.String).arg_sort().to_numpy()]  # poisoned logs are shuffled
+    return np.sort(by_name[stream(seed, "validation").choice(len(genuine), size, replace=False)])
+
+
 class _Loop:
     def __init__(
         self,
@@ -178,6 +195,7 @@ class _Loop:
             recommender.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
         self.feed = recommender.feed(split.train, training.tokens)
+        self.judges = _judges(split, training.valid_users, seed)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch, self.best_value = 0, -1.0
@@ -217,7 +235,7 @@ class _Loop:
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """Judge the epoch. The first one under a defense in force starts the count afresh."""
-        metrics = evaluate(self.recommender, self.split, on="valid").metrics
+        metrics = evaluate(self.recommender, self.split, on="valid", rows=self.judges).metrics
         if metrics["NDCG@10"] > self.best_value:
             self.best_epoch, self.best_value = epoch, metrics["NDCG@10"]
             self.best = {name: value.detach().clone() for name, value in self.recommender.state_dict().items()}
