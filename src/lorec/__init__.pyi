@@ -169,6 +169,12 @@ from .runfile import (
 from .runfile import (
     read_run_file as read_run_file,
 )
+from .scans import (
+    Findings as Findings,
+)
+from .scans import (
+    scan as scan,
+)
 from .sources import (
     load as load,
 )
@@ -207,6 +213,7 @@ __all__ = [
     "Dataset",
     "Degree",
     "Filter",
+    "Findings",
     "Fit",
     "GRU4Rec",
     "Gradient",
@@ -259,5 +266,6 @@ __all__ = [
     "read_run_file",
     "run",
     "save_poison",
+    "scan",
     "success_removed",
 ]

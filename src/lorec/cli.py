@@ -21,6 +21,7 @@ import typer
 if TYPE_CHECKING:
     from lorec.data import Dataset
     from lorec.experiment import Event, Run
+    from lorec.scans import Findings
 
 app = typer.Typer(
     help="""Keep sequential recommenders honest: measure poisoning attacks, defend with LoRec, judge what it is worth.
@@ -238,6 +239,86 @@ def detect(
         print(f"- {literal(note, 500)}")
     if out is not None:
         print(f"\nWhat they say is in {out}: users.parquet, items.parquet, harm.parquet, judged.json.")
+
+
+@app.command()
+def scan(
+    log: Log,
+    out: Annotated[Path, typer.Option(help="Where the findings go.")],
+    items: Items = None,
+    column: Columns = None,
+    encoder: Annotated[str, typer.Option(help="What reads titles; see lorec list encoders.")] = "minilm",
+    scenario: Annotated[str, typer.Option(help='What is sold or read, as "video games".')] = "a shop",
+    evidence: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Only this evidence, lorec among it.")
+    ] = None,
+    kinds: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these attacks are synthesised.")] = None,
+    trials: Annotated[
+        int, typer.Option(min=2, help="Attacks that are synthesised to learn what evidence is worth.")
+    ] = 12,
+    like: Annotated[Path | None, typer.Option(help="An earlier scan's folder, to judge by its models at once.")] = None,
+    verdicts: Annotated[Path | None, typer.Option(help="A CSV of user, verdict: fraud or genuine.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Its content turns users' ids into hashes (HMAC-SHA256).")
+    ] = None,
+    fail_above: Annotated[float | None, typer.Option(min=0, max=1, help="Exit code 1 from this likelihood on.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look for fraud in a log of your own, without labels: pushed items, hired users, and weights to train with.
+
+    Nothing leaves this machine unless an encoder on a server is named. The same command again goes on where an
+    interrupted scan was.
+    """
+    from lorec.registry import find
+    from lorec.scans import EVIDENCE, read_verdicts
+    from lorec.scans import scan as do
+    from lorec.text import ENCODERS
+
+    dataset = _dataset(log, items, column)
+    columns = dataset.record.get("columns", {})
+    print(f"columns: {literal(', '.join(f'{role} = {name}' for role, name in columns.items()), 300)}", file=sys.stderr)
+    if items is None and not dataset.items.height:
+        print("there is no catalogue: --items FILE gives titles, which evidence is made of, too", file=sys.stderr)
+    options: dict[str, Any] = {} if kinds is None else {"kinds": _ids(kinds)}
+    with _shown_progress() as seen:
+        found = do(
+            dataset, encoder=find("encoders", ENCODERS, encoder)(), scenario=scenario,
+            evidence=list(EVIDENCE) if evidence is None else _ids(evidence), trials=trials, like=like, folder=out,
+            verdicts=None if verdicts is None else read_verdicts(verdicts), cache=_cache(), key=_key(key_file),
+            seed=seed, watch=_stages(seen), **options,
+        )  # fmt: skip
+    if as_json:
+        about = {"verdict": found.verdict(), "alarm": found.alarm, "figures": found.figures, "notes": found.notes}
+        print(json.dumps(about, indent=2, ensure_ascii=False))
+    else:
+        show_findings(found)
+        print(f"\nEverything is in {out}: users, items, groups, weights (Parquet) and findings.json.")
+    if fail_above is not None and found.alarm >= fail_above:
+        raise typer.Exit(1)
+
+
+def _stages(seen: Callable[["Event"], None]) -> Callable[[str, int, int], None]:
+    from lorec.experiment import Event
+
+    def watch(stage: str, done: int, total: int) -> None:
+        seen(Event(stage, done, total, f"{done:,} of {total:,}", finished=done == total))
+
+    return watch
+
+
+def _key(path: Path | None) -> bytes | None:
+    from lorec.errors import ConfigError
+
+    if path is None:
+        return None
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read as a key: {error.strerror}; give a file with a secret in it") from None
+    if len(key) < 16:
+        raise ConfigError(f"{path} holds {len(key)} bytes; a key has 16 or more, or ids can be guessed from hashes")
+    return key
 
 
 @app.command()
@@ -480,7 +561,7 @@ def _figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _rows(head: list[str], rows: Iterator[list[Any]]) -> None:
+def _rows(head: list[str], rows: Iterator[list[Any]], longest: int = 120) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -491,7 +572,7 @@ def _rows(head: list[str], rows: Iterator[list[Any]]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         # Text, never str: rich would read markup in a stranger's title.
-        table.add_row(*(Text(literal("" if one is None else str(one))) for one in row))
+        table.add_row(*(Text(literal("" if one is None else str(one), longest)) for one in row))
     Console().print(table)
 
 
@@ -554,6 +635,26 @@ def show_run(done: "Run") -> None:
     for note in done.scorecard["notes"]:
         print(f"- {literal(note, 500)}")
     print(f"\nThe record is in {done.folder}: run.json, scorecard.json, poison/, and a folder for each arm.")
+
+
+def show_findings(found: "Findings", rows: int = 10) -> None:
+    """What a scan found: the verdict, the worst items and users with their first reasons, and what to keep in mind."""
+    print(f"\n{literal(found.verdict(), 500)}\n{literal(found.would_do(), 500)}")
+    for what, frame, columns in (
+        ("Items that look pushed", found.items, ["item", "title", "suspicion", "holders", "group", "reasons"]),
+        ("Users who look hired", found.users, ["user", "suspicion", "events", "group", "reasons"]),
+    ):
+        suspects = frame.filter(frame["reasons"] != "").sort("suspicion", descending=True).head(rows)
+        if suspects.height:
+            print(f"\n{what}")
+            _rows(columns, (_short(row) for row in suspects.select(columns).iter_rows()), 200)
+    for note in found.notes:
+        print(f"- {literal(note, 500)}")
+
+
+def _short(row: tuple[Any, ...]) -> list[Any]:
+    """Reasons, the last, are the first two."""
+    return [f"{one:.2f}" if isinstance(one, float) else one for one in row[:-1]] + ["; ".join(row[-1].split("; ")[:2])]
 
 
 @contextmanager

@@ -233,7 +233,7 @@ class Protocol:
 class Split:
     """Leave two out by time: the newest item tests, the one before it validates, the rest trains.
 
-    Rows of fraudsters train whole and have neither: valid and test are 0 there.
+    Rows of fraudsters train whole and have neither: valid and test are 0 there, as everywhere in a `whole` log.
     """
 
     name: str
@@ -358,6 +358,32 @@ def leave_two_out(dataset: Dataset, protocol: Protocol | None = None, **fields: 
         older=older,
         record=record,
     )
+
+
+def whole(dataset: Dataset, seed: int = 0) -> Split:
+    """A log as it is, to be looked at: everybody with whole histories, repeats too; nothing is held out.
+
+    Items of the catalogue that nobody took are left out. Ties are settled as a Protocol with this seed does. Raises
+    DataError for an empty log.
+    """
+    frame, protocol = dataset.interactions, Protocol(repeats="keep", last=0, seed=seed)
+    if frame.is_empty():
+        raise DataError(f"{dataset.name}: the log is empty; nothing to look at")
+    (user_ids, users), (item_ids, items) = _encode(frame["user"]), _encode(frame["item"])
+    times = frame["time"].to_numpy() if "time" in frame.columns else None
+    users, items, times, tied = _ordered(users, items, times, protocol)
+    n, nothing = len(user_ids), np.zeros(len(user_ids), dtype=np.int32)
+    times = None if times is None else times.astype(np.int64)
+    histories = Sequences((items + 1).astype(np.int32), offsets(np.bincount(users, minlength=n)), times)
+    record = {
+        "dataset": dataset.record,
+        "protocol": dataclasses.asdict(protocol),
+        "share of neighbouring events at one time": tied,
+    }
+    return Split(
+        dataset.name, _catalog(dataset, item_ids), user_ids, histories, nothing, nothing, np.zeros(n, dtype=bool),
+        Sequences.of([()] * n), record,
+    )  # fmt: skip
 
 
 def whole_histories(dataset: Dataset, catalog: Catalog) -> tuple[pl.Series, Sequences, list[str]]:

@@ -12,12 +12,13 @@ interaction that asks (`leave one out`), and what asks how two holders of an ite
 holds that item, so that fraudsters can't vouch for one another. Two listings of one product are held by the same people
 for a reason that a language model knows, so such twins do not count for one another.
 
-Of users only one thing is measured, the mix of popularities in their histories (`shapes`).
+Of users only the mix of popularities in their histories is measured (`shapes`).
 
 A log is counted once. What a few items would look like if some more histories stood in it (`Examiner.beside`) follows
 from those counts and the newcomers' own, on the scale of the log as it is.
 
-Time is not looked at: in a synthetic attack it is made up, and a detector of made-up times would only flatter itself.
+Time is not among the measures: in a synthetic attack it is made up, and a detector of made-up times would only flatter
+itself. Who looks at a real log may ask for `bursts` besides, and for `doubles` of whole histories.
 """
 
 from collections.abc import Iterator
@@ -28,8 +29,9 @@ import torch
 from numpy.typing import NDArray
 
 from lorec.data import Bools, Floats, Ints, Sequences, offsets, runs
+from lorec.errors import DataError
 
-__all__ = ["Evidence", "Examiner", "by_rank", "shapes"]
+__all__ = ["Evidence", "Examiner", "bursts", "by_rank", "doubles", "shapes"]
 
 FEWEST = 3
 """Holders below which nothing is said of an item."""
@@ -518,6 +520,63 @@ def shapes(log: Sequences, counts: Ints) -> Floats:
     found = np.column_stack([mean, n[last] - n[first], *cuts, spread])
     found[log.lengths == 0] = 0
     return found
+
+
+def doubles(log: Sequences, size: int, near: int = 3) -> tuple[NDArray[np.int64], Floats]:
+    """[users] each: whose history is most like a user's, -1 for nobody's, and the share of their items that it holds.
+
+    Candidates share a pair of the sketches; of many that share one, the `near` next ones in a circle are looked at, so
+    that a ring of any size costs no more than its histories.
+    """
+    log = log.distinct()
+    sketch = _Sketches.of(log, size)
+    first = _firsts(sketch.pair)
+    lengths = np.diff(first)
+    length, begin = np.repeat(lengths, lengths), np.repeat(first[:-1], lengths)
+    place = np.arange(len(sketch.pair)) - begin
+    left, right = [], []
+    for step in range(1, near + 1):
+        some = np.flatnonzero(length > step)
+        left.append(sketch.users[some])
+        right.append(sketch.users[begin[some] + (place[some] + step) % length[some]])
+    one, other = np.concatenate(left), np.concatenate(right)
+    both, votes = np.unique(np.concatenate([one * len(log) + other, other * len(log) + one]), return_counts=True)
+    mine = both // max(len(log), 1)
+    best = both[np.lexsort((-votes, mine))]
+    mine, found = np.unique(best // max(len(log), 1), return_index=True)
+    nearest = np.full(len(log), -1)
+    nearest[mine] = best[found] % len(log)
+    users, items = log.users(), log.items.astype(np.int64)
+    taken = np.sort(users * size + items)
+    wanted = nearest[users] * size + items  # negative where there is nobody: never found
+    held = taken[np.minimum(np.searchsorted(taken, wanted), len(taken) - 1)] == wanted if len(taken) else wanted > 0
+    return nearest, np.bincount(users, held, len(log)) / np.maximum(log.lengths, 1)
+
+
+def bursts(log: Sequences, n_items: int) -> tuple[Floats, NDArray[np.int64]]:
+    """How short the time is in which half of an item's holders came, and when it was.
+
+    [V + 1]: the share of all the log's events that fall in that time, 1 for an item with fewer than three; and
+    [V + 1, 2]: its first and last moment. Raises DataError for a log without times.
+    """
+    if log.times is None:
+        raise DataError("the log has no times, so there are no bursts; leave this evidence out")
+    order = np.lexsort((log.times, log.items))
+    items, times = log.items[order], log.times[order]
+    everything = np.sort(log.times)
+    n = np.bincount(items, minlength=n_items + 1)
+    half = np.maximum((n + 1) // 2, 2)[items]
+    ends = np.cumsum(n)[items]
+    at = np.flatnonzero(np.arange(len(items)) + half <= ends)
+    last = at + half[at] - 1
+    inside = np.searchsorted(everything, times[last], "right") - np.searchsorted(everything, times[at], "left")
+    best = np.lexsort((inside, items[at]))
+    some, found = np.unique(items[at][best], return_index=True)
+    shares, when = np.ones(n_items + 1), np.zeros((n_items + 1, 2), dtype=np.int64)
+    shares[some] = inside[best[found]] / max(len(everything), 1)
+    when[some] = np.column_stack([times[at], times[last]])[best[found]]
+    shares[n < FEWEST] = 1
+    return shares, when
 
 
 # ---------------------------------------------------------------------------------------- against what is expected

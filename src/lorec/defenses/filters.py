@@ -71,7 +71,7 @@ class _FilterGuard(Guard):
 
     def state(self) -> dict[str, Any]:
         said = {} if self.found is None else vars(self.found)
-        return {name: torch.from_numpy(values) for name, values in said.items() if values is not None}
+        return {name: torch.from_numpy(values) for name, values in said.items() if isinstance(values, np.ndarray)}
 
     def restore(self, state: dict[str, Any]) -> None:
         if state:

@@ -114,8 +114,9 @@ class Given:
     """Weights from a file, by users' ids: an analyst's, another tool's, or those that a run has left."""
 
     path: str
-    """CSV or Parquet: user and weight, where several rows of a user count the last; with a column `position` as well,
-    the place in the user's training history from 0 on, of single interactions. Whoever is not named counts 1."""
+    """CSV or Parquet: user and weight, where several rows of a user count the last. Of single interactions with a
+    column `item` as well, as a scan leaves them, or with `position`, the place in the user's training history from 0
+    on. What is not named counts 1."""
 
     needs_text: ClassVar[bool] = False
 
@@ -131,7 +132,9 @@ class Given:
         if not len(known):
             raise DataError(f"{self.path} names no user of the log; are its ids those of the log?")
         values, at = known["weight"].to_numpy().astype(np.float32), known["row"].to_numpy()
-        if "position" not in found.columns:
+        if "position" not in found.columns and "item" in found.columns and items is not None:
+            weights = Weights(events=self._of_pairs(known, log, items))
+        elif "position" not in found.columns:
             weights = Weights(users=_placed(values, at, len(log)))
         else:
             place = known["position"].to_numpy().astype(np.int64)
@@ -148,6 +151,24 @@ class Given:
         if not weights.of_events(log).any():
             raise DataError(f"{self.path} turns everything down; nothing is left to train on")
         return Weighted(weights)
+
+    def _of_pairs(self, known: pl.DataFrame, log: Sequences, items: Sequence[str]) -> NDArray[np.float32]:
+        """[events]: the weight of each user's interactions with an item; what is not in training is passed over."""
+        numbers = pl.DataFrame(
+            {"item": items, "number": np.arange(1, len(items) + 1)}, schema_overrides={"item": pl.String}
+        )
+        given = (
+            known.with_columns(pl.col("item").cast(pl.String))
+            .join(numbers, on="item")
+            .select("row", "number", "weight")
+        )
+        mine = pl.DataFrame({"row": log.users(), "number": log.items.astype(np.int64)})
+        told = mine.join(
+            given.unique(["row", "number"], keep="last"), on=["row", "number"], how="left", maintain_order="left"
+        )
+        if told["weight"].null_count() == len(told):
+            raise DataError(f"{self.path} names no interaction of the log; are its items those of the log?")
+        return told["weight"].fill_null(1.0).to_numpy().astype(np.float32)
 
     def remarks(self, users: pl.Series) -> list[str]:
         """What a reader of its figures must know."""

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from lorec.data import Poison, Sequences, Split, stream
-from lorec.detectors.clicks import FAP, PCA, Degree, Groups
+from lorec.detectors.clicks import FAP, PCA, Bursts, Copies, Degree, Groups
 from lorec.detectors.company import Coherence, Context
 from lorec.detectors.language import LLM4Dec, ZeroShot
 from lorec.detectors.lorec import LoRec
@@ -20,13 +20,13 @@ from lorec.errors import ConfigError
 from lorec.text import TextVectors
 
 __all__ = [
-    "DETECTORS", "FAP", "PCA", "Coherence", "Context", "Degree", "Detector", "Groups", "LLM4Dec", "LoRec", "Suspicion",
-    "ZeroShot", "check", "detect", "first_of", "harmed", "judged", "rounds_of",
+    "DETECTORS", "FAP", "PCA", "Bursts", "Coherence", "Context", "Copies", "Degree", "Detector", "Groups", "LLM4Dec",
+    "LoRec", "Suspicion", "ZeroShot", "check", "detect", "first_of", "harmed", "judged", "rounds_of",
 ]  # fmt: skip
 
 DETECTORS: dict[str, type] = {
-    "coherence": Coherence, "context": Context, "degree": Degree, "fap": FAP, "groups": Groups, "llm4dec": LLM4Dec,
-    "lorec": LoRec, "pca": PCA, "zeroshot": ZeroShot,
+    "bursts": Bursts, "coherence": Coherence, "context": Context, "copies": Copies, "degree": Degree, "fap": FAP,
+    "groups": Groups, "llm4dec": LLM4Dec, "lorec": LoRec, "pca": PCA, "zeroshot": ZeroShot,
 }  # fmt: skip
 
 

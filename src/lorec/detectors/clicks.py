@@ -12,7 +12,7 @@ from lorec.data import Floats, Poison, Sequences
 from lorec.detectors.logistic import fit_logistic, sigmoid, squared
 from lorec.detectors.suspicion import Suspicion, first_of, worst
 from lorec.errors import ConfigError
-from lorec.evidence import shapes
+from lorec.evidence import bursts, by_rank, doubles, shapes
 from lorec.text import TextVectors
 
 BLOCK = 8_192
@@ -205,6 +205,79 @@ class Groups:
         items = np.zeros(n_items + 1)
         items[kept + 1] = scores.sum(0) + scores.sum(1)
         return Suspicion(users=users, flagged=worst(users, self.share), items=items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """Users whose history is nearly another one's: the share of it that its double holds, among those as long."""
+
+    share: float = 0.01
+    """Of users, that it accuses."""
+
+    needs_text: ClassVar[bool] = False
+    needs_known: ClassVar[bool] = False
+    decides: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError("copies: share lies in (0, 1)")
+
+    def detect(
+        self,
+        log: Sequences,
+        n_items: int,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
+        rng: np.random.Generator,
+    ) -> Suspicion:
+        """Normal scores [users]; 0 for a history of fewer than three items."""
+        log = log.distinct()
+        users, told = np.zeros(len(log)), log.lengths > 2
+        users[told] = by_rank(doubles(log, n_items + 1)[1][told], log.lengths[told])
+        return Suspicion(users=users, flagged=worst(users, self.share))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bursts:
+    """Items that half of their holders took within a short time, among items of like popularity, and who came then.
+
+    For logs whose times are real; the times of a synthetic attack are made up, so its figures there mean little.
+    """
+
+    share: float = 0.01
+    """Of users, that it accuses."""
+
+    needs_text: ClassVar[bool] = False
+    needs_known: ClassVar[bool] = False
+    decides: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError("bursts: share lies in (0, 1)")
+
+    def detect(
+        self,
+        log: Sequences,
+        n_items: int,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
+        rng: np.random.Generator,
+    ) -> Suspicion:
+        """Normal scores: of items, of interactions in an item's burst, of users. Raises DataError without times."""
+        shares, when = bursts(log, n_items)
+        counts = log.counts(n_items)
+        items, told = np.zeros(n_items + 1), counts > 2
+        items[told] = by_rank(-np.log(shares[told]), counts[told])
+        assert log.times is not None
+        inside = (log.times >= when[log.items, 0]) & (log.times <= when[log.items, 1])
+        single = np.where(inside, np.maximum(items[log.items], 0), 0)
+        worst_of = np.zeros(len(log))
+        np.maximum.at(worst_of, log.users(), single)
+        users, some = np.zeros(len(log)), log.lengths > 0
+        users[some] = by_rank(worst_of[some], log.lengths[some])
+        return Suspicion(users=users, flagged=worst(users, self.share), interactions=single, items=items)
 
 
 def _taken(log: Sequences, n_items: int) -> csr_array:

@@ -115,7 +115,7 @@ class LoRec:
     ) -> Suspicion:
         """Likelihoods that interactions with each item are bought; raises DataError for known fakes without targets."""
         vectors = text.items() if self.needs_text and text is not None else None
-        likely, off = self._judged(log, n_items, vectors, known, rng)
+        likely, off, views = self._judged(log, n_items, vectors, known, rng)
         users, single, lies = log.users(), likely[log.items].astype(np.float64), off[log.items]
         # How likely it is that one of a user's turned-down interactions is bought, or else the likeliest.
         worst = np.zeros(len(log))
@@ -124,12 +124,17 @@ class LoRec:
         suspicion = np.maximum(worst, -np.expm1(spared))
         touched = np.bincount(users, lies, len(log)) > 0
         flagged = _within(suspicion, touched, np.ones(len(log)), self.accused * len(log))
-        return Suspicion(users=suspicion, flagged=flagged, interactions=likely[log.items], lies=lies, items=likely)
+        return Suspicion(
+            users=suspicion, flagged=flagged, interactions=likely[log.items], lies=lies, items=likely, views=views
+        )
 
     def _judged(
         self, log: Sequences, n_items: int, vectors: Floats | None, known: Sequence[Poison], rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], Bools]:
-        """p [V + 1], how likely interactions with each item are lies, and which items count nothing [V + 1]."""
+    ) -> tuple[NDArray[np.float32], Bools, dict[str, Floats]]:
+        """[V + 1] each: how likely interactions with an item are lies, whether they count nothing, and every view.
+
+        A view says how many times it raises the odds of a lie.
+        """
         examiner = Examiner(log, n_items, vectors, rng, counted="log" in self.sources)
         trials = [_Scene.of(one, examiner, log, n_items) for one in known]
         if not any(trial.lies.any() for trial in trials):
@@ -143,6 +148,7 @@ class LoRec:
         honest[: len(everything)] *= len(trials)  # the log's own items are the same in every round
         odds = lies.sum() / max(honest.sum(), 1)
         likely, off = [np.zeros(len(scene.items)) for scene in scenes], np.zeros(len(everything), dtype=bool)
+        views: dict[str, Floats] = {}
         for view, factor in self.factors().items():
             if view == "profile":
                 seen = self._profiled(scenes, log, n_items, known)
@@ -160,6 +166,7 @@ class LoRec:
             if fitted.slope > 0:
                 room = self.budget * len(log.items) if view == "incoherence" else math.inf
                 off |= _within(found[0], against & ~off, holders, room)
+            views[view] = found[0] / (1 - found[0]) / odds
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
         # more. And real lies stand among the log's own items as if they were honest: so each of these counts less as
@@ -173,7 +180,7 @@ class LoRec:
             p = calibrate(best, doubted, trusted)(best[own])
             doubted[own], trusted[own] = honest[own] * np.where(p > SUSPECT, p, 0), honest[own] * (1 - p)
         p[0] = off[0] = 0
-        return p.astype(np.float32), off
+        return p.astype(np.float32), off, views
 
     def _profiled(
         self, scenes: Sequence["_Scene"], log: Sequences, n_items: int, known: Sequence[Poison]

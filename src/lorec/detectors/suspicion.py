@@ -1,7 +1,7 @@
 """What a detector says, and how right it is; and the rounds of known fakes that it learns from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,8 @@ class Suspicion:
     """[events]: its own decision on them."""
     items: Floats | None = None
     """[V + 1]: how likely each item is pushed, row 0 padding; None where it has no opinion on them."""
+    views: Mapping[str, Floats] = field(default_factory=dict)
+    """[V + 1] each: what its opinion on items is made of, by name: how many times the odds of a lie are raised."""
 
     def weights(self) -> Weights:
         """What follows from its decisions: 0 for interactions that are lies, or else for accused users; 1 for the rest.

@@ -12,7 +12,7 @@ from lorec.errors import UnknownName
 from lorec.registry import build, find
 from lorec.sources.compiled import Compiled, open_split, save_split
 from lorec.sources.complete_journey import CompleteJourney
-from lorec.sources.inspection import statistics, warnings_of
+from lorec.sources.inspection import moment, oddities, statistics, warnings_of
 from lorec.sources.tables import File, Folder, read
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "Source",
     "load",
     "located",
+    "moment",
+    "oddities",
     "open_split",
     "prepared",
     "read",

@@ -41,7 +41,7 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
         tied = neighbours & (ordered["time"] == ordered["time"].shift()).fill_null(False)
         found["share of neighbouring events at one time"] = float(tied.sum() / max(int(neighbours.sum()), 1))
         times = log["time"].to_numpy()
-        found["time: first, last"] = f"{_moment(int(times.min()))}, {_moment(int(times.max()))}"
+        found["time: first, last"] = f"{moment(int(times.min()))}, {moment(int(times.max()))}"
     return found
 
 
@@ -65,8 +65,26 @@ def warnings_of(dataset: Dataset) -> list[str]:
         remarks.append(f"{untold:,} of {found['items']:,} items have no text; an encoder gives them zero vectors.")
     if shared := found["texts that several items share"]:
         remarks.append(f"{shared:,} items share their text with another; an encoder can't tell them apart.")
+    remarks += oddities(dataset)
     if odd := _unprintable(_titles_of_the_log(dataset)["title"]):
         remarks.append(f"{odd:,} titles hold control or formatting characters, which are shown as codes.")
+    return remarks
+
+
+def oddities(dataset: Dataset) -> list[str]:
+    """What looks like a fault of the export, each as one sentence: rows twice, ids alike, late dates."""
+    log, remarks = dataset.interactions, []
+    if twice := log.height - log.n_unique():
+        remarks.append(f"{twice:,} rows stand there twice or more, to the moment; an export may have doubled them.")
+    for role in ("user", "item"):
+        ids = log[role].unique().cast(pl.String)
+        if alike := len(ids) - ids.str.strip_chars().str.to_lowercase().n_unique():
+            remarks.append(
+                f"{alike:,} {role} ids are another one's but for blanks or capitals; they count as different."
+            )
+    if "time" in log.columns and (last := _date(int(log["time"].max()))) is not None and last > datetime.now(UTC):  # type: ignore[arg-type]
+        late = int((log["time"] > datetime.now(UTC).timestamp() * _per_second(int(log["time"].max()))).sum())  # type: ignore[arg-type]
+        remarks.append(f"{late:,} interactions lie in the future, the last on {last:%Y-%m-%d}; is the clock right?")
     return remarks
 
 
@@ -81,12 +99,20 @@ def _spread(values: pl.Series) -> str:
     return f"{least:.0f}, {median:.0f}, {most:.0f}"
 
 
-def _moment(time: int) -> str:
+def moment(time: int) -> str:
     """A date where the number can be one, in seconds to nanoseconds since 1970; else the number."""
-    for per_second in (1, 10**3, 10**6, 10**9):
-        if 3e8 < time / per_second < 5e9:
-            return datetime.fromtimestamp(time / per_second, UTC).isoformat(sep=" ", timespec="seconds")[:19]
-    return str(time)
+    date = _date(time)
+    return str(time) if date is None else date.isoformat(sep=" ", timespec="seconds")[:19]
+
+
+def _date(time: int) -> datetime | None:
+    per_second = _per_second(time)
+    return datetime.fromtimestamp(time / per_second, UTC) if per_second else None
+
+
+def _per_second(time: int) -> int:
+    """The unit of a time since 1970, as a part of a second; 0 where it can be none."""
+    return next((one for one in (1, 10**3, 10**6, 10**9) if 3e8 < time / one < 5e9), 0)
 
 
 def _unprintable(titles: pl.Series) -> int:

@@ -1,0 +1,132 @@
+"""Scans of real logs: alarms, pushed items and hired users found, by kind and size of the attack; and false alarms.
+
+    python benchmarks/scanning.py FOLDER amazon-beauty steam --shares .002 .005 .01 --clean 20
+
+A row of FOLDER/rows.jsonl is a scan of a log of 70 % of the users, drawn anew, poisoned or not. What evidence is worth
+was learned in an earlier scan of another draw, without the judged kind. A row that is there is not made again.
+With --hit, a genuine hit is in the log: the newest tenth of a popular item's holders came within a day, many of them.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+import lorec
+from lorec.attacks import ATTACKS, KINDS
+from lorec.data import Dataset, Split, stream, whole
+from lorec.detectors import judged
+from lorec.detectors.suspicion import Suspicion
+
+
+def drawn(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """A log of some of the users."""
+    users = dataset.interactions["user"].unique().sort()
+    some = np.sort(stream(seed, "subsample").choice(len(users), int(share * len(users)), replace=False))
+    kept = dataset.interactions.filter(pl.col("user").is_in(users.gather(some).implode()))
+    return dataclasses.replace(dataset, interactions=kept)
+
+
+def as_dataset(split: Split) -> Dataset:
+    """The log of a split as if it had been read."""
+    log = split.train
+    columns = {"user": split.users.cast(pl.String).gather(log.users()), "item": pl.Series(split.catalog.ids(log.items))}
+    times = {} if log.times is None else {"time": log.times}
+    return Dataset(split.name, pl.DataFrame(columns | times), split.catalog.items, {})
+
+
+def with_hit(dataset: Dataset, seed: int) -> Dataset:
+    """A release that a twentieth of all users took within a day: an item that nobody had before, at the end."""
+    rng, log = stream(seed, "hit"), dataset.interactions
+    users = log["user"].unique().sort()
+    fans = users.gather(rng.choice(len(users), len(users) // 20, replace=False))
+    item = log["item"].unique().sort()[int(rng.integers(log["item"].n_unique()))]
+    kept = log.filter(pl.col("item") != item)
+    new = {"user": fans, "item": pl.Series([item] * len(fans), dtype=log["item"].dtype)}
+    if "time" in log.columns:
+        last = int(log["time"].max())
+        new["time"] = pl.Series(last - rng.integers(0, 86_400, len(fans)), dtype=log["time"].dtype)
+    return dataclasses.replace(dataset, interactions=pl.concat([kept, pl.DataFrame(new).select(log.columns)]))
+
+
+def scanned(dataset: Dataset, judged_kind: str, folder: Path, seed: int, cache: Path) -> tuple[lorec.Findings, float]:
+    """A scan by the models of an earlier one that never saw the judged kind."""
+    kinds = [one for one in (*KINDS, "adaptive") if one != judged_kind]
+    started = time.perf_counter()
+    found = lorec.scan(dataset, kinds=kinds, like=folder, cache=cache, seed=seed)
+    return found, time.perf_counter() - started
+
+
+def row_of(found: lorec.Findings, bad: Split | None, targets: list[str]) -> dict[str, object]:
+    """What was found, and how right it is by the labels that only this script has."""
+    row: dict[str, object] = {
+        "alarm": found.alarm, "groups": found.groups.height, "figures": found.figures,
+        "worst group": found.groups.head(1).select("suspicion", "items", "users", "together", "expected").to_dicts(),
+    }  # fmt: skip
+    if bad is None:
+        return row
+    log, fake = found.log, found.users["user"].str.starts_with("injected-").to_numpy()
+    numbers = log.catalog.numbers(targets)
+    items = np.append(0.0, found.items["suspicion"].to_numpy())
+    said = Suspicion(
+        users=found.users["suspicion"].to_numpy(), flagged=found.users["suspicion"].to_numpy() >= 0.5, items=items,
+        interactions=items[log.train.items],
+    )  # fmt: skip
+    row["judged"] = judged(said, dataclasses.replace(log, fraudsters=fake), numbers, found.weights)
+    row["ranks"] = [int((items > items[one]).sum()) + 1 for one in numbers]
+    row["suspicion of targets"] = [round(float(items[one]), 4) for one in numbers]
+    row["in the worst group"] = bool((found.items["group"].to_numpy()[numbers - 1] == 1).any())
+    return row
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("folder", type=Path)
+    asked.add_argument("logs", nargs="+")
+    asked.add_argument("--kinds", nargs="*", default=["random", "bandwagon", "segment", "replace"])
+    asked.add_argument("--shares", nargs="*", type=float, default=[0.002, 0.005, 0.01])
+    asked.add_argument("--seeds", nargs="*", type=int, default=[31])
+    asked.add_argument("--clean", type=int, default=0, help="clean draws of each log, half of them with a hit")
+    asked.add_argument("--trials", type=int, default=10)
+    asked.add_argument("--cache", type=Path, default=Path("runs/vectors"))
+    options = asked.parse_args()
+    torch.set_num_threads(1)
+    rows = options.folder / "rows.jsonl"
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    before = [json.loads(line) for line in rows.read_text("utf-8").splitlines()] if rows.exists() else []
+    done = {(row["log"], row["kind"], row["share"], row["seed"]) for row in before}
+    for name in options.logs:
+        dataset = lorec.load(name)
+        wanted = [(kind, share, seed) for kind in options.kinds for share in options.shares for seed in options.seeds]
+        wanted += [("hit" if seed % 2 else "clean", 0.0, 1000 + seed) for seed in range(options.clean)]
+        for kind, share, seed in wanted:
+            if (name, kind, share, seed) in done:
+                continue
+            earlier = options.folder / "earlier" / name / (kind if kind in KINDS else "all")
+            if not (earlier / "findings.json").is_file():
+                kinds = [one for one in (*KINDS, "adaptive") if one != kind]
+                lorec.scan(
+                    drawn(dataset, 0.7, 7), kinds=kinds, trials=options.trials, folder=earlier, cache=options.cache
+                )
+            some, targets, bad = drawn(dataset, 0.7, seed), [], None
+            if share:
+                log = whole(some, seed)
+                poison = lorec.forge(ATTACKS[kind](share=share), log, 5, seed=seed)
+                bad, targets = lorec.inject(log, poison, seed), log.catalog.ids(poison.targets)
+                some = as_dataset(bad)
+            elif kind == "hit":
+                some = with_hit(some, seed)
+            found, seconds = scanned(some, kind, earlier, seed, options.cache)
+            about = {"log": name, "kind": kind, "share": share, "seed": seed, "seconds": round(seconds, 1)}
+            with rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(about | row_of(found, bad, targets)) + "\n")
+            print(about, f"alarm {found.alarm:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

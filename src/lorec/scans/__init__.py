@@ -1,0 +1,259 @@
+"""Scan a log in which nobody knows who is honest: which items look pushed, which users look hired, and why.
+
+Several kinds of evidence look at the whole log: LoRec's view of the company that items keep, groups of rare items,
+copies of histories, bursts in time, the mix of popularities, the texts of a history. What each of them is worth here is
+learned on attacks that are synthesised into this very log (the trials): every cheap kind and an adaptive one, in
+several sizes, half of them in a burst; the kind of a trial is never among the known fakes that its evidence learned
+from. Two logistic models follow, one of items and one of users. They have a parameter for each evidence, so there is
+nothing to learn by heart, and none below 0, so nothing speaks for anybody.
+
+Nobody says that the log is clean. Its own items and users count as honest in the models, and less so the more
+suspicious they turn out (expectation and maximisation), as real lies among them would teach that lies are honest.
+"""
+
+import dataclasses
+import hashlib
+import hmac
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lorec.attacks import KINDS
+from lorec.data import Dataset, Floats, Ints, Poison, Split, Weights, whole
+from lorec.detectors import Bursts, Coherence, Copies, Degree, Detector, Groups, LoRec, Suspicion
+from lorec.errors import ConfigError, DataError, RunError
+from lorec.files import read_json
+from lorec.registry import unknown
+from lorec.scans.findings import Findings, grouped, only_a_scan, told_items, told_users
+from lorec.scans.learning import SUSPECT, Model, Scanner, Watch, learned, pushed
+from lorec.sources import oddities
+from lorec.text import Encoder, MiniLM, TextVectors
+
+__all__ = ["EVIDENCE", "Findings", "Model", "Watch", "read_verdicts", "scan"]
+
+EVIDENCE: dict[str, Detector] = {
+    "bursts": Bursts(), "coherence": Coherence(), "copies": Copies(), "degree": Degree(), "groups": Groups(),
+    "lorec": LoRec(),
+}  # fmt: skip
+LONGEST = 1000
+"""Items of a history that are looked at, the newest: a longer one is a machine's, and its pairs would be millions."""
+TURNED_DOWN = 0.5
+"""The likelihood from which on interactions with an item count nothing, whatever LoRec's views say."""
+
+
+def scan(
+    dataset: Dataset,
+    *,
+    encoder: Encoder | None = None,
+    scenario: str = "a shop",
+    evidence: Sequence[str] = tuple(EVIDENCE),
+    kinds: Sequence[str] = (*KINDS, "adaptive"),
+    trials: int = 12,
+    verdicts: Mapping[str, bool] | None = None,
+    like: Path | None = None,
+    folder: Path | None = None,
+    cache: Path | None = None,
+    key: bytes | None = None,
+    seed: int = 0,
+    watch: Watch = lambda stage, done, total: None,
+) -> Findings:
+    """Look for fraud in a log; no recommender is trained, and no label is needed.
+
+    `encoder` reads the items' titles (MiniLM where not given; without titles the evidence of texts is lost, and the
+    notes say so). `evidence` names those of `EVIDENCE` that are asked, lorec always among them. `trials` attacks of
+    these `kinds` are synthesised to learn what each is worth, or else the models of an earlier scan are taken (`like`,
+    its folder). `verdicts` are an analyst's, by user: True fraud, False genuine. With `folder` the findings are saved
+    there, and an interrupted scan goes on from the trials that it finds; `cache` is where text vectors are kept. With a
+    `key`, users' ids become their HMAC-SHA256 in everything that comes out.
+
+    Raises ConfigError for an evidence or kind that does not exist, too few of them, and users of verdicts who are not
+    in the log; DataError for an empty log; RunError for a folder that holds something else.
+    """
+    started = time.perf_counter()
+    _checked(evidence, kinds, trials)
+    if folder is not None:
+        only_a_scan(folder)
+    models = None if like is None else _models_of(like)
+    log = whole(dataset, seed)
+    judged = _verdicts(verdicts, log.users)
+    if key is not None:
+        log = dataclasses.replace(log, users=_hashed(log.users, key))
+    notes = ["Nobody has checked this log: what is found is to be looked at, and what is not found may still be there."]
+    notes += oddities(dataset)
+    looked_at = _shortened(log, notes)
+    text = _text(log, encoder, scenario, cache, watch, notes)
+    kinds = tuple(one for one in kinds if one != "adaptive" or text is not None)
+    scanner = Scanner(_asked(evidence, text is not None, log, notes), kinds, text, seed)
+    steps = len(scanner.evidence)
+    known = (*scanner.known(looked_at), *_confirmed(judged, looked_at))
+    base = scanner.look(looked_at, known, lambda done, name: watch(f"look at {name}", done, steps))
+    if models is None:
+        models = learned(base, scanner.trials(looked_at, trials, None if folder is None else folder / "trials", watch))
+    else:
+        notes.append(f"What evidence is worth was learned in an earlier scan, {like}; this log had no trials.")
+
+    items = pushed(models[0], base.items())
+    users = models[1](base.users(items))
+    users[judged == 0], users[judged == 1] = 0.0, 1.0
+    weights = _weights(base.said["lorec"], items, judged, looked_at, log)
+    groups, of_items, of_users = grouped(items, log)
+    found = Findings(
+        log=log,
+        alarm=1 - math.exp(sum(math.log1p(-min(p, 1 - 1e-9)) for p in groups["suspicion"])),
+        users=told_users(log, base, users, items, weights, of_users, groups, judged),
+        items=told_items(log, base, items, weights, of_items, groups),
+        groups=groups,
+        weights=weights,
+        models=models,
+        notes=notes,
+        figures={
+            "users": len(log), "items": len(log.catalog), "interactions": len(log.train.items),
+            "items that look pushed": int((items >= SUSPECT).sum()),
+            "users that look hired": int((users >= SUSPECT).sum()),
+            "bought interactions expected": float(items @ log.train.counts(len(log.catalog))),
+            "interactions turned down": float((weights.of_events(log.train) < 1).mean()),
+            "trials": trials if like is None else 0,
+            "seconds": time.perf_counter() - started,
+        },
+    )  # fmt: skip
+    if folder is not None:
+        found.save(folder)
+    return found
+
+
+def _checked(evidence: Sequence[str], kinds: Sequence[str], trials: int) -> None:
+    for what, names, table in (("evidence", evidence, EVIDENCE), ("kind of attack", kinds, (*KINDS, "adaptive"))):
+        if strangers := [one for one in names if one not in table]:
+            raise unknown(what, strangers[0], table)
+    if "lorec" not in evidence:
+        raise ConfigError("evidence is without lorec, which the others only add to; name it, too")
+    if len(set(kinds) & set(KINDS)) < 2:
+        raise ConfigError(f"kinds is {list(kinds)}; give two or more of {', '.join(KINDS)}: one is tried, others known")
+    if trials < 2:
+        raise ConfigError(f"{trials} trials wanted; give 2 or more, so that evidence can be weighed")
+
+
+def _asked(evidence: Sequence[str], texts: bool, log: Split, notes: list[str]) -> dict[str, Detector]:
+    """The evidence that this log allows; what is lost is noted."""
+    asked = {name: one for name, one in EVIDENCE.items() if name in evidence}
+    if not texts:
+        asked["lorec"] = LoRec(sources=("log",))
+        asked.pop("coherence", None)
+    times = log.train.times
+    if "bursts" in asked and (times is None or times.min() == times.max()):
+        del asked["bursts"]
+        notes.append("There is no time: bursts can't be seen, and the order of the file is taken for that of events.")
+    return asked
+
+
+def _text(
+    log: Split, encoder: Encoder | None, scenario: str, cache: Path | None, watch: Watch, notes: list[str]
+) -> TextVectors | None:
+    """The items' texts, encoded; None without any."""
+    told = sum(bool(title.strip()) for title in log.catalog.titles())
+    if not told:
+        notes.append("There are no titles: what items are is not known, so only the log's own company is looked at.")
+        return None
+    if told < len(log.catalog):
+        notes.append(f"{len(log.catalog) - told:,} of {len(log.catalog):,} items have no title.")
+    text = TextVectors(
+        log.catalog, encoder or MiniLM(), cache, scenario, on_progress=lambda done, of: watch("encode", done, of)
+    )
+    text.items()
+    return text
+
+
+def _shortened(log: Split, notes: list[str]) -> Split:
+    """The log without the older part of histories that are too long to be a person's."""
+    histories = log.train
+    kept = np.minimum(histories.lengths, LONGEST)
+    if not (cut := int((kept < histories.lengths).sum())):
+        return log
+    longest = int(np.argmax(histories.lengths))
+    notes.append(
+        f"{cut:,} users have more than {LONGEST:,} interactions, as machines and shared accounts do; only the newest "
+        f"are looked at. The longest is {log.users.cast(pl.String)[longest]!r} with "
+        f"{histories.lengths[longest] / len(histories.items):.1%} of all interactions."
+    )
+    return dataclasses.replace(log, train=histories.slices(histories.starts[1:] - kept, kept))
+
+
+def _weights(lorec: Suspicion, items: Floats, judged: Ints, looked_at: Split, log: Split) -> Weights:
+    """0 for what LoRec or the models turn down and for confirmed users; 1 for the rest and for cleared ones."""
+    off = items >= TURNED_DOWN
+    assert lorec.lies is not None
+    off[np.unique(looked_at.train.items[lorec.lies])] = True
+    users = log.train.users()
+    kept = ~off[log.train.items] & (judged[users] != 1) | (judged[users] == 0)
+    return Weights(events=kept.astype(np.float32))
+
+
+def _models_of(folder: Path) -> tuple[Model, Model]:
+    """The models of an earlier scan. Raises RunError for what is none."""
+    found = read_json(folder / "findings.json")
+    try:
+        of_items, of_users = (
+            Model({str(name): float(slope) for name, slope in one["slopes"].items()}, float(one["offset"]))
+            for one in found["models"]
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise RunError(f"{folder / 'findings.json'} holds no models; it is of another version or edited") from None
+    return of_items, of_users
+
+
+def _hashed(users: pl.Series, key: bytes) -> pl.Series:
+    names = users.cast(pl.String).to_list()
+    return pl.Series([hmac.new(key, one.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest() for one in names])
+
+
+# --------------------------------------------------------------------------------------------------------- verdicts
+
+
+def read_verdicts(path: Path) -> dict[str, bool]:
+    """An analyst's verdicts: a CSV with columns user and verdict, fraud or genuine; True is fraud.
+
+    Raises DataError, with the line, for anything else and for a user who is judged both ways.
+    """
+    try:
+        frame = pl.read_csv(path, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise DataError(f"{path} can't be read as verdicts ({first}); give a CSV with columns user, verdict") from None
+    if {"user", "verdict"} - set(frame.columns):
+        raise DataError(f"{path} has columns {', '.join(frame.columns)}; name them user and verdict")
+    found: dict[str, bool] = {}
+    for line, (user, verdict) in enumerate(frame.select("user", "verdict").iter_rows(), start=2):
+        if verdict not in ("fraud", "genuine") or not user:
+            raise DataError(f"{path}, line {line}: {user!r} is {verdict!r}; a verdict is fraud or genuine")
+        if found.setdefault(user, verdict == "fraud") != (verdict == "fraud"):
+            raise DataError(f"{path}, line {line}: {user!r} is judged both ways; keep one verdict")
+    return found
+
+
+def _verdicts(verdicts: Mapping[str, bool] | None, users: pl.Series) -> NDArray[np.int64]:
+    """[users]: 1 confirmed, 0 cleared, -1 not judged."""
+    judged = np.full(len(users), -1)
+    if not verdicts:
+        return judged
+    mine = pl.DataFrame({"user": users.cast(pl.String), "row": np.arange(len(users))})
+    given = pl.DataFrame({"user": list(verdicts), "fraud": list(verdicts.values())})
+    rows = given.join(mine, on="user", how="left", maintain_order="left")
+    if rows["row"].null_count():
+        stranger = rows.filter(pl.col("row").is_null())["user"][0]
+        raise ConfigError(f"a verdict is about {stranger!r}, who is not in the log; ids are compared exactly")
+    judged[rows["row"].to_numpy()] = rows["fraud"].to_numpy()
+    return judged
+
+
+def _confirmed(judged: Ints, log: Split) -> list[Poison]:
+    """Confirmed users as one more round of known fakes: what they push is what far more of them hold than others do."""
+    rows = np.flatnonzero(judged == 1)
+    profiles, n = log.train.take(rows).distinct(), len(log.catalog)
+    theirs, everyone = profiles.counts(n), log.train.distinct().counts(n)
+    bought = np.flatnonzero((theirs >= 3) & (theirs * len(log) > 5 * everyone * len(rows)))
+    return [Poison(profiles, bought.astype(np.int32), {"kinds": ["confirmed"]})] if len(bought) else []

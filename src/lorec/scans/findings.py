@@ -1,0 +1,280 @@
+"""What a scan found, with reasons that a person can check."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from lorec.data import Floats, Ints, Split, Weights
+from lorec.errors import RunError
+from lorec.evidence import bursts, doubles
+from lorec.files import replacing, write_json
+from lorec.scans.learning import SUSPECT, Looked, Model
+from lorec.sources import moment
+
+TOLD = 500
+"""Users whose reasons are told at most; items, too."""
+FILES = ("users.parquet", "items.parquet", "groups.parquet", "weights.parquet", "findings.json", "trials")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a scan found. Users and items are in the order of the log's and of the catalogue."""
+
+    log: Split
+    """The whole log."""
+    alarm: float
+    """The likelihood that items are pushed at all, by the models: that not every group of suspect items is innocent."""
+    users: pl.DataFrame
+    """user, suspicion, weight, events, group, reasons; then for each evidence the share of users that show less."""
+    items: pl.DataFrame
+    """item, title, suspicion, weight, holders, group, reasons; then for each evidence the share of items below."""
+    groups: pl.DataFrame
+    """Items that look pushed and share holders, the worst group first: group, suspicion, items, users, together (those
+    who took two of them or more), expected (how many would by chance), first, last (when they did), titles."""
+    weights: Weights
+    """Of the log's interactions, to train with."""
+    models: tuple[Model, Model]
+    """Of items and of users."""
+    notes: list[str]
+    """What to keep in mind."""
+    figures: dict[str, float]
+    """Counts and seconds."""
+
+    def verdict(self) -> str:
+        """What was found, in one sentence."""
+        if not self.groups.height or self.alarm < SUSPECT:
+            return f"Nothing found: no group of items looks pushed (likelihood of an attack {self.alarm:.2f})."
+        what = "An attack is likely" if self.alarm >= 0.5 else "There may be an attack"
+        return (
+            f"{what} (likelihood {self.alarm:.2f}): {self.figures['items that look pushed']:,} items look pushed, in "
+            f"{self.groups.height:,} groups, and {self.figures['users that look hired']:,} users look hired."
+        )
+
+    def would_do(self) -> str:
+        """What training with the weights would mean, in one sentence."""
+        touched = int((self.weights.of_users(self.log.train) < 1).sum())
+        return (
+            f"Training with the weights would leave {self.figures['interactions turned down']:.1%} of the interactions "
+            f"(of {touched:,} users) out of what is to be predicted; everything stays in the histories."
+        )
+
+    def interactions(self) -> pl.DataFrame:
+        """user, item, weight and suspicion of every interaction, user by user, the oldest first."""
+        log, of_items = self.log.train, np.append(0.0, self.items["suspicion"].to_numpy())
+        return pl.DataFrame({
+            "user": self.log.users.cast(pl.String).gather(log.users()),
+            "item": self.items["item"].gather(log.items - 1),
+            "weight": self.weights.of_events(log), "suspicion": of_items[log.items],
+        })  # fmt: skip
+
+    def save(self, folder: Path) -> None:
+        """Write users, items, groups and weights as Parquet, and findings.json last.
+
+        Raises RunError for a folder that holds something else.
+        """
+        only_a_scan(folder)
+        frames = {"users": self.users, "items": self.items, "groups": self.groups, "weights": self.interactions()}
+        for name, frame in frames.items():
+            with replacing(folder / f"{name}.parquet") as temporary:
+                frame.write_parquet(temporary)
+        found = {
+            "verdict": self.verdict(), "alarm": self.alarm, "would do": self.would_do(), "figures": self.figures,
+            "notes": self.notes, "models": [dataclasses.asdict(one) for one in self.models],
+            "log": self.log.record | {"digest": self.log.train.digest()},
+        }  # fmt: skip
+        write_json(folder / "findings.json", found)
+
+
+def only_a_scan(folder: Path) -> None:
+    """Raise RunError for a folder that holds something else than what a scan leaves."""
+    if folder.exists() and not (folder.is_dir() and all(one.name in FILES for one in folder.iterdir())):
+        raise RunError(f"{folder} holds something else than a scan; choose another folder")
+
+
+# ----------------------------------------------------------------------------------------------------------- groups
+
+
+def grouped(items: Floats, log: Split) -> tuple[pl.DataFrame, NDArray[np.int64], NDArray[np.int64]]:
+    """Suspect items that share holders, and the group of each item [V + 1] and user [users], 0 for none.
+
+    Two items belong together where three users and a fifth of the fewer holders have both. A user belongs to the worst
+    group of which they hold two items, or else the one item of a group of one.
+    """
+    histories = log.train.distinct()
+    suspects = np.flatnonzero(items >= SUSPECT)
+    suspects = suspects[np.argsort(-items[suspects], kind="stable")][:TOLD]
+    place = np.full(len(items), -1)
+    place[suspects] = np.arange(len(suspects))
+    who, what = histories.users(), place[histories.items]
+    holding = csr_array((np.ones((what >= 0).sum()), (who[what >= 0], what[what >= 0])), (len(log), len(suspects)))
+    both = (holding.T @ holding).toarray()
+    holders = both.diagonal()
+    linked = csr_array(both >= np.maximum(3, 0.2 * np.minimum(holders[:, None], holders)))
+    n, label = connected_components(linked) if len(suspects) else (0, np.zeros(0, dtype=np.int64))
+    number = np.empty(n, dtype=np.int64)
+    number[np.argsort(-np.bincount(label, items[suspects] * holders, n), kind="stable")] = np.arange(1, n + 1)
+    of_items, of_users = np.zeros(len(items), dtype=np.int64), np.zeros(len(log), dtype=np.int64)
+    of_items[suspects] = number[label]
+    titles, rows = log.catalog.titles(), []
+    for group in range(n, 0, -1):  # the worst last, so that it has the last word on a user
+        inside = np.flatnonzero(number[label] == group)
+        held = holding[:, inside].sum(axis=1)
+        together = np.flatnonzero(held >= min(2, len(inside)))
+        of_users[together] = group
+        chance = holders[inside] / len(log)
+        expected = (chance.sum() ** 2 - (chance**2).sum()) / 2 * len(log) if len(inside) > 1 else None
+        first, last = _span(log, together, suspects[inside])
+        rows.append((
+            group, items[suspects[inside]].max(), len(inside), int((held > 0).sum()), len(together), expected, first,
+            last, [titles[one - 1] for one in suspects[inside][:10]],
+        ))  # fmt: skip
+    schema = pl.Schema({
+        "group": pl.Int64(), "suspicion": pl.Float64(), "items": pl.Int64(), "users": pl.Int64(),
+        "together": pl.Int64(), "expected": pl.Float64(), "first": pl.String(), "last": pl.String(),
+        "titles": pl.List(pl.String()),
+    })  # fmt: skip
+    return pl.DataFrame(rows[::-1], schema, orient="row"), of_items, of_users
+
+
+def _span(log: Split, users: Ints, items: Ints) -> tuple[str | None, str | None]:
+    """When these users took these items, first and last."""
+    theirs = log.train.take(users)
+    if theirs.times is None:
+        return None, None
+    when = theirs.times[np.isin(theirs.items, items)]
+    return moment(int(when.min())), moment(int(when.max()))
+
+
+# ---------------------------------------------------------------------------------------------------------- reasons
+
+VIEWS = {
+    "collusion": "its {n:,} holders have more in common than its company explains",
+    "surprise": "it keeps other company than items as popular do",
+    "incoherence": "its {n:,} holders have hardly anything in common but this item",
+    "copying": "its {n:,} holders are doubles of people who lack it",
+    "profile": "the histories of its {n:,} holders look made",
+    "association": "its {n:,} holders are suspects by what else they hold",
+}
+"""What LoRec's views say of an item."""
+TRAITS = {
+    "degree": "the mix of popular and rare items looks made",
+    "coherence": "the titles have little to do with one another",
+    "bursts": "took items when half of their holders did",
+    "groups": "took rare items together that others took together",
+}
+"""What the other evidence says of a user."""
+ODD = 0.95
+"""The share of users that must show less of a trait for it to be a reason."""
+
+
+def told_items(
+    log: Split, base: Looked, items: Floats, weights: Weights, group: Ints, groups: pl.DataFrame
+) -> pl.DataFrame:
+    """`Findings.items`."""
+    n = len(log.catalog)
+    holders, counts = log.train.distinct().counts(n), log.train.counts(n)
+    mean = np.bincount(log.train.items, weights.of_events(log.train), n + 1) / np.maximum(counts, 1)
+    when = bursts(base.log, n) if "bursts" in base.said else None
+    reasons = [""] * n
+    for item in _worst(items):
+        about = groups.row(int(group[item]) - 1, named=True) if group[item] else None
+        reasons[item - 1] = "; ".join(_why_item(int(item), base, int(holders[item]), about, when))
+    shares = {name: share_below(said.items[1:]) for name, said in base.said.items() if said.items is not None}
+    frame = log.catalog.items.select(pl.col("item", "title").cast(pl.String))
+    return frame.with_columns(
+        suspicion=items[1:], weight=mean[1:].astype(np.float32), holders=holders[1:], group=group[1:],
+        reasons=pl.Series(reasons, dtype=pl.String), **shares,
+    )  # fmt: skip
+
+
+def _why_item(
+    item: int, base: Looked, holders: int, group: Mapping[str, object] | None, when: tuple[Floats, Ints] | None
+) -> list[str]:
+    """Reasons to suspect an item."""
+    views = base.said["lorec"].views
+    worst = sorted(views, key=lambda view: -views[view][item])[:2]
+    told = [
+        f"{VIEWS[view].format(n=holders)} (odds {views[view][item]:,.0f} times as high; more than "
+        f"{(views[view][1:] < views[view][item]).mean():.2%} of items)"
+        for view in worst
+        if views[view][item] > 2
+    ]
+    told += _together(group)
+    if when is not None and (said := base.said["bursts"].items) is not None and said[item] > 2:
+        first, last = (moment(int(one)) for one in when[1][item])
+        told.append(
+            f"half of its {holders:,} holders came between {first} and {last}, a time with {when[0][item]:.2%} of all "
+            "interactions"
+        )
+    return told
+
+
+def _together(group: Mapping[str, object] | None) -> list[str]:
+    if group is None or group["expected"] is None:
+        return []
+    return [
+        f"{group['together']:,} users took at least two of the {group['items']} items of group {group['group']}, where "
+        f"{group['expected']:,.1f} would by chance"
+    ]
+
+
+def told_users(
+    log: Split, base: Looked, users: Floats, items: Floats, weights: Weights, group: Ints, groups: pl.DataFrame,
+    judged: Ints,
+) -> pl.DataFrame:  # fmt: skip
+    """`Findings.users`; `judged` [users] is an analyst's verdict: 1 fraud, 0 genuine, -1 none."""
+    shares = {name: share_below(said.users) for name, said in base.said.items() if name != "lorec"}
+    shares["lorec"] = share_below(base.pushed(items))
+    names, titles = log.users.cast(pl.String), log.catalog.titles()
+    double = doubles(base.log, base.n_items + 1) if "copies" in base.said else None
+    reasons = [{1: "confirmed by an analyst", 0: "cleared by an analyst"}.get(int(one), "") for one in judged]
+    for user in _worst(users):
+        history = np.unique(base.log[int(user)])
+        told = _why_user(history, items, titles)
+        told += _together(groups.row(int(group[user]) - 1, named=True) if group[user] else None)
+        if double is not None and shares["copies"][user] > ODD:
+            whose, share = names[int(double[0][user])], double[1][user]
+            told.append(f"{share:.0%} of the {len(history)} items are also {whose!r}'s")
+        told += [
+            f"{words} (more than {shares[name][user]:.1%} of users)"
+            for name, words in TRAITS.items()
+            if name in shares and shares[name][user] > ODD
+        ]
+        reasons[user] = reasons[user] or "; ".join(told)
+    return pl.DataFrame({
+        "user": names, "suspicion": users, "weight": weights.of_users(log.train), "events": log.train.lengths,
+        "group": group, "reasons": pl.Series(reasons, dtype=pl.String), **shares,
+    })  # fmt: skip
+
+
+def _why_user(history: Ints, items: Floats, titles: Sequence[str]) -> list[str]:
+    """What of a user's distinct items looks pushed."""
+    pushed = history[items[history] >= SUSPECT]
+    if not len(pushed):
+        return []
+    pushed = pushed[np.argsort(-items[pushed], kind="stable")]
+    some = ", ".join(f"{titles[item - 1][:60]!r} ({items[item]:.2f})" for item in pushed[:3])
+    more = ", ..." if len(pushed) > 3 else ""
+    return [f"{len(pushed)} of the {len(history)} items look pushed: {some}{more}"]
+
+
+def _worst(likely: Floats) -> Ints:
+    """Those from `SUSPECT` on, the worst first, at most so many."""
+    order = np.argsort(-likely, kind="stable")[:TOLD]
+    some: Ints = order[likely[order] >= SUSPECT]
+    return some
+
+
+def share_below(values: Floats) -> Floats:
+    """[n]: the share of all that has less, ties by half."""
+    ordered = np.sort(values)
+    below, up_to = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    shares: Floats = (below + up_to) / 2 / len(values)
+    return shares

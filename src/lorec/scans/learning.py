@@ -1,0 +1,264 @@
+"""What each evidence is worth in a log, learned on attacks that are synthesised into it."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lorec.attacks import ATTACKS, Attack, forge, known_fakes
+from lorec.data import Floats, Poison, Sequences, Split, inject, stream
+from lorec.detectors import Detector, Suspicion
+from lorec.detectors.logistic import fit_logistic, sigmoid
+from lorec.errors import RunError
+from lorec.files import load_state, save_state
+from lorec.text import TextVectors
+
+SUSPECT = 0.1
+"""The likelihood from which on an item or user is told of, and counts as a fake in the models by that likelihood."""
+SHARES = (0.005, 0.01, 0.002)
+"""Of fraudsters in the trials, in turn."""
+TARGETS = 5
+"""Items that a trial pushes."""
+BURST = 0.02
+"""The share of the log's time in which the fraudsters of half of the trials act."""
+ADAPTS = 10
+"""How often an adaptive attack of a trial mends itself against LoRec's evidence."""
+FEWEST = 3
+"""Holders below which nothing is said of an item."""
+MOST_USERS = 50_000
+"""Trials poison the log of as many users, drawn, where there are more."""
+
+Watch = Callable[[str, int, int], None]
+"""Told the stage, how much of it is done, and of how much."""
+
+
+# ------------------------------------------------------------------------------------------------------- the models
+
+
+@dataclass(frozen=True)
+class Model:
+    """How likely what shows so much evidence is a fake: logistic, without a slope below 0."""
+
+    slopes: dict[str, float]
+    offset: float
+
+    def __call__(self, evidence: Mapping[str, Floats]) -> Floats:
+        """Likelihoods [n]; evidence that the model does not know counts nothing, nor does any that is not there."""
+        z = sum((slope * evidence[name] for name, slope in self.slopes.items() if name in evidence), np.zeros(1))
+        return sigmoid(z + self.offset)
+
+    @staticmethod
+    def fit(own: Mapping[str, Floats], fakes: Mapping[str, Floats], weights: Floats, trials: int) -> "Model":
+        """Tell fakes ([n] each, with weights [n]) from the log's own ([m] each).
+
+        As an attack is as likely as none, the log's own counts twice for every trial. Of those that turn out suspect,
+        their likelihood counts as fake.
+        """
+        names, m = list(own), len(next(iter(own.values())))
+        x = np.column_stack([np.concatenate([own[name], own[name], fakes[name]]) for name in names])
+        x = np.column_stack([x, np.ones(len(x))])
+        doubt: Floats = np.zeros(m)
+        fitted: Floats = np.zeros(x.shape[1])
+        for _ in range(8):
+            suspect = np.where(doubt > SUSPECT, doubt, 0)
+            n = np.concatenate([2 * trials * (1 - doubt), 2 * trials * suspect, weights])
+            lies = n * (np.arange(len(n)) >= m)
+            fitted = _fitted(x[n > 0], lies[n > 0], n[n > 0])
+            doubt = sigmoid(x[:m] @ fitted)
+        return Model(dict(zip(names, map(float, fitted[:-1]), strict=True)), float(fitted[-1]))
+
+
+def _fitted(x: Floats, lies: Floats, n: Floats) -> Floats:
+    """Slopes and the offset, the last, without a slope below 0: the worst offender is left out, one after the other."""
+    free = np.ones(x.shape[1], dtype=bool)
+    while True:
+        fitted: Floats = np.zeros(x.shape[1], dtype=np.float64)
+        fitted[free] = fit_logistic(x[:, free], lies, n, ridge=0.1)
+        if (fitted[:-1] >= 0).all():
+            return fitted
+        free[int(np.argmin(fitted[:-1]))] = False
+
+
+# --------------------------------------------------------------------------------------------------------- evidence
+
+
+def _log_odds(p: Floats) -> Floats:
+    p = np.clip(p.astype(np.float64), 1e-5, 1 - 1e-5)
+    odds: Floats = np.log(p / (1 - p))
+    return odds
+
+
+def _tail(values: Floats) -> Floats:
+    """How far beyond the usual, in logarithms, as a multiple of what one in a hundred is."""
+    middle, high = np.quantile(values, [0.5, 0.99])
+    beyond: Floats = np.log1p(np.maximum(values - middle, 0) / max(float(high - middle), 1e-9))
+    return beyond
+
+
+def _above(scores: Floats) -> Floats:
+    return np.maximum(scores, 0).astype(np.float64)
+
+
+SCALES: dict[str, Callable[[Floats], Floats]] = {"degree": _log_odds, "groups": _tail, "lorec": _log_odds}
+"""How an evidence enters the models; the others are normal scores already, and enter as far as they are above 0."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A log and what every evidence says of it."""
+
+    log: Sequences
+    n_items: int
+    said: dict[str, Suspicion]
+
+    def items(self) -> dict[str, Floats]:
+        """[V + 1] each: what is known of items. Few holders make one harmless; beyond some, more don't matter."""
+        few = max(min(SHARES) * len(self.log), FEWEST)
+        holders = np.log(np.clip(self.log.distinct().counts(self.n_items), 1, few))
+        known = {name: _scaled(name, said.items) for name, said in self.said.items() if said.items is not None}
+        return known | {"holders": holders}
+
+    def users(self, items: Floats) -> dict[str, Floats]:
+        """[users] each: what is known of users, given how likely each item is pushed [V + 1]."""
+        told = {name: _scaled(name, said.users) for name, said in self.said.items() if name != "lorec"}
+        return told | {"items": np.log(np.maximum(self.pushed(items), 1e-5))}
+
+    def pushed(self, items: Floats) -> Floats:
+        """[users]: how many pushed items a user holds, as -log of the likelihood that none is."""
+        nothing = -np.log1p(-np.minimum(items, 1 - 1e-6))
+        log = self.log.distinct()
+        held: Floats = np.bincount(log.users(), nothing[log.items], len(log)).astype(np.float64)
+        return held
+
+
+def _scaled(name: str, values: Floats) -> Floats:
+    return SCALES.get(name, _above)(values)
+
+
+def pushed(model: Model, known: Mapping[str, Floats]) -> Floats:
+    """[V + 1]: how likely each item is pushed, by what is known of items; 0 for padding and for rare ones."""
+    likely = np.where(known["holders"] >= math.log(FEWEST) - 1e-6, model(known), 0.0)
+    likely[0] = 0.0
+    return likely
+
+
+# ----------------------------------------------------------------------------------------------------------- trials
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """What looks at logs."""
+
+    evidence: Mapping[str, Detector]
+    kinds: tuple[str, ...]
+    """Of the attacks that are synthesised."""
+    text: TextVectors | None
+    seed: int
+
+    def known(self, split: Split, without: str | None = None) -> tuple[Poison, ...]:
+        """Known fakes of the kinds that are cheap enough to be made in many rounds."""
+        return known_fakes(split, kinds=[one for one in self.kinds if one not in ("adaptive", without)], seed=self.seed)
+
+    def look(
+        self, split: Split, known: Sequence[Poison], watch: Callable[[int, str], None] = lambda done, name: None
+    ) -> Looked:
+        """Ask every evidence; `watch` is told which one is next."""
+        said = {}
+        for place, (name, one) in enumerate(self.evidence.items()):
+            watch(place, name)
+            rng = stream(self.seed, f"scan {name}")
+            said[name] = one.detect(split.train, len(split.catalog), text=self.text, known=known, rng=rng)
+        return Looked(split.train, len(split.catalog), said)
+
+    def trials(self, split: Split, count: int, folder: Path | None, watch: Watch) -> list[dict[str, Any]]:
+        """What the evidence says of `count` attacks, one log each; those of an interrupted scan from the folder."""
+        split = self._some_users(split)
+        about = [split.digest(), self.seed, repr(self.evidence), self.kinds, self.text and self.text.identity()]
+        known: dict[str, Sequence[Poison]] = {}
+        found = []
+        for number in range(count):
+            watch("trials", number, count)
+            place = None if folder is None else folder / f"{number:02d}.safetensors"
+            identity = hashlib.sha256(json.dumps([*about, number], default=str).encode()).hexdigest()
+            kept = _kept(place, identity)
+            if kept is None:
+                kind = self.kinds[number % len(self.kinds)]
+                if kind not in known:
+                    known[kind] = self.known(split, without=kind)
+                kept = self._tried(split, number, known[kind])
+                if place is not None:
+                    save_state(place, kept | {"identity": identity})
+            found.append(kept)
+        watch("trials", count, count)
+        return found
+
+    def _some_users(self, split: Split) -> Split:
+        if len(split) <= MOST_USERS:
+            return split
+        some = np.sort(stream(self.seed, "scan users").choice(len(split), MOST_USERS, replace=False))
+        return dataclasses.replace(
+            split, users=split.users.gather(some), train=split.train.take(some), valid=split.valid[some],
+            test=split.test[some], fraudsters=split.fraudsters[some], older=split.older.take(some),
+        )  # fmt: skip
+
+    def _tried(self, split: Split, number: int, known: Sequence[Poison]) -> dict[str, Any]:
+        """An attack in the log, and what the evidence says of its targets and fraudsters."""
+        nth = number // len(self.kinds)
+        kind, share = self.kinds[number % len(self.kinds)], SHARES[nth % len(SHARES)]
+        options: dict[str, Any] = {"tries": ADAPTS} if kind == "adaptive" else {}
+        if split.train.times is not None and nth % 2 == 1:
+            options["burst"] = BURST
+        targets = min(TARGETS, len(split.catalog) - 1)
+        attack: Attack = ATTACKS[kind](share=min(0.5, max(share, targets / len(split))), **options)
+        poison = forge(attack, split, targets, self.seed + number, rule="random", text=self.text)
+        bad = inject(split, poison, self.seed + number)
+        looked, fakes = self.look(bad, known), np.flatnonzero(bad.fraudsters)
+        theirs, users = bad.train.take(fakes), looked.users(np.zeros(looked.n_items + 1))
+        items = {name: values.astype(np.float32) for name, values in looked.items().items()}
+        return {
+            "targets": torch.from_numpy(poison.targets.astype(np.int64)),
+            "items": {name: torch.from_numpy(values) for name, values in items.items()},
+            "users": {name: torch.from_numpy(values[fakes]) for name, values in users.items() if name != "items"},
+            "histories": [torch.from_numpy(theirs.items), torch.from_numpy(theirs.starts)],
+        }
+
+
+def _kept(place: Path | None, identity: str) -> dict[str, Any] | None:
+    """A trial that was done before; None where there is none, or one of something else."""
+    if place is None or not place.is_file():
+        return None
+    try:
+        state = load_state(place)
+    except RunError:
+        return None  # what is damaged is done again
+    return state if state.get("identity") == identity else None
+
+
+def learned(base: Looked, trials: Sequence[Mapping[str, Any]]) -> tuple[Model, Model]:
+    """The models of items and of users: trials' targets and fraudsters against the log's own."""
+    items, own = [_arrays(trial["items"]) for trial in trials], base.items()
+    some = [trial["targets"].numpy() for trial in trials]
+    fakes = {name: np.concatenate([one[name][at] for one, at in zip(items, some, strict=True)]) for name in own}
+    told = base.log.distinct().counts(base.n_items) >= FEWEST
+    honest = {name: values[told] for name, values in own.items()}
+    of_items = Model.fit(honest, fakes, np.ones(sum(map(len, some))), len(trials))
+
+    users = []
+    for trial, known in zip(trials, items, strict=True):
+        theirs = Looked(Sequences(*(one.numpy() for one in trial["histories"])), base.n_items, {})
+        users.append(_arrays(trial["users"]) | theirs.users(pushed(of_items, known)))
+    mine, n = base.users(pushed(of_items, own)), np.array([len(one["items"]) for one in users])
+    weights = np.repeat(n.mean() / n, n)  # a small attack teaches as much as a large one
+    hired = {name: np.concatenate([one[name] for one in users]) for name in mine}
+    return of_items, Model.fit(mine, hired, weights, len(trials))
+
+
+def _arrays(values: Mapping[str, torch.Tensor]) -> dict[str, Floats]:
+    return {name: one.numpy().astype(np.float64) for name, one in values.items()}

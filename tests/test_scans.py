@@ -1,0 +1,447 @@
+"""Scans of a log without labels: in a shop where the effect is visible, and with input that is odd or broken."""
+
+import dataclasses
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import shop
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from lorec.attacks import Random, forge
+from lorec.cli import app
+from lorec.data import Dataset, Sequences, Weights, inject, leave_two_out, whole
+from lorec.defenses import Given
+from lorec.detectors import Bursts, Copies, detect
+from lorec.errors import ConfigError, DataError, RunError
+from lorec.evidence import bursts, doubles
+from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
+from lorec.scans.findings import share_below
+from lorec.sources import oddities
+from lorec.text import Hash
+
+KINDS = ("bandwagon", "replace", "segment")
+"""What the scanner synthesises; the judged attack is not among them."""
+
+
+def poisoned(dataset: Dataset) -> tuple[Dataset, list[str]]:
+    log = whole(dataset)
+    poison = forge(Random(share=0.015), log, 5, seed=1)
+    bad = inject(log, poison, 1)
+    return as_dataset(bad), log.catalog.ids(poison.targets)
+
+
+def as_dataset(split) -> Dataset:
+    log = split.train
+    frame = pl.DataFrame({
+        "user": split.users.gather(log.users()), "item": pl.Series(split.catalog.ids(log.items)), "time": log.times,
+    })  # fmt: skip
+    return Dataset(split.name, frame, split.catalog.items)
+
+
+@pytest.fixture(scope="module")
+def market() -> tuple[Dataset, list[str]]:
+    """A poisoned shop and what is pushed in it."""
+    return poisoned(shop())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("scan") / "found"
+
+
+@pytest.fixture(scope="module")
+def found(market, folder) -> Findings:
+    return scan(market[0], encoder=Hash(dim=32), kinds=KINDS, trials=6, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def innocent() -> Findings:
+    return scan(shop(seed=3), encoder=Hash(dim=32), kinds=KINDS, trials=6)
+
+
+def hired(found: Findings):
+    return found.users["user"].str.starts_with("injected-").to_numpy()
+
+
+class TestScan:
+    def test_finds_what_is_pushed_and_who_was_hired(self, found, market):
+        worst = found.items.sort("suspicion", descending=True)["item"].head(10).to_list()
+        assert set(market[1]) <= set(worst)
+        order = np.argsort(-found.users["suspicion"].to_numpy())[: int(hired(found).sum())]
+        assert hired(found)[order].mean() > 0.8
+        assert found.alarm > 0.9
+        assert "An attack is likely" in found.verdict()
+
+    def test_one_group_holds_the_campaign_and_says_what_is_odd_about_it(self, found, market):
+        pushed = found.items.filter(pl.col("item").is_in(market[1]))
+        assert pushed["group"].to_list() == [1] * 5
+        worst = found.groups.row(0, named=True)
+        assert worst["together"] >= hired(found).sum() > 10 * worst["expected"]
+        assert all("looks" in one or "look" in one or "holders" in one for one in pushed["reasons"])
+        theirs = found.users.filter(pl.Series(hired(found)) & (pl.col("suspicion") > 0.1))
+        assert theirs["reasons"].str.contains("of the .* items look pushed: 'thing ").all()
+
+    def test_weights_take_the_lies_out_and_little_else(self, found, market):
+        rows = found.interactions()
+        lies = rows["user"].str.starts_with("injected-") & rows["item"].is_in(market[1])
+        assert rows.filter(lies)["weight"].sum() == 0
+        assert rows.filter(~rows["user"].str.starts_with("injected-"))["weight"].mean() > 0.9
+        assert f"{1 - rows['weight'].mean():.1%}" in found.would_do()
+
+    def test_an_innocent_shop_is_less_suspicious(self, found, innocent):
+        assert innocent.alarm < found.alarm
+        assert innocent.items["suspicion"].max() < found.items["suspicion"].max()
+        if innocent.alarm < 0.1:
+            assert "Nothing found" in innocent.verdict()
+
+    def test_models_have_no_slope_below_0(self, found, innocent):
+        for model in (*found.models, *innocent.models):
+            assert min(model.slopes.values()) >= 0
+
+    def test_every_user_and_item_has_a_row_with_shares(self, found, market):
+        assert set(found.users["user"]) == set(market[0].interactions["user"])
+        assert set(found.items["item"]) == set(market[0].interactions["item"])
+        for name in EVIDENCE:
+            assert found.users[name].is_between(0, 1).all()
+        for frame in (found.users, found.items):
+            assert frame["suspicion"].is_between(0, 1).all()
+            assert frame["weight"].is_between(0, 1).all()
+
+
+class TestFolder:
+    def test_holds_what_was_found(self, found, folder):
+        assert {one.name for one in folder.iterdir()} == {
+            "users.parquet", "items.parquet", "groups.parquet", "weights.parquet", "findings.json", "trials",
+        }  # fmt: skip
+        assert pl.read_parquet(folder / "users.parquet").equals(found.users)
+        told = json.loads((folder / "findings.json").read_text("utf-8"))
+        assert told["verdict"] == found.verdict()
+        assert told["log"]["digest"] == found.log.train.digest()
+
+    def test_a_second_scan_takes_the_trials_from_it_and_makes_damaged_ones_again(
+        self, found, folder, market, monkeypatch
+    ):
+        (folder / "trials" / "03.safetensors").write_bytes(b"nonsense")
+        made = []
+        monkeypatch.setattr("lorec.scans.learning.forge", lambda *a, **k: made.append(a) or forge(*a, **k))
+        again = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, trials=6, folder=folder)
+        assert len(made) == 1
+        assert again.users.equals(found.users)
+        assert again.items.equals(found.items)
+
+    def test_models_of_an_earlier_scan_need_no_trials(self, found, folder, market, monkeypatch):
+        monkeypatch.setattr("lorec.scans.learning.forge", None)
+        again = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, like=folder)
+        assert again.users["suspicion"].equals(found.users["suspicion"])
+        assert again.figures["trials"] == 0
+        assert any("earlier scan" in note for note in again.notes)
+
+    def test_what_is_no_scan_is_refused(self, market, tmp_path):
+        (tmp_path / "thesis.txt").write_text("years of work")
+        with pytest.raises(RunError, match="something else than a scan"):
+            scan(market[0], folder=tmp_path)
+        assert (tmp_path / "thesis.txt").read_text() == "years of work"
+        for text in ("{}", '{"models": [{"slopes": [1], "offset": 0}]}', '{"models": [1, 2, 3]}'):
+            (tmp_path / "findings.json").write_text(text)
+            with pytest.raises(RunError, match="holds no models"):
+                scan(market[0], like=tmp_path)
+
+    def test_its_weights_train_a_run(self, found, folder, market):
+        split = leave_two_out(market[0])
+        ids = split.catalog.items["item"].to_list()
+        weights = Given(path=str(folder / "weights.parquet")).of(split.users, split.train, ids).weights
+        lies = split.users.str.starts_with("injected-").to_numpy()[split.train.users()]
+        lies &= np.isin(split.train.items, split.catalog.numbers(market[1]))
+        assert weights.events[lies].sum() == 0
+        assert weights.events.mean() > 0.9
+
+
+class TestVerdicts:
+    def test_cleared_users_keep_their_weight_and_confirmed_ones_lose_it(self, found, folder, market):
+        fakes = found.users.filter(pl.Series(hired(found)))["user"].to_list()
+        judged = dict.fromkeys(fakes[:8], True) | {fakes[8]: False, fakes[9]: False}
+        again = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, like=folder, verdicts=judged)
+        users = again.users.filter(pl.col("user").is_in(list(judged))).sort("user")
+        confirmed = users["user"].replace_strict(judged)
+        assert users.filter(confirmed)["suspicion"].to_list() == [1.0] * 8
+        assert users.filter(confirmed)["weight"].to_list() == [0.0] * 8
+        assert users.filter(~confirmed)["suspicion"].to_list() == [0.0] * 2
+        assert users.filter(~confirmed)["weight"].to_list() == [1.0] * 2
+        assert set(users["reasons"]) == {"confirmed by an analyst", "cleared by an analyst"}
+
+    def test_confirmed_users_teach_what_the_others_push(self, found, folder, market):
+        """Cleared of all synthetic examples but its own kind, evidence about the campaign gets stronger."""
+        fakes = found.users.filter(pl.Series(hired(found)))["user"].to_list()
+        options = {"encoder": Hash(dim=32), "kinds": KINDS, "like": folder}
+        taught = scan(market[0], verdicts=dict.fromkeys(fakes[:20], True), **options)
+        pushed = pl.col("item").is_in(market[1])
+        assert taught.items.filter(pushed)["suspicion"].mean() > found.items.filter(pushed)["suspicion"].mean()
+
+    def test_of_a_stranger_are_refused(self, market):
+        with pytest.raises(ConfigError, match="'nobody', who is not in the log"):
+            scan(market[0], encoder=Hash(dim=32), verdicts={"nobody": True})
+
+    def test_a_file(self, tmp_path):
+        path = tmp_path / "verdicts.csv"
+        path.write_text("user,verdict\n007,fraud\n7,genuine\n")
+        assert read_verdicts(path) == {"007": True, "7": False}
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("user,verdict\na,fraud\nb,maybe\n", "line 3: 'b' is 'maybe'"),
+            ("user,verdict\na,fraud\na,genuine\n", "line 3: 'a' is judged both ways"),
+            ("who,what\na,fraud\n", "columns who, what"),
+            ("", "can't be read"),
+        ],
+    )
+    def test_broken_files_say_where(self, tmp_path, text, message):
+        path = tmp_path / "verdicts.csv"
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_verdicts(path)
+        with pytest.raises(DataError, match="can't be read"):
+            read_verdicts(tmp_path / "none.csv")
+
+
+class TestOddLogs:
+    def test_ids_are_hashed_everywhere(self, market, folder):
+        found = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, like=folder, key=b"sixteen bytes or more")
+        raw = market[0].interactions["user"].unique().to_list()
+        text = found.users.write_csv() + found.interactions().write_csv() + " ".join(found.notes)
+        assert not any(name in text for name in raw if name.startswith("injected-"))
+        assert found.users["user"].str.len_chars().unique().to_list() == [64]
+        other = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, like=folder, key=b"another key of sixteen")
+        assert not set(found.users["user"]) & set(other.users["user"])
+
+    def test_without_titles_and_time_it_says_what_is_lost_and_goes_on(self, market):
+        bare = Dataset("bare", market[0].interactions.drop("time"), market[0].items.with_columns(title=pl.lit(None)))
+        found = scan(bare, kinds=KINDS, trials=3)
+        assert set(market[1]) <= set(found.items.sort("suspicion", descending=True)["item"].head(25))
+        assert any("no titles" in note for note in found.notes)
+        assert any("no time" in note for note in found.notes)
+        assert not {"coherence", "bursts"} & set(found.users.columns)
+        assert found.groups["first"].null_count() == found.groups.height
+
+    def test_a_machine_with_half_of_everything_is_named_and_cut(self, market, folder):
+        log = market[0].interactions
+        rng = np.random.default_rng(0)
+        items = log["item"].unique().sort()
+        robot = pl.DataFrame(
+            {"user": "robot", "item": items.gather(rng.integers(len(items), size=log.height)), "time": 0}
+        )
+        more = dataclasses.replace(
+            market[0], interactions=pl.concat([log, robot.select(log.columns)], how="vertical_relaxed")
+        )
+        found = scan(more, encoder=Hash(dim=32), kinds=KINDS, like=folder)
+        assert any("1 users have more than 1,000" in note and "'robot' with 50.0%" in note for note in found.notes)
+        assert found.users.filter(user="robot")["events"].item() == log.height
+
+    def test_wrong_options(self, market):
+        with pytest.raises(ConfigError, match="did you mean 'groups'"):
+            scan(market[0], evidence=["lorec", "group"])
+        with pytest.raises(ConfigError, match="without lorec"):
+            scan(market[0], evidence=["groups"])
+        with pytest.raises(ConfigError, match="two or more of"):
+            scan(market[0], kinds=["random", "adaptive"])
+        with pytest.raises(ConfigError, match="no kind of attack called 'shilling'"):
+            scan(market[0], kinds=["shilling", "random"])
+        with pytest.raises(ConfigError, match="2 or more"):
+            scan(market[0], trials=1)
+        with pytest.raises(DataError, match="empty"):
+            scan(dataclasses.replace(market[0], interactions=market[0].interactions.head(0)))
+
+
+class TestCommand:
+    @pytest.fixture
+    def files(self, market, tmp_path):
+        market[0].interactions.write_csv(tmp_path / "log.csv")
+        market[0].items.write_csv(tmp_path / "items.csv")
+        return [str(tmp_path / "log.csv"), "--items", str(tmp_path / "items.csv"), "--encoder", "hash"]
+
+    def test_scans_and_shows_reasons(self, files, tmp_path, folder, market, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        asked = ["scan", *files, "--out", str(tmp_path / "out"), "--like", str(folder)]
+        done = CliRunner().invoke(app, asked)
+        assert done.exit_code == 0, done.output
+        assert "An attack is likely" in done.stdout
+        assert "look pushed" in done.stdout
+        assert "columns: user = user, item = item, time = time" in done.stderr
+        assert (tmp_path / "out" / "weights.parquet").is_file()
+        done = CliRunner().invoke(app, [*asked, "--json", "--fail-above", "0.5"])
+        assert done.exit_code == 1
+        assert json.loads(done.stdout)["alarm"] > 0.5
+
+    def test_a_short_key_is_refused_before_anything_is_done(self, files, tmp_path):
+        (tmp_path / "key").write_text("short")
+        asked = ["scan", *files, "--out", str(tmp_path / "out"), "--key-file", str(tmp_path / "key")]
+        done = CliRunner().invoke(app, asked)
+        assert isinstance(done.exception, ConfigError)
+        assert "5 bytes" in str(done.exception)
+        assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- the pieces
+
+
+class TestModel:
+    def test_finds_the_evidence_that_tells_and_leaves_out_what_would_speak_for_fakes(self):
+        rng = np.random.default_rng(0)
+        own = {"good": rng.normal(size=4000), "noise": rng.normal(size=4000), "reverse": rng.normal(size=4000)}
+        fakes = {"good": rng.normal(4, 1, 40), "noise": rng.normal(size=40), "reverse": rng.normal(-2, 1, 40)}
+        model = Model.fit(own, fakes, np.ones(40), 8)
+        assert model.slopes["reverse"] == 0
+        assert model.slopes["good"] > 5 * model.slopes["noise"]
+        assert model(fakes).mean() > 20 * model(own).mean()
+
+    def test_fakes_among_the_own_don_t_teach_that_fakes_are_honest(self):
+        rng = np.random.default_rng(1)
+        own = {"seen": np.concatenate([rng.normal(size=4000), rng.normal(9, 0.5, 12)])}
+        fakes = {"seen": rng.normal(9, 0.5, 40)}
+        model = Model.fit(own, fakes, np.ones(40), 8)
+        assert model(own)[-12:].min() > 0.5
+        assert model(own)[:-12].max() < 0.1
+
+    def test_knows_only_what_it_learned(self):
+        model = Model({"a": 1.0, "b": 2.0}, -1.0)
+        assert model({"a": np.array([0.0, 3.0]), "c": np.array([9.0, 9.0])}) == pytest.approx(
+            1 / (1 + np.exp([1.0, -2.0]))
+        )
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
+def test_share_below_is_the_mean_rank(values):
+    array = np.array(values, dtype=float)
+    expected = [(np.sum(array < one) + np.sum(array <= one)) / 2 / len(array) for one in array]
+    assert share_below(array) == pytest.approx(expected)
+
+
+histories = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=8, unique=True), min_size=2, max_size=12)
+
+
+class TestDoubles:
+    @given(histories)
+    def test_nobody_is_their_own_and_shares_are_counted(self, lists):
+        nearest, share = doubles(Sequences.of(lists), 13)
+        for user, items in enumerate(lists):
+            if nearest[user] < 0:
+                assert share[user] == 0
+            else:
+                assert nearest[user] != user
+                assert share[user] == pytest.approx(len(set(items) & set(lists[nearest[user]])) / len(items))
+
+    def test_copies_and_rings_of_copies_are_found(self):
+        rng = np.random.default_rng(0)
+        lists = [list(rng.choice(np.arange(1, 400), 10, replace=False)) for _ in range(200)]
+        lists[7] = lists[150][:]
+        ring = list(rng.choice(np.arange(1, 400), 9, replace=False))
+        lists[40:80] = [ring[:] for _ in range(40)]
+        nearest, share = doubles(Sequences.of(lists), 400)
+        assert (nearest[7], nearest[150]) == (150, 7)
+        assert (share[40:80] == 1).all()
+        honest = np.setdiff1d(np.arange(200), [7, 150, *range(40, 80)])
+        assert share[honest].max() < 0.5
+        found = Copies().detect(Sequences.of(lists), 399, text=None, known=(), rng=rng).users
+        assert found[[7, 150, *range(40, 80)]].min() > found[honest].max()
+
+
+class TestBursts:
+    @given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=9), min_size=1, max_size=6))
+    def test_against_all_windows(self, times):
+        """Item by item: of all stretches from one holder's time to another's with half of them, the quietest."""
+        items = np.repeat(np.arange(1, len(times) + 1), [len(one) for one in times]).astype(np.int32)
+        when = np.concatenate(times)
+        log = Sequences(items, np.arange(len(items) + 1), when)
+        shares, spans = bursts(log, len(times))
+        for item, mine in enumerate(times, start=1):
+            if len(mine) < 3:
+                assert shares[item] == 1
+                continue
+            half = (len(mine) + 1) // 2
+            windows = [
+                np.mean((when >= low) & (when <= high))
+                for low in mine
+                for high in mine
+                if sum(low <= one <= high for one in mine) >= half and low <= high
+            ]
+            assert shares[item] == pytest.approx(min(windows))
+            assert np.mean((when >= spans[item][0]) & (when <= spans[item][1])) == pytest.approx(shares[item])
+
+    def test_a_burst_is_seen_and_who_came_then(self):
+        rng = np.random.default_rng(0)
+        lists = [np.sort(rng.choice(np.arange(1, 300), 12, replace=False)) for _ in range(1000)]
+        times = rng.integers(0, 10**6, (1000, 12))
+        for user in range(40):
+            lists[user][-1], times[user][-1] = 300, 500_000 + user
+        log = Sequences.of(lists)
+        log = dataclasses.replace(log, times=times.ravel())
+        found = Bursts().detect(log, 300, text=None, known=(), rng=rng)
+        assert np.argmax(found.items) == 300
+        in_time = (log.items == 300) & (found.interactions > 0)
+        assert 20 <= in_time.sum() <= 40
+        assert found.users[:40][found.interactions.reshape(1000, 12)[:40, -1] > 0].min() > np.quantile(
+            found.users, 0.97
+        )
+
+    def test_without_times_it_says_so(self, split):
+        bare = dataclasses.replace(split, train=dataclasses.replace(split.train, times=None))
+        with pytest.raises(DataError, match="no times"):
+            detect(Bursts(), bare)
+
+
+class TestWhole:
+    def test_holds_what_leaving_two_out_parts(self, tiny):
+        log, split = whole(tiny, seed=5), leave_two_out(tiny, repeats="keep", last=0, seed=5)
+        assert log.users.to_list() == split.users.to_list()
+        assert log.catalog.items.equals(split.catalog.items)
+        for user in range(len(split)):
+            assert log.train[user].tolist() == [*split.train[user], split.valid[user], split.test[user]]
+        assert not log.fraudsters.any()
+
+    def test_keeps_everybody(self):
+        frame = pl.DataFrame({"user": ["a", "b", "b"], "item": ["x", "x", "x"], "time": [2, 3, 1]})
+        log = whole(Dataset("small", frame, pl.DataFrame({"item": ["x"], "title": ["X"]})))
+        assert log.train.lengths.tolist() == [1, 2]
+        assert log.train.times.tolist() == [2, 1, 3]
+
+
+class TestOddities:
+    def told(self, **columns):
+        return oddities(Dataset("odd", pl.DataFrame(columns), pl.DataFrame({"item": ["x"], "title": ["X"]})))
+
+    def test_nothing_to_say_of_a_plain_log(self):
+        assert self.told(user=["a", "b"], item=["x", "x"], time=[1_600_000_000, 1_600_000_001]) == []
+
+    def test_rows_twice_ids_alike_and_the_future(self):
+        late = 4_000_000_000
+        told = self.told(
+            user=["a", "a", "A ", "b"], item=["x", "x", "x", "x"], time=[5 * 10**8, 5 * 10**8, 6 * 10**8, late]
+        )
+        assert "1 rows stand there twice" in told[0]
+        assert "1 user ids are another one's" in told[1]
+        assert "1 interactions lie in the future, the last on 2096-10-02" in told[2]
+
+
+class TestGivenPairs:
+    def test_weights_go_by_user_and_item(self, split, tmp_path):
+        user, item = split.users[3], split.catalog.ids(split.train[3][[1]])[0]
+        pl.DataFrame({"user": [user, user], "item": [item, "i999"], "weight": [0.25, 0.0]}).write_parquet(
+            tmp_path / "w.parquet"
+        )
+        ids = split.catalog.items["item"].to_list()
+        given = Given(path=str(tmp_path / "w.parquet")).of(split.users, split.train, ids).weights
+        expected = np.ones(len(split.train.items), dtype=np.float32)
+        expected[split.train.starts[3] + 1] = 0.25
+        assert isinstance(given, Weights)
+        assert given.events.tolist() == expected.tolist()
+
+    def test_of_another_log_are_refused(self, split, tmp_path):
+        pl.DataFrame({"user": [split.users[0]], "item": ["i999"], "weight": [0.0]}).write_parquet(
+            tmp_path / "w.parquet"
+        )
+        with pytest.raises(DataError, match="names no interaction"):
+            Given(path=str(tmp_path / "w.parquet")).of(split.users, split.train, split.catalog.items["item"].to_list())
