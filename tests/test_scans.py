@@ -6,6 +6,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from conftest import shop
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,13 +18,15 @@ from lorec.data import Dataset, Sequences, Weights, inject, leave_two_out, whole
 from lorec.defenses import Given
 from lorec.detectors import Bursts, Copies, detect
 from lorec.errors import ConfigError, DataError, RunError
+from lorec.evaluation import detection
 from lorec.evidence import bursts, doubles
+from lorec.files import load_state, save_state
 from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
 from lorec.scans.findings import share_below
 from lorec.sources import oddities
 from lorec.text import Hash
 
-KINDS = ("bandwagon", "replace", "segment")
+KINDS = ("bandwagon", "covisit", "replace", "segment")
 """What the scanner synthesises; the judged attack is not among them."""
 
 
@@ -55,12 +58,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(market, folder) -> Findings:
-    return scan(market[0], encoder=Hash(dim=32), kinds=KINDS, trials=6, folder=folder)
+    return scan(market[0], encoder=Hash(dim=32), kinds=KINDS, trials=8, folder=folder)
 
 
 @pytest.fixture(scope="module")
 def innocent() -> Findings:
-    return scan(shop(seed=3), encoder=Hash(dim=32), kinds=KINDS, trials=6)
+    return scan(shop(seed=3), encoder=Hash(dim=32), kinds=KINDS, trials=8)
 
 
 def hired(found: Findings):
@@ -71,16 +74,15 @@ class TestScan:
     def test_finds_what_is_pushed_and_who_was_hired(self, found, market):
         worst = found.items.sort("suspicion", descending=True)["item"].head(10).to_list()
         assert set(market[1]) <= set(worst)
-        order = np.argsort(-found.users["suspicion"].to_numpy())[: int(hired(found).sum())]
-        assert hired(found)[order].mean() > 0.8
-        assert found.alarm > 0.9
+        assert detection(found.users["suspicion"].to_numpy(), None, hired(found))["ROC-AUC"] > 0.98
+        assert found.alarm > 0.7
         assert "An attack is likely" in found.verdict()
 
     def test_one_group_holds_the_campaign_and_says_what_is_odd_about_it(self, found, market):
         pushed = found.items.filter(pl.col("item").is_in(market[1]))
         assert pushed["group"].to_list() == [1] * 5
         worst = found.groups.row(0, named=True)
-        assert worst["together"] >= hired(found).sum() > 10 * worst["expected"]
+        assert worst["together"] >= hired(found).sum() > 3 * worst["expected"]
         assert all("looks" in one or "look" in one or "holders" in one for one in pushed["reasons"])
         theirs = found.users.filter(pl.Series(hired(found)) & (pl.col("suspicion") > 0.1))
         assert theirs["reasons"].str.contains("of the .* items look pushed: 'thing ").all()
@@ -128,16 +130,16 @@ class TestFolder:
         (folder / "trials" / "03.safetensors").write_bytes(b"nonsense")
         made = []
         monkeypatch.setattr("lorec.scans.learning.forge", lambda *a, **k: made.append(a) or forge(*a, **k))
-        again = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, trials=6, folder=folder)
+        again = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, trials=8, folder=folder)
         assert len(made) == 1
         assert again.users.equals(found.users)
         assert again.items.equals(found.items)
 
-    def test_models_of_an_earlier_scan_need_no_trials(self, found, folder, market, monkeypatch):
+    def test_the_trials_of_an_earlier_scan_will_do(self, found, folder, market, monkeypatch):
         monkeypatch.setattr("lorec.scans.learning.forge", None)
         again = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, like=folder)
         assert again.users["suspicion"].equals(found.users["suspicion"])
-        assert again.figures["trials"] == 0
+        assert again.figures["trials"] == 8
         assert any("earlier scan" in note for note in again.notes)
 
     def test_what_is_no_scan_is_refused(self, market, tmp_path):
@@ -145,10 +147,21 @@ class TestFolder:
         with pytest.raises(RunError, match="something else than a scan"):
             scan(market[0], folder=tmp_path)
         assert (tmp_path / "thesis.txt").read_text() == "years of work"
-        for text in ("{}", '{"models": [{"slopes": [1], "offset": 0}]}', '{"models": [1, 2, 3]}'):
-            (tmp_path / "findings.json").write_text(text)
-            with pytest.raises(RunError, match="holds no models"):
-                scan(market[0], like=tmp_path)
+        with pytest.raises(RunError, match="holds no trials"):
+            scan(market[0], like=tmp_path)
+        save_state(tmp_path / "trials" / "00.safetensors", {"weights": torch.zeros(3)})
+        with pytest.raises(RunError, match="holds no trials"):
+            scan(market[0], like=tmp_path)
+
+    def test_trials_with_less_evidence_are_not_enough(self, market, folder, tmp_path):
+        (tmp_path / "trials").mkdir()
+        trial = load_state(folder / "trials" / "00.safetensors")
+        del trial["users"]["copies"]
+        save_state(tmp_path / "trials" / "00.safetensors", trial)
+        with pytest.raises(RunError, match="were not asked copies"):
+            scan(market[0], encoder=Hash(dim=32), kinds=KINDS, like=tmp_path)
+        found = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, like=tmp_path, evidence=["lorec", "degree"])
+        assert found.figures["trials"] == 1
 
     def test_its_weights_train_a_run(self, found, folder, market):
         split = leave_two_out(market[0])
@@ -173,13 +186,14 @@ class TestVerdicts:
         assert users.filter(~confirmed)["weight"].to_list() == [1.0] * 2
         assert set(users["reasons"]) == {"confirmed by an analyst", "cleared by an analyst"}
 
-    def test_confirmed_users_teach_what_the_others_push(self, found, folder, market):
-        """Cleared of all synthetic examples but its own kind, evidence about the campaign gets stronger."""
+    def test_confirmed_users_tell_what_the_others_push(self, found, folder, market):
         fakes = found.users.filter(pl.Series(hired(found)))["user"].to_list()
         options = {"encoder": Hash(dim=32), "kinds": KINDS, "like": folder}
         taught = scan(market[0], verdicts=dict.fromkeys(fakes[:20], True), **options)
         pushed = pl.col("item").is_in(market[1])
-        assert taught.items.filter(pushed)["suspicion"].mean() > found.items.filter(pushed)["suspicion"].mean()
+        assert taught.items.filter(pushed)["suspicion"].min() > found.items.filter(pushed)["suspicion"].max()
+        others = pl.Series(hired(found)) & ~pl.col("user").is_in(fakes[:20])
+        assert taught.users.filter(others)["suspicion"].mean() > 1.1 * found.users.filter(others)["suspicion"].mean()
 
     def test_of_a_stranger_are_refused(self, market):
         with pytest.raises(ConfigError, match="'nobody', who is not in the log"):
@@ -265,7 +279,7 @@ class TestCommand:
 
     def test_scans_and_shows_reasons(self, files, tmp_path, folder, market, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        asked = ["scan", *files, "--out", str(tmp_path / "out"), "--like", str(folder)]
+        asked = ["scan", *files, "--out", str(tmp_path / "out"), "--like", str(folder), "--kinds", ",".join(KINDS)]
         done = CliRunner().invoke(app, asked)
         assert done.exit_code == 0, done.output
         assert "An attack is likely" in done.stdout
@@ -293,7 +307,7 @@ class TestModel:
         rng = np.random.default_rng(0)
         own = {"good": rng.normal(size=4000), "noise": rng.normal(size=4000), "reverse": rng.normal(size=4000)}
         fakes = {"good": rng.normal(4, 1, 40), "noise": rng.normal(size=40), "reverse": rng.normal(-2, 1, 40)}
-        model = Model.fit(own, fakes, np.ones(40), 8)
+        model = Model.fit(own, fakes, np.ones(40), 8, 10)
         assert model.slopes["reverse"] == 0
         assert model.slopes["good"] > 5 * model.slopes["noise"]
         assert model(fakes).mean() > 20 * model(own).mean()
@@ -302,7 +316,7 @@ class TestModel:
         rng = np.random.default_rng(1)
         own = {"seen": np.concatenate([rng.normal(size=4000), rng.normal(9, 0.5, 12)])}
         fakes = {"seen": rng.normal(9, 0.5, 40)}
-        model = Model.fit(own, fakes, np.ones(40), 8)
+        model = Model.fit(own, fakes, np.ones(40), 8, 15)
         assert model(own)[-12:].min() > 0.5
         assert model(own)[:-12].max() < 0.1
 

@@ -14,7 +14,6 @@ suspicious they turn out (expectation and maximisation), as real lies among them
 import dataclasses
 import hashlib
 import hmac
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,13 +23,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lorec.attacks import KINDS
-from lorec.data import Dataset, Floats, Ints, Poison, Split, Weights, whole
+from lorec.data import Dataset, Floats, Ints, Split, Weights, whole
 from lorec.detectors import Bursts, Coherence, Copies, Degree, Detector, Groups, LoRec, Suspicion
-from lorec.errors import ConfigError, DataError, RunError
-from lorec.files import read_json
+from lorec.errors import ConfigError, DataError
 from lorec.registry import unknown
 from lorec.scans.findings import Findings, grouped, only_a_scan, told_items, told_users
-from lorec.scans.learning import SUSPECT, Model, Scanner, Watch, learned, pushed
+from lorec.scans.learning import SUSPECT, Model, Scanner, Watch, alarm, campaign, learned, pushed, trials_of
 from lorec.sources import oddities
 from lorec.text import Encoder, MiniLM, TextVectors
 
@@ -66,7 +64,7 @@ def scan(
 
     `encoder` reads the items' titles (MiniLM where not given; without titles the evidence of texts is lost, and the
     notes say so). `evidence` names those of `EVIDENCE` that are asked, lorec always among them. `trials` attacks of
-    these `kinds` are synthesised to learn what each is worth, or else the models of an earlier scan are taken (`like`,
+    these `kinds` are synthesised to learn what each is worth, or else the trials of an earlier scan are taken (`like`,
     its folder). `verdicts` are an analyst's, by user: True fraud, False genuine. With `folder` the findings are saved
     there, and an interrupted scan goes on from the trials that it finds; `cache` is where text vectors are kept. With a
     `key`, users' ids become their HMAC-SHA256 in everything that comes out.
@@ -78,7 +76,7 @@ def scan(
     _checked(evidence, kinds, trials)
     if folder is not None:
         only_a_scan(folder)
-    models = None if like is None else _models_of(like)
+    earlier = None if like is None else trials_of(like)
     log = whole(dataset, seed)
     judged = _verdicts(verdicts, log.users)
     if key is not None:
@@ -90,21 +88,22 @@ def scan(
     kinds = tuple(one for one in kinds if one != "adaptive" or text is not None)
     scanner = Scanner(_asked(evidence, text is not None, log, notes), kinds, text, seed)
     steps = len(scanner.evidence)
-    known = (*scanner.known(looked_at), *_confirmed(judged, looked_at))
-    base = scanner.look(looked_at, known, lambda done, name: watch(f"look at {name}", done, steps))
-    if models is None:
+    base = scanner.look(looked_at, scanner.known(looked_at), lambda done, name: watch(f"look at {name}", done, steps))
+    if earlier is None:
         models = learned(base, scanner.trials(looked_at, trials, None if folder is None else folder / "trials", watch))
     else:
-        notes.append(f"What evidence is worth was learned in an earlier scan, {like}; this log had no trials.")
+        models = learned(base, earlier)
+        notes.append(f"The trials are those of an earlier scan, {like}; none was made in this log.")
 
-    items = pushed(models[0], base.items())
+    items = _with_verdicts(pushed(models[0], base.items()), judged, looked_at)
     users = models[1](base.users(items))
     users[judged == 0], users[judged == 1] = 0.0, 1.0
     weights = _weights(base.said["lorec"], items, judged, looked_at, log)
     groups, of_items, of_users = grouped(items, log)
+    size = campaign(items, looked_at.train.distinct().counts(len(log.catalog)), len(log))
     found = Findings(
         log=log,
-        alarm=1 - math.exp(sum(math.log1p(-min(p, 1 - 1e-9)) for p in groups["suspicion"])),
+        alarm=alarm(size),
         users=told_users(log, base, users, items, weights, of_users, groups, judged),
         items=told_items(log, base, items, weights, of_items, groups),
         groups=groups,
@@ -115,9 +114,9 @@ def scan(
             "users": len(log), "items": len(log.catalog), "interactions": len(log.train.items),
             "items that look pushed": int((items >= SUSPECT).sum()),
             "users that look hired": int((users >= SUSPECT).sum()),
-            "bought interactions expected": float(items @ log.train.counts(len(log.catalog))),
+            "size of a campaign": size,
             "interactions turned down": float((weights.of_events(log.train) < 1).mean()),
-            "trials": trials if like is None else 0,
+            "trials": len(earlier or range(trials)),
             "seconds": time.perf_counter() - started,
         },
     )  # fmt: skip
@@ -193,19 +192,6 @@ def _weights(lorec: Suspicion, items: Floats, judged: Ints, looked_at: Split, lo
     return Weights(events=kept.astype(np.float32))
 
 
-def _models_of(folder: Path) -> tuple[Model, Model]:
-    """The models of an earlier scan. Raises RunError for what is none."""
-    found = read_json(folder / "findings.json")
-    try:
-        of_items, of_users = (
-            Model({str(name): float(slope) for name, slope in one["slopes"].items()}, float(one["offset"]))
-            for one in found["models"]
-        )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise RunError(f"{folder / 'findings.json'} holds no models; it is of another version or edited") from None
-    return of_items, of_users
-
-
 def _hashed(users: pl.Series, key: bytes) -> pl.Series:
     names = users.cast(pl.String).to_list()
     return pl.Series([hmac.new(key, one.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest() for one in names])
@@ -250,10 +236,15 @@ def _verdicts(verdicts: Mapping[str, bool] | None, users: pl.Series) -> NDArray[
     return judged
 
 
-def _confirmed(judged: Ints, log: Split) -> list[Poison]:
-    """Confirmed users as one more round of known fakes: what they push is what far more of them hold than others do."""
-    rows = np.flatnonzero(judged == 1)
-    profiles, n = log.train.take(rows).distinct(), len(log.catalog)
-    theirs, everyone = profiles.counts(n), log.train.distinct().counts(n)
-    bought = np.flatnonzero((theirs >= 3) & (theirs * len(log) > 5 * everyone * len(rows)))
-    return [Poison(profiles, bought.astype(np.int32), {"kinds": ["confirmed"]})] if len(bought) else []
+def _with_verdicts(items: Floats, judged: Ints, log: Split) -> Floats:
+    """[V + 1]: an item that confirmed users hold far more often than others do is the likelier pushed for it.
+
+    As likely as its holders are confirmed ones, besides what was known. (As known fakes of LoRec's, confirmed users
+    taught less: their targets look like themselves, and like many an honest item.)
+    """
+    n = len(log.catalog)
+    rows, everyone = np.flatnonzero(judged == 1), log.train.distinct().counts(n)
+    theirs = log.train.take(rows).distinct().counts(n)
+    often = (theirs >= 3) & (theirs * len(log) > 5 * everyone * len(rows))
+    likelier: Floats = 1 - (1 - items) * (1 - often * theirs / np.maximum(everyone, 1))
+    return likelier

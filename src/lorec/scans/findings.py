@@ -18,6 +18,8 @@ from lorec.files import replacing, write_json
 from lorec.scans.learning import SUSPECT, Looked, Model
 from lorec.sources import moment
 
+LIKELY = 0.7
+"""The alarm from which on an attack is called likely."""
 TOLD = 500
 """Users whose reasons are told at most; items, too."""
 FILES = ("users.parquet", "items.parquet", "groups.parquet", "weights.parquet", "findings.json", "trials")
@@ -30,7 +32,7 @@ class Findings:
     log: Split
     """The whole log."""
     alarm: float
-    """The likelihood that items are pushed at all, by the models: that not every group of suspect items is innocent."""
+    """The likelihood that the log is under attack, if every second one is (`scans.learning.alarm`)."""
     users: pl.DataFrame
     """user, suspicion, weight, events, group, reasons; then for each evidence the share of users that show less."""
     items: pl.DataFrame
@@ -49,12 +51,16 @@ class Findings:
 
     def verdict(self) -> str:
         """What was found, in one sentence."""
-        if not self.groups.height or self.alarm < SUSPECT:
-            return f"Nothing found: no group of items looks pushed (likelihood of an attack {self.alarm:.2f})."
-        what = "An attack is likely" if self.alarm >= 0.5 else "There may be an attack"
+        odd = (
+            f"{self.figures['items that look pushed']:,} items look pushed, in {self.groups.height:,} groups, and "
+            f"{self.figures['users that look hired']:,} users look hired"
+        )
+        if not self.groups.height:
+            return f"Nothing found (likelihood of an attack {self.alarm:.2f}): no item looks pushed."
+        if self.alarm < 0.5:
+            return f"Nothing out of the ordinary (likelihood of an attack {self.alarm:.2f}): {odd}, as in honest logs."
         return (
-            f"{what} (likelihood {self.alarm:.2f}): {self.figures['items that look pushed']:,} items look pushed, in "
-            f"{self.groups.height:,} groups, and {self.figures['users that look hired']:,} users look hired."
+            f"{'An attack is likely' if self.alarm >= LIKELY else 'There may be an attack'} ({self.alarm:.2f}): {odd}."
         )
 
     def would_do(self) -> str:

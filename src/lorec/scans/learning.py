@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lorec.attacks import ATTACKS, Attack, forge, known_fakes
-from lorec.data import Floats, Poison, Sequences, Split, inject, stream
+from lorec.data import Floats, Ints, Poison, Sequences, Split, inject, stream
 from lorec.detectors import Detector, Suspicion
 from lorec.detectors.logistic import fit_logistic, sigmoid
 from lorec.errors import RunError
@@ -34,7 +34,12 @@ FEWEST = 3
 """Holders below which nothing is said of an item."""
 MOST_USERS = 50_000
 """Trials poison the log of as many users, drawn, where there are more."""
+ASIDE = ("bursts", "groups")
+"""Evidence that is told and not weighed: times of a trial are made up, and groups of rare items added nothing to the
+other evidence on real logs (docs/scan.md)."""
 
+TRIAL = {"targets", "items", "users", "histories"}
+"""What is known of a trial."""
 Watch = Callable[[str, int, int], None]
 """Told the stage, how much of it is done, and of how much."""
 
@@ -55,19 +60,23 @@ class Model:
         return sigmoid(z + self.offset)
 
     @staticmethod
-    def fit(own: Mapping[str, Floats], fakes: Mapping[str, Floats], weights: Floats, trials: int) -> "Model":
+    def fit(
+        own: Mapping[str, Floats], fakes: Mapping[str, Floats], weights: Floats, trials: int, worst: int
+    ) -> "Model":
         """Tell fakes ([n] each, with weights [n]) from the log's own ([m] each).
 
         As an attack is as likely as none, the log's own counts twice for every trial. Of those that turn out suspect,
-        their likelihood counts as fake.
+        their likelihood counts as fake; the `worst` of a first fit are left out of the second one.
         """
         names, m = list(own), len(next(iter(own.values())))
         x = np.column_stack([np.concatenate([own[name], own[name], fakes[name]]) for name in names])
         x = np.column_stack([x, np.ones(len(x))])
         doubt: Floats = np.zeros(m)
         fitted: Floats = np.zeros(x.shape[1])
-        for _ in range(8):
-            suspect = np.where(doubt > SUSPECT, doubt, 0)
+        for number in range(10):
+            if number == 1:  # or real fakes among them would pull the first fit down so far that none is doubted
+                doubt = (np.argsort(np.argsort(-doubt, kind="stable")) < worst).astype(np.float64)
+            suspect = np.where((doubt > SUSPECT) & (number != 1), doubt, 0)
             n = np.concatenate([2 * trials * (1 - doubt), 2 * trials * suspect, weights])
             lies = n * (np.arange(len(n)) >= m)
             fitted = _fitted(x[n > 0], lies[n > 0], n[n > 0])
@@ -95,19 +104,8 @@ def _log_odds(p: Floats) -> Floats:
     return odds
 
 
-def _tail(values: Floats) -> Floats:
-    """How far beyond the usual, in logarithms, as a multiple of what one in a hundred is."""
-    middle, high = np.quantile(values, [0.5, 0.99])
-    beyond: Floats = np.log1p(np.maximum(values - middle, 0) / max(float(high - middle), 1e-9))
-    return beyond
-
-
-def _above(scores: Floats) -> Floats:
-    return np.maximum(scores, 0).astype(np.float64)
-
-
-SCALES: dict[str, Callable[[Floats], Floats]] = {"degree": _log_odds, "groups": _tail, "lorec": _log_odds}
-"""How an evidence enters the models; the others are normal scores already, and enter as far as they are above 0."""
+LIKELIHOODS = ("degree", "lorec")
+"""Evidence that enters the models as log-odds; the rest are normal scores, and enter as far as they are above 0."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +120,14 @@ class Looked:
         """[V + 1] each: what is known of items. Few holders make one harmless; beyond some, more don't matter."""
         few = max(min(SHARES) * len(self.log), FEWEST)
         holders = np.log(np.clip(self.log.distinct().counts(self.n_items), 1, few))
-        known = {name: _scaled(name, said.items) for name, said in self.said.items() if said.items is not None}
+        weighed = {name: said.items for name, said in self.said.items() if name not in ASIDE}
+        known = {name: _scaled(name, values) for name, values in weighed.items() if values is not None}
         return known | {"holders": holders}
 
     def users(self, items: Floats) -> dict[str, Floats]:
         """[users] each: what is known of users, given how likely each item is pushed [V + 1]."""
-        told = {name: _scaled(name, said.users) for name, said in self.said.items() if name != "lorec"}
+        weighed = {name: said.users for name, said in self.said.items() if name not in ("lorec", *ASIDE)}
+        told = {name: _scaled(name, values) for name, values in weighed.items()}
         return told | {"items": np.log(np.maximum(self.pushed(items), 1e-5))}
 
     def pushed(self, items: Floats) -> Floats:
@@ -139,7 +139,7 @@ class Looked:
 
 
 def _scaled(name: str, values: Floats) -> Floats:
-    return SCALES.get(name, _above)(values)
+    return _log_odds(values) if name in LIKELIHOODS else np.maximum(values, 0).astype(np.float64)
 
 
 def pushed(model: Model, known: Mapping[str, Floats]) -> Floats:
@@ -147,6 +147,25 @@ def pushed(model: Model, known: Mapping[str, Floats]) -> Floats:
     likely = np.where(known["holders"] >= math.log(FEWEST) - 1e-6, model(known), 0.0)
     likely[0] = 0.0
     return likely
+
+
+def campaign(items: Floats, holders: Ints, users: int) -> float:
+    """The size of a campaign for five items, as a share of users: what is expected to be bought of each.
+
+    The geometric mean of the five largest numbers of bought interactions that are expected, suspicion x holders: one
+    odd item makes no campaign, nor do odd items that hardly anybody holds.
+    """
+    bought = np.sort(items * holders)[::-1][:TARGETS]
+    return float(np.exp(np.log(np.maximum(bought, 1e-3)).mean()) / max(users, 1))
+
+
+def alarm(size: float) -> float:
+    """How likely a log with a campaign of this size is under attack, where every second log is.
+
+    Logistic in its logarithm, fitted once on draws of Amazon Beauty, Amazon Games, MIND and Steam, clean, with a
+    genuine hit, and poisoned (docs/scan.md): no log can tell by itself how odd honest ones are.
+    """
+    return float(sigmoid(np.array(1.65 * math.log(max(100 * size, 1e-6)) + 3.34)))
 
 
 # ----------------------------------------------------------------------------------------------------------- trials
@@ -170,7 +189,7 @@ class Scanner:
         self, split: Split, known: Sequence[Poison], watch: Callable[[int, str], None] = lambda done, name: None
     ) -> Looked:
         """Ask every evidence; `watch` is told which one is next."""
-        said = {}
+        said: dict[str, Suspicion] = {}
         for place, (name, one) in enumerate(self.evidence.items()):
             watch(place, name)
             rng = stream(self.seed, f"scan {name}")
@@ -180,7 +199,9 @@ class Scanner:
     def trials(self, split: Split, count: int, folder: Path | None, watch: Watch) -> list[dict[str, Any]]:
         """What the evidence says of `count` attacks, one log each; those of an interrupted scan from the folder."""
         split = self._some_users(split)
-        about = [split.digest(), self.seed, repr(self.evidence), self.kinds, self.text and self.text.identity()]
+        weighed = {name: one for name, one in self.evidence.items() if name not in ASIDE}
+        able = dataclasses.replace(self, evidence=weighed)
+        about = [split.digest(), self.seed, repr(weighed), self.kinds, self.text and self.text.identity()]
         known: dict[str, Sequence[Poison]] = {}
         found = []
         for number in range(count):
@@ -192,7 +213,7 @@ class Scanner:
                 kind = self.kinds[number % len(self.kinds)]
                 if kind not in known:
                     known[kind] = self.known(split, without=kind)
-                kept = self._tried(split, number, known[kind])
+                kept = able._tried(split, number, known[kind])
                 if place is not None:
                     save_state(place, kept | {"identity": identity})
             found.append(kept)
@@ -241,14 +262,28 @@ def _kept(place: Path | None, identity: str) -> dict[str, Any] | None:
     return state if state.get("identity") == identity else None
 
 
+def trials_of(folder: Path) -> list[dict[str, Any]]:
+    """The trials of an earlier scan. Raises RunError for a folder that holds none, or other things than trials."""
+    found = [load_state(place) for place in sorted((folder / "trials").glob("*.safetensors")) if not place.is_symlink()]
+    if not found or not all(one.keys() >= TRIAL for one in found):
+        raise RunError(f"{folder} holds no trials of a scan; give a folder that lorec scan has left")
+    return found
+
+
 def learned(base: Looked, trials: Sequence[Mapping[str, Any]]) -> tuple[Model, Model]:
-    """The models of items and of users: trials' targets and fraudsters against the log's own."""
+    """The models of items and of users: trials' targets and fraudsters against the log's own.
+
+    Raises RunError for trials that were asked other evidence.
+    """
+    lacking = base.users(np.zeros(base.n_items + 1)).keys() - {"items"} - trials[0]["users"].keys()
+    if lacking:
+        raise RunError(f"the trials were not asked {', '.join(sorted(lacking))}; scan without, or make trials anew")
     items, own = [_arrays(trial["items"]) for trial in trials], base.items()
     some = [trial["targets"].numpy() for trial in trials]
     fakes = {name: np.concatenate([one[name][at] for one, at in zip(items, some, strict=True)]) for name in own}
     told = base.log.distinct().counts(base.n_items) >= FEWEST
     honest = {name: values[told] for name, values in own.items()}
-    of_items = Model.fit(honest, fakes, np.ones(sum(map(len, some))), len(trials))
+    of_items = Model.fit(honest, fakes, np.ones(sum(map(len, some))), len(trials), 2 * TARGETS)
 
     users = []
     for trial, known in zip(trials, items, strict=True):
@@ -257,7 +292,7 @@ def learned(base: Looked, trials: Sequence[Mapping[str, Any]]) -> tuple[Model, M
     mine, n = base.users(pushed(of_items, own)), np.array([len(one["items"]) for one in users])
     weights = np.repeat(n.mean() / n, n)  # a small attack teaches as much as a large one
     hired = {name: np.concatenate([one[name] for one in users]) for name in mine}
-    return of_items, Model.fit(mine, hired, weights, len(trials))
+    return of_items, Model.fit(mine, hired, weights, len(trials), int(0.02 * len(base.log)))
 
 
 def _arrays(values: Mapping[str, torch.Tensor]) -> dict[str, Floats]:
