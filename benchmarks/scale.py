@@ -1,10 +1,11 @@
 """A million users and 200,000 items on one machine: time and peak memory of each step, from a compiled log on.
 
-python benchmarks/scale.py [users] [items]     10 interactions a user; ranks are judged on 20,000 users
+python benchmarks/scale.py [users] [items]            10 interactions a user; ranks are judged on 20,000 users
+python benchmarks/scale.py [users] [items] --scan     a scan instead, titles by a hash, trials on 50,000 users
 """
 
+import argparse
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -42,9 +43,39 @@ def synthetic(users: int, items: int, each: int = 10) -> Dataset:
 
 
 def main() -> None:
-    users, items = (int(one) for one in (sys.argv[1:3] or (1_000_000, 200_000)))
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("users", type=int, nargs="?", default=1_000_000)
+    asked.add_argument("items", type=int, nargs="?", default=200_000)
+    asked.add_argument("--scan", action="store_true")
+    options = asked.parse_args()
     print(machine())
     torch.set_flush_denormal(True)
+    if options.scan:
+        scanned(options.users, options.items)
+    else:
+        trained(options.users, options.items)
+
+
+def scanned(users: int, items: int) -> None:
+    """A scan, told stage by stage."""
+    with told("make the log"):
+        dataset = synthetic(users, items)
+    started, before = time.perf_counter(), ""
+
+    def watch(stage: str, done: int, total: int) -> None:
+        nonlocal before
+        if stage != before:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+            print(f"{stage:<44}{time.perf_counter() - started:8.1f} s   peak so far {peak:.2f} GB", flush=True)
+            before = stage
+
+    with told("a scan"):
+        found = lorec.scan(dataset, encoder=lorec.Hash(), watch=watch)
+    print(found.verdict(), found.figures)
+
+
+def trained(users: int, items: int) -> None:
+    """Training and ranks."""
     with tempfile.TemporaryDirectory() as folder:
         with told("make, split and compile the log"):
             save_split(lorec.leave_two_out(synthetic(users, items)), Path(folder) / "log")

@@ -2,9 +2,11 @@
 
     python benchmarks/scanning.py FOLDER amazon-beauty steam --shares .002 .005 .01 --clean 20
 
-A row of FOLDER/rows.jsonl is a scan of a log of 70 % of the users, drawn anew, poisoned or not. What evidence is worth
-was learned in an earlier scan of another draw, without the judged kind. A row that is there is not made again.
-With --hit, a genuine hit is in the log: the newest tenth of a popular item's holders came within a day, many of them.
+A row of FOLDER/rows.jsonl is a scan of a log of 70 % of the users, drawn anew, poisoned or not. Its trials are those of
+an earlier scan of another draw, without the judged kind. Half of the clean draws have a genuine hit: a new item that a
+twentieth of all users took on the last day. A row that is there is not made again.
+
+    python benchmarks/scanning.py FOLDER --table
 """
 
 import argparse
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from scipy.stats import binomtest
 
 import lorec
 from lorec.attacks import ATTACKS, KINDS
@@ -84,10 +87,40 @@ def row_of(found: lorec.Findings, bad: Split | None, targets: list[str]) -> dict
     return row
 
 
+def table(rows: list[dict]) -> str:
+    """What was found, as Markdown: alarm, targets among the worst 10, recall of fraudsters in the worst 1 %."""
+    bad = [row for row in rows if row["share"]]
+    shares = sorted({row["share"] for row in bad})
+    lines = [
+        "| log | kind | " + " | ".join(f"{100 * one:g} %" for one in shares) + " |",
+        "| --- | --- " + "| --- " * len(shares) + "|",
+    ]
+    for log, kind in dict.fromkeys((row["log"], row["kind"]) for row in sorted(bad, key=lambda row: row["log"])):
+        cells = []
+        for share in shares:
+            some = [row for row in bad if (row["log"], row["kind"], row["share"]) == (log, kind, share)]
+            figures = [
+                [row["alarm"], row["judged"]["targets among the worst 10"], row["judged"]["recall@1%"]] for row in some
+            ]
+            cells.append(", ".join(f"{one:.2f}" for one in np.mean(figures, axis=0)) if figures else "")
+        lines.append(f"| {log} | {kind} | " + " | ".join(cells) + " |")
+    lines += ["", "| log | clean draws | alarm of .5 or more | of .7 or more |", "| --- | ---: | ---: | ---: |"]
+    clean = [row for row in rows if not row["share"]]
+    for log in [*sorted({row["log"] for row in clean}), "all"]:
+        alarms = np.array([row["alarm"] for row in clean if log in (row["log"], "all")])
+        cells = []
+        for border in (0.5, 0.7):
+            within = binomtest(int((alarms >= border).sum()), len(alarms)).proportion_ci()
+            cells.append(f"{(alarms >= border).mean():.2f} ({within.low:.2f} to {within.high:.2f})")
+        lines.append(f"| {log} | {len(alarms)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("folder", type=Path)
-    asked.add_argument("logs", nargs="+")
+    asked.add_argument("logs", nargs="*")
+    asked.add_argument("--table", action="store_true", help="show what was found so far, and end")
     asked.add_argument("--kinds", nargs="*", default=["random", "bandwagon", "segment", "replace"])
     asked.add_argument("--shares", nargs="*", type=float, default=[0.002, 0.005, 0.01])
     asked.add_argument("--seeds", nargs="*", type=int, default=[31])
@@ -96,9 +129,12 @@ def main() -> None:
     asked.add_argument("--cache", type=Path, default=Path("runs/vectors"))
     options = asked.parse_args()
     torch.set_num_threads(1)
-    rows = options.folder / "rows.jsonl"
+    rows = options.folder if options.folder.suffix == ".jsonl" else options.folder / "rows.jsonl"
     rows.parent.mkdir(parents=True, exist_ok=True)
     before = [json.loads(line) for line in rows.read_text("utf-8").splitlines()] if rows.exists() else []
+    if options.table:
+        print(table(before))
+        return
     done = {(row["log"], row["kind"], row["share"], row["seed"]) for row in before}
     for name in options.logs:
         dataset = lorec.load(name)

@@ -74,6 +74,11 @@ class Evidence:
     """[n]: the Mahalanobis distance from the crowd in all measures together, what speaks for an item left aside."""
 
 
+MOST_PAIRS = 40_000_000
+"""Pairs of a log that are looked at, about: a larger log looks at fewer partners of each interaction, so that memory
+stays within a few gigabytes."""
+
+
 class Examiner:
     """Measures items: all of a log, or some beside further histories.
 
@@ -96,6 +101,7 @@ class Examiner:
         `partners` other items of the same user are looked at for each interaction (drawn where there are more), `pairs`
         pairs of holders for each item.
         """
+        partners = min(partners, max(2, MOST_PAIRS // max(len(log.items), 1)))
         self._counted, self._partners, self._pairs, self._rng = counted, partners, pairs, rng
         self._unit = None if vectors is None else _unit(vectors)
         self._world = _World.of(log, n_items, partners, rng)
@@ -528,24 +534,25 @@ def doubles(log: Sequences, size: int, near: int = 3) -> tuple[NDArray[np.int64]
     Candidates share a pair of the sketches; of many that share one, the `near` next ones in a circle are looked at, so
     that a ring of any size costs no more than its histories.
     """
-    log = log.distinct()
+    log, n = log.distinct(), len(log)
     sketch = _Sketches.of(log, size)
     first = _firsts(sketch.pair)
     lengths = np.diff(first)
     length, begin = np.repeat(lengths, lengths), np.repeat(first[:-1], lengths)
     place = np.arange(len(sketch.pair)) - begin
-    left, right = [], []
-    for step in range(1, near + 1):
-        some = np.flatnonzero(length > step)
-        left.append(sketch.users[some])
-        right.append(sketch.users[begin[some] + (place[some] + step) % length[some]])
-    one, other = np.concatenate(left), np.concatenate(right)
-    both, votes = np.unique(np.concatenate([one * len(log) + other, other * len(log) + one]), return_counts=True)
-    mine = both // max(len(log), 1)
-    best = both[np.lexsort((-votes, mine))]
-    mine, found = np.unique(best // max(len(log), 1), return_index=True)
-    nearest = np.full(len(log), -1)
-    nearest[mine] = best[found] % len(log)
+    steps = [np.flatnonzero(length > step) for step in range(1, near + 1)]
+    one = np.concatenate([sketch.users[some] for some in steps]).astype(np.int32)
+    other = np.concatenate([
+        sketch.users[begin[some] + (place[some] + step) % length[some]] for step, some in enumerate(steps, start=1)
+    ]).astype(np.int32)  # fmt: skip
+    nearest = np.full(n, -1)
+    for low in range(0, n, 100_000):  # of a million users there are a hundred million candidates: not all at once
+        mine, theirs = ((some >= low) & (some < low + 100_000) for some in (one, other))
+        asking = np.concatenate([one[mine], other[theirs]]).astype(np.int64)
+        both, votes = np.unique(asking * n + np.concatenate([other[mine], one[theirs]]), return_counts=True)
+        best = both[np.lexsort((-votes, both // n))]
+        users, found = np.unique(best // n, return_index=True)
+        nearest[users] = best[found] % n
     users, items = log.users(), log.items.astype(np.int64)
     taken = np.sort(users * size + items)
     wanted = nearest[users] * size + items  # negative where there is nobody: never found

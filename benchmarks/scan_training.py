@@ -1,0 +1,75 @@
+"""A recommender trained with a scan's weights, beside clean, undefended and oracle: exposure of targets and hits.
+
+    python benchmarks/scan_training.py FOLDER amazon-beauty --kinds random replace --share .01 --epochs 25
+
+A row of FOLDER/rows.jsonl is a recommender. The scan looks at the training log alone; it has no trial of the judged
+kind, nor does its lorec know it. Rows that are there are not made again.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from scanning import as_dataset
+
+import lorec
+from lorec.attacks import ATTACKS, KINDS
+from lorec.defenses import Given, Oracle, Undefended
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("folder", type=Path)
+    asked.add_argument("log")
+    asked.add_argument("--kinds", nargs="*", default=["random", "bandwagon", "segment", "replace"])
+    asked.add_argument("--share", type=float, default=0.01)
+    asked.add_argument("--seed", type=int, default=41)
+    asked.add_argument("--epochs", type=int, default=25)
+    asked.add_argument("--trials", type=int, default=10)
+    asked.add_argument("--cache", type=Path, default=Path("runs/vectors"))
+    options = asked.parse_args()
+    torch.set_num_threads(1)
+    rows = options.folder / "rows.jsonl"
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    before = [json.loads(line) for line in rows.read_text("utf-8").splitlines()] if rows.exists() else []
+    done = {(row["log"], row["kind"], row["share"], row["seed"], row["arm"]) for row in before}
+    training = lorec.Training(epochs=options.epochs, patience=options.epochs, valid_users=5000, threads=1)
+    split = lorec.leave_two_out(lorec.load(options.log), seed=options.seed)
+    for kind in options.kinds:
+        poison = lorec.forge(ATTACKS[kind](share=options.share), split, 5, seed=options.seed)
+        bad = lorec.inject(split, poison, options.seed)
+        for arm in ("clean", "poisoned", "oracle", "scan"):
+            about = {"log": options.log, "kind": kind, "share": options.share, "seed": options.seed, "arm": arm}
+            if tuple(about.values()) in done:
+                continue
+            started, defense, more = time.perf_counter(), Undefended(), {}
+            if arm == "oracle":
+                defense = Oracle().reveal(bad.fraudsters)
+            if arm == "scan":
+                kinds = [one for one in (*KINDS, "adaptive") if one != kind]
+                folder = options.folder / "scans" / f"{options.log}-{kind}"
+                found = lorec.scan(
+                    as_dataset(bad), kinds=kinds, trials=options.trials, folder=folder, cache=options.cache,
+                    seed=options.seed,
+                )  # fmt: skip
+                more = {"alarm": found.alarm, "scan seconds": found.figures["seconds"]}
+                ids = bad.catalog.items["item"].to_list()
+                defense = Given(path=str(folder / "weights.parquet")).of(bad.users, bad.train, ids)
+            log = split if arm == "clean" else bad
+            fitted = lorec.fit(log, lorec.SASRec(), defense=defense, training=training, seed=options.seed)
+            judged = lorec.evaluate(fitted.recommender, log, targets=poison.targets).metrics
+            row = (
+                about
+                | more
+                | {"seconds": round(time.perf_counter() - started, 1), "best epoch": fitted.best_epoch}
+                | judged
+            )
+            with rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
