@@ -163,6 +163,9 @@ from .models import (
 from .models import (
     load_recommender as load_recommender,
 )
+from .reports import (
+    report as report,
+)
 from .runfile import (
     RunFile as RunFile,
 )
@@ -264,6 +267,7 @@ __all__ = [
     "read",
     "read_grid_file",
     "read_run_file",
+    "report",
     "run",
     "save_poison",
     "scan",

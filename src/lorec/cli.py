@@ -293,9 +293,30 @@ def scan(
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
         show_findings(found)
-        print(f"\nEverything is in {out}: users, items, groups, weights (Parquet) and findings.json.")
+        print(f"\nEverything is in {out}: users, items, groups, weights (Parquet), findings.json{_reported(out)}.")
     if fail_above is not None and found.alarm >= fail_above:
         raise typer.Exit(1)
+
+
+def _reported(folder: Path) -> str:
+    """A scan's page beside its findings, where charts can be drawn: what to call it in a list of files."""
+    from lorec.reports import can_draw
+    from lorec.reports import report as do
+
+    if not can_draw():
+        return "; lorec report makes a page of them, with pip install 'lorec[report]'"
+    return f" and {do(folder).name}"
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What lorec run, grid or scan left.")],
+    out: Annotated[Path | None, typer.Option(help="The file; report.html in FOLDER where not given.")] = None,
+) -> None:
+    """Tell of a run, a grid or a scan on one HTML page that opens offline, prints, and can be sent to others."""
+    from lorec.reports import report as do
+
+    print(do(folder, out))
 
 
 def _stages(seen: Callable[["Event"], None]) -> Callable[[str, int, int], None]:

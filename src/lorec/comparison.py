@@ -229,14 +229,24 @@ class _Text:
     def in_short(self) -> str:
         """A figure without its bounds, but not without its doubts."""
         doubt = "?" if self.mean and self.text.endswith("?") else ""
-        return (self.mean or self.text) + doubt + ("*" if self.bold else self.mark)
+        return (self.mean or self.text) + doubt + self._stars()
+
+    def marked(self) -> str:
+        """The whole text, and whether it is the best."""
+        return self.text + (" " if self._stars() else "") + self._stars()
+
+    def _stars(self) -> str:
+        return "*" if self.bold else self.mark
 
 
-def laid_out(table: pl.DataFrame, axes: Sequence[str]) -> tuple[list[str], list[list[str]], list[str]]:
-    """Head, rows and notes of a summary for a terminal: a few figures without bounds, the best with a star."""
-    head, body, notes = _laid_out(table, axes, IN_SHORT)
-    rows = [[one.in_short() for one in row] for row in body]
-    return head, rows, [note.replace("Bold:", "*:") for note in notes if not note.startswith("Means")]
+def laid_out(
+    table: pl.DataFrame, axes: Sequence[str], short: bool = True
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """Head, rows and notes of a summary, the best with a star: in short, a few figures without bounds; else all."""
+    head, body, notes = _laid_out(table, axes, IN_SHORT if short else SHOWN)
+    rows = [[one.in_short() if short else one.marked() for one in row] for row in body]
+    notes = [note.replace("Bold:", "*:") for note in notes]
+    return head, rows, [note for note in notes if not short or not note.startswith("Means")]
 
 
 def _laid_out(

@@ -102,15 +102,19 @@ class Run:
         arms: dict[str, dict[str, float]] = self.scorecard["arms"]
         return arms
 
+    def file(self, name: str) -> Path:
+        """A file of the folder, checked against the record. Raises RunError where it is another or missing."""
+        return _checked(self.folder, name, self.record)
+
     def recommender(self, arm: str) -> Recommender:
         """The trained model of an arm, its file checked against the record."""
         if arm not in self.arms:
             raise unknown("arm", arm, self.arms)
-        return load_recommender(_checked(self.folder, f"{arm}/model.safetensors", self.record))
+        return load_recommender(self.file(f"{arm}/model.safetensors"))
 
     def catalog(self) -> Catalog:
         """The items by number."""
-        return Catalog.load(_checked(self.folder, "catalog.parquet", self.record))
+        return Catalog.load(self.file("catalog.parquet"))
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,11 @@ def scan(
         weights=weights,
         models=models,
         notes=notes,
+        asked={
+            "evidence": list(scanner.evidence), "kinds": list(kinds), "seed": seed,
+            "encoder": None if text is None else text.identity(), "scenario": scenario,
+            "like": None if like is None else str(like), "verdicts": int((judged >= 0).sum()),
+        },
         figures={
             "users": len(log), "items": len(log.catalog), "interactions": len(log.train.items),
             "items that look pushed": int((items >= SUSPECT).sum()),

@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,7 +24,15 @@ LIKELY = 0.7
 """The alarm from which on an attack is called likely."""
 TOLD = 500
 """Users whose reasons are told at most; items, too."""
-FILES = ("users.parquet", "items.parquet", "groups.parquet", "weights.parquet", "findings.json", "trials")
+FILES = (
+    "users.parquet",
+    "items.parquet",
+    "groups.parquet",
+    "weights.parquet",
+    "findings.json",
+    "report.html",
+    "trials",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Findings:
     """Of items and of users."""
     notes: list[str]
     """What to keep in mind."""
+    asked: dict[str, Any]
+    """Of the scan: evidence, kinds, trials, encoder, scenario, seed, an earlier scan, the number of verdicts."""
     figures: dict[str, float]
     """Counts and seconds."""
 
@@ -91,7 +103,8 @@ class Findings:
             with replacing(folder / f"{name}.parquet") as temporary:
                 frame.write_parquet(temporary)
         found = {
-            "verdict": self.verdict(), "alarm": self.alarm, "would do": self.would_do(), "figures": self.figures,
+            "lorec": version("lorec"), "verdict": self.verdict(), "alarm": self.alarm, "would do": self.would_do(),
+            "asked": self.asked, "figures": self.figures,
             "notes": self.notes, "models": [dataclasses.asdict(one) for one in self.models],
             "log": self.log.record | {"digest": self.log.train.digest()},
         }  # fmt: skip

@@ -1,0 +1,50 @@
+"""A run, grid or scan folder -> one HTML file that opens offline; only what the folder holds is told.
+
+A folder may come from anybody: its files are read as data, links and ways out of it are refused, and whatever is
+written in them is text on the page.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from lorec.errors import RunError
+from lorec.files import replacing
+from lorec.reports.charts import can_draw
+from lorec.reports.grid import of_grid
+from lorec.reports.page import Page, rendered
+from lorec.reports.run import of_run
+from lorec.reports.scan import of_scan
+
+__all__ = ["can_draw", "report"]
+
+KINDS: dict[str, Callable[[Path], Page]] = {"findings.json": of_scan, "grid.json": of_grid, "run.json": of_run}
+"""What tells of a folder, by the file that says what it is."""
+
+
+def report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write a folder's report, `report.html` in it where no name is given, and say where it is.
+
+    Raises RunError for a folder that is none of a run, a grid and a scan, half of one, of another version, or damaged;
+    ConfigError where the library for charts is not installed; DiskError where it can't be written.
+    """
+    folder = Path(folder)
+    kind = next((name for name in KINDS if (folder / name).is_file()), None)
+    if kind is None:
+        raise RunError(f"{folder} holds no {', '.join(KINDS)}; give what lorec run, grid or scan left, once it is done")
+    try:
+        page = KINDS[kind](folder)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise RunError(
+            f"{folder} is not what this version of lorec leaves ({type(error).__name__}: {str(error)[:200]}): of "
+            "another version, or edited; make it anew"
+        ) from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise RunError(f"a table of {folder} can't be read ({first}); restore it, or make it anew") from error
+    path = folder / "report.html" if out is None else Path(out)
+    html = rendered(page)
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path

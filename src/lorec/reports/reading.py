@@ -1,0 +1,69 @@
+"""What reports read of folders, and tell of all kinds alike."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lorec.errors import RunError
+from lorec.files import inside, read_json
+from lorec.reports.page import Event, Person
+
+MOST_ROWS = 200_000_000
+"""Of a table: a few bytes may say that they are more than fit in memory."""
+MOST_JSON = 50_000_000
+"""Bytes."""
+MOST_EVENTS = 60
+"""Of a person's history, the newest."""
+
+
+def table_of(folder: Path, name: str) -> pl.LazyFrame:
+    """A Parquet file of the folder. Raises RunError for one that is too large to be one of ours."""
+    frame = pl.scan_parquet(inside(folder, name))
+    if (rows := frame.select(pl.len()).collect().item()) > MOST_ROWS:
+        raise RunError(f"{folder / name} says that it has {rows:,} rows; no folder of lorec's has so many")
+    return frame
+
+
+def json_of(folder: Path, name: str) -> Any:
+    """A JSON file of the folder. Raises RunError for one that is damaged or too large."""
+    path = inside(folder, name)
+    if (size := path.stat().st_size) > MOST_JSON:
+        raise RunError(f"{path} has {size:,} bytes; no folder of lorec's has so many")
+    return read_json(path)
+
+
+def people(
+    users: Sequence[tuple[str, str, Sequence[str]]], events: pl.LazyFrame, titles: Mapping[str, str], doubtful: float
+) -> list[Person]:
+    """Users by (name, about, reasons), with their histories out of `events` (user, item, weight, suspicion)."""
+    names = [name for name, _, _ in users]
+    theirs = events.filter(pl.col("user").is_in(names)).select("user", "item", "weight", "suspicion").collect()
+    histories = {str(key[0]): part for key, part in theirs.group_by("user", maintain_order=True)}
+    return [_person(*one, histories.get(one[0], theirs.clear()), titles, doubtful) for one in users]
+
+
+def _person(
+    name: str, about: str, reasons: Sequence[str], history: pl.DataFrame, titles: Mapping[str, str], doubtful: float
+) -> Person:
+    events = []
+    for _, item, weight, suspicion in history.tail(MOST_EVENTS).iter_rows():
+        marked = weight < 1 or suspicion >= doubtful
+        note = f"{suspicion:.2f}" + (", counts nothing" if weight == 0 else "") if marked else ""
+        events.append(Event(titles.get(item) or f"item {item}", note, marked))
+    return Person(name, about, reasons, events, max(0, history.height - MOST_EVENTS))
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """A nested configuration as names with dots and values."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{before}{name}.")
+        elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            for place, one in enumerate(value):
+                found |= flat(one, f"{before}{name}[{place}].") if isinstance(one, Mapping) else {}
+        else:
+            found[before + name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return found

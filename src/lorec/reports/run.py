@@ -1,0 +1,261 @@
+"""What a run's folder tells."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lorec.data import Bools, Floats
+from lorec.experiment import Run, open_run
+from lorec.reports.charts import histogram, lines
+from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table
+from lorec.reports.reading import flat, json_of, people, table_of
+
+USERS, ITEMS = 20, 30
+"""The most suspicious users and items of each defense."""
+CUTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Of T-HR@k."""
+FORMS = {"target rank": ",.0f", "best epoch": ".0f", "epochs": ".0f", "seconds an epoch": ".2f"}
+"""How figures are written that are no shares."""
+
+
+def of_run(folder: Path) -> Page:
+    """Raises RunError, and what reading raises, for a folder that no run left whole."""
+    run = open_run(folder, partial=True)
+    titles = {
+        item: title for item, title, _ in _read(run, "catalog.parquet").select("item", "title", "count").iter_rows()
+    }
+    opinions = [arm for arm in run.arms if f"{arm}/weights.parquet" in run.record["files"] and arm != "oracle"]
+    sections = [
+        Section("What the arms are worth", _arms(run)),
+        Section("Exposure of the targets", _exposure(run, titles)),
+        Section("Training", _training(run)),
+    ]
+    if opinions:
+        sections.append(Section("Who is suspected", _suspected(run, opinions)))
+        sections.append(Section("Who is harmed", _harmed(run, opinions)))
+    for arm in opinions:
+        if f"{arm}/interactions.parquet" in run.record["files"]:
+            sections.append(Section(f"The worst of {arm}", _worst(run, arm, titles)))
+    sections += [
+        Section("What to keep in mind", [list(map(str, run.scorecard["notes"]))]),
+        Section("What was asked, and how to repeat it", _asked(run)),
+    ]
+    return Page(
+        f"Run {run.config.name}", *_verdict(run), sections,
+        f"Written by lorec from a folder of lorec {run.record['lorec']}, whose files are those that the run wrote.",
+    )  # fmt: skip
+
+
+def _read(run: Run, name: str) -> pl.DataFrame:
+    run.file(name)
+    return table_of(run.folder, name).collect()
+
+
+def _verdict(run: Run) -> tuple[str, bool]:
+    """In one sentence; grave where the attack works and every defense leaves more than half of its success."""
+    arms = run.arms
+    exposed = f"T-HR@50 {arms['clean']['T-HR@50']:.4f} clean, {arms['poisoned']['T-HR@50']:.4f} poisoned"
+    if not run.scorecard["attack works"]:
+        return f"The attack did not work on this recommender ({exposed}).", False
+    removed = {arm: one["success removed"] for arm, one in arms.items() if "success removed" in one and arm != "oracle"}
+    if not removed:
+        return f"The attack works ({exposed}), and no defense was tried.", True
+    best = max(removed, key=lambda arm: removed[arm])
+    hits = arms[best]["HR@10"] / max(arms["poisoned"]["HR@10"], 1e-12) - 1
+    return (
+        f"The attack works ({exposed}); {best} removes {removed[best]:.0%} of its success, with {hits:+.1%} of hits "
+        "(HR@10) against the undefended model. One seed.",
+        removed[best] < 0.5,
+    )
+
+
+def _arms(run: Run) -> list[Block]:
+    """Every figure of every arm, an arm a row."""
+    arms = {"popularity": run.scorecard["popularity"], **run.arms}
+    figures = list(dict.fromkeys(name for one in arms.values() for name in one))
+    head = {"arm": "", **{name: FORMS.get(name, ".4f") for name in figures}}
+    rows = [(arm, *(one.get(name) for name in figures)) for arm, one in arms.items()]
+    failed = [f"{arm} failed: {said}" for arm, said in run.scorecard["failed"].items()]
+    return [
+        Table(
+            "On genuine users' test items", head, rows,
+            f"T-HR@50 by chance: {run.scorecard['chance T-HR@50']:.4f}. Differences between arms may be chance.",
+        ),
+        *([failed] if failed else []),
+    ]  # fmt: skip
+
+
+def _exposure(run: Run, titles: Mapping[str, str]) -> list[Block]:
+    targets, ranks = _targets(run), {arm: _target_ranks(run, arm) for arm in run.arms}
+    curves = {
+        arm: (CUTS, [float(np.nanmean(np.where(np.isnan(table), np.nan, table <= k), axis=0).mean()) for k in CUTS])
+        for arm, table in ranks.items()
+    }
+    head = {"item": "", "title": "", **{f"{arm}: among the first 50": ".4f" for arm in ranks}}
+    rows = [
+        (item, titles.get(item, ""), *(float(np.nanmean(table[:, place] <= 50)) for table in ranks.values()))
+        for place, item in enumerate(targets)
+    ]
+    said = ", ".join(f"{arm} {up[CUTS.index(50)]:.4f}" for arm, (_, up) in curves.items())
+    return [
+        Chart(
+            "How often the targets are among a user's first k",
+            lines(curves, "k", "T-HR@k", log_x=True), f"At k = 50: {said}. Mean over targets, of genuine users.",
+        ),
+        Table("The targets", head, rows),
+    ]  # fmt: skip
+
+
+def _targets(run: Run) -> list[str]:
+    run.file("poison/poison.json")
+    return [str(one) for one in json_of(run.folder, "poison/poison.json")["targets"]]
+
+
+def _target_ranks(run: Run, arm: str) -> Floats:
+    """[genuine users, targets]; not a number where a user has the target."""
+    lists = _read(run, f"{arm}/ranks.parquet")["target ranks"].to_list()
+    return np.array([[np.nan if one is None else one for one in row] for row in lists], dtype=np.float64)
+
+
+def _training(run: Run) -> list[Block]:
+    histories = {}
+    for arm in run.arms:
+        path = run.file(f"{arm}/history.jsonl")
+        histories[arm] = pl.read_ndjson(path, infer_schema_length=None)
+    blocks: list[Block] = []
+    for name, words in (
+        ("valid HR@10", "HR@10 on genuine users' validation items"), ("loss", "mean loss of an epoch"),
+        ("turned down", "share of what is turned down"), ("calibrator", "the calibrator's loss"),
+    ):  # fmt: skip
+        series = {
+            arm: (points["epoch"].to_list(), points[name].to_list())
+            for arm, told in histories.items()
+            if name in told.columns and (points := told.select("epoch", name).drop_nulls()).height
+        }
+        if series:
+            last = ", ".join(f"{arm} {up[-1]:.4f}" for arm, (_, up) in series.items())
+            blocks.append(Chart(name, lines(series, "epoch", name), f"{words} over epochs; at the end: {last}."))
+    return blocks
+
+
+def _suspected(run: Run, arms: list[str]) -> list[Block]:
+    """Distributions of suspicion, and ROC and PR curves."""
+    blocks: list[Block] = []
+    roc, pr = {}, {}
+    for arm in arms:
+        told = _read(run, f"{arm}/weights.parquet").drop_nulls("suspicion")
+        bad, suspicion = told["injected"].to_numpy(), told["suspicion"].to_numpy()
+        if not 0 < bad.sum() < len(bad):
+            continue
+        place = suspicion.argsort(kind="stable").argsort(kind="stable") / max(len(bad) - 1, 1)
+        low, high = suspicion.min(), suspicion.max()
+        likely = suspicion if low >= 0 and high <= 1 else place
+        blocks.append(
+            Chart(
+                f"Suspicion of {arm}",
+                histogram({"genuine": likely[~bad], "injected": likely[bad]}, "suspicion", "users"),
+                f"{int(bad.sum()):,} injected and {int((~bad).sum()):,} genuine users; medians "
+                f"{np.median(likely[bad]):.3f} and {np.median(likely[~bad]):.3f}. The count is logarithmic.",
+            )
+        )  # fmt: skip
+        roc[arm], pr[arm] = _curves(suspicion, bad)
+    if roc:
+        auc = ", ".join(f"{arm} {run.arms[arm]['ROC-AUC']:.3f}" for arm in roc)
+        ap = ", ".join(f"{arm} {run.arms[arm]['PR-AUC']:.3f}" for arm in roc)
+        blocks.append(
+            Chart("ROC", lines(roc, "genuine users accused", "fraudsters found", band=(0, 1.02)), f"Area: {auc}.")
+        )
+        blocks.append(Chart("Precision and recall", lines(pr, "recall", "precision", band=(0, 1.02)), f"Area: {ap}."))
+    return blocks or ["No defense has an opinion on users."]
+
+
+def _curves(suspicion: Floats, bad: Bools) -> tuple[Any, Any]:
+    """(false, true) and (recall, precision) at every threshold, ties together, thinned to what a chart can show."""
+    values, place = np.unique(-suspicion, return_inverse=True)
+    found, seen = (np.cumsum(np.bincount(place, one, len(values))) for one in (bad, np.ones(len(bad))))
+    m, n = found[-1], seen[-1]
+    along = (seen - found) / (n - m) + found / m  # from 0 to 2, so that no part of the curve is coarse
+    some = np.unique(np.searchsorted(along, np.linspace(0, 2, 400)).clip(0, len(found) - 1))
+    some = np.arange(len(found)) if len(found) < 400 else some
+    false = np.concatenate([[0.0], (seen - found)[some] / (n - m), [1.0]])
+    true = np.concatenate([[0.0], found[some] / m, [1.0]])
+    return (false, true), (found[some] / m, (found / seen)[some])
+
+
+def _harmed(run: Run, arms: list[str]) -> list[Block]:
+    """What genuine users lose by the length of their history and by the popularity of what they took."""
+    rows: list[tuple[Any, ...]] = []
+    counts = _read(run, "catalog.parquet").select("item", "count")
+    for arm in arms:
+        if f"{arm}/interactions.parquet" not in run.record["files"]:
+            continue
+        genuine = _read(run, f"{arm}/weights.parquet").filter(~pl.col("injected")).select("user")
+        users = (
+            _read(run, f"{arm}/interactions.parquet")
+            .join(genuine, on="user", how="semi")
+            .join(counts, on="item", how="left")
+            .group_by("user")
+            .agg(events=pl.len(), popularity=pl.col("count").median(), lost=1 - pl.col("weight").mean())
+        )
+        for by, column in (("interactions", "events"), ("median popularity of their items", "popularity")):
+            ordered = users.sort(column, "user")
+            ends = np.linspace(0, users.height, 5).astype(int)
+            for quarter, (start, end) in enumerate(pairwise(ends), start=1):
+                some = ordered[start:end]
+                if some.height:
+                    edges = f"{some[column].to_numpy()[0]:,.0f} to {some[column].to_numpy()[-1]:,.0f}"
+                    rows.append((arm, by, f"{quarter}: {edges}", some.height, some["lost"].mean()))
+    if not rows:
+        return ["No defense weighs interactions, so nobody's can be counted."]
+    head = {"arm": "", "users by": "", "quarter": "", "users": ",", "of their interactions turned down": ".2%"}
+    return [Table("Genuine users, in quarters", head, rows)]
+
+
+def _worst(run: Run, arm: str, titles: Mapping[str, str]) -> list[Block]:
+    """Items and users that the defense suspects most; whether they were injected is what only the experiment knows."""
+    run.file(f"{arm}/interactions.parquet")
+    events = table_of(run.folder, f"{arm}/interactions.parquet")
+    users = _read(run, f"{arm}/weights.parquet").head(USERS)
+    items = (
+        events.group_by("item")
+        .agg(suspicion=pl.col("suspicion").max(), weight=pl.col("weight").mean(), interactions=pl.len())
+        .sort("suspicion", "item", descending=[True, False])
+        .head(ITEMS)
+        .collect()
+    )
+    targets = _targets(run)
+    rows = [
+        (item, titles.get(item, ""), "yes" if item in targets else "", suspicion, weight, n)
+        for item, suspicion, weight, n in items.iter_rows()
+    ]
+    head = {"item": "", "title": "", "a target": "", "suspicion": ".3f", "weight": ".2f", "interactions": ","}
+    told: list[tuple[str, str, list[str]]] = [
+        (user, f"suspicion {suspicion:.3f}, weight {weight:.2f}, " + ("injected" if injected else "genuine"), [])
+        for user, weight, suspicion, injected in users.select("user", "weight", "suspicion", "injected").iter_rows()
+    ]
+    return [
+        Table("Items", head, rows),
+        "Users, worst first; what counts less in training is marked, with its suspicion:",
+        people(told, events, titles, 0.5),
+    ]
+
+
+def _asked(run: Run) -> list[Block]:
+    record = run.record
+    head = {"arm": "", **{name: FORMS[name] for name in ("epochs", "best epoch", "seconds an epoch")}}
+    costs = [(arm, *(one.get(name) for name in head if name != "arm")) for arm, one in run.arms.items()]
+    made_on = {
+        "versions": ", ".join(f"{name} {value}" for name, value in record["versions"].items()),
+        "machine": ", ".join(f"{name} {value}" for name, value in record["machine"].items()),
+        "digest of the log": record["data"]["digest"], "digest of the poison": record["data"]["poison"],
+    }  # fmt: skip
+    return [
+        Table("Cost", head, costs),
+        Pairs(made_on),
+        Pairs(flat(record["config"]), "The whole configuration"),
+        Code(f"lorec run {run.config.name}.toml"),
+    ]

@@ -1,0 +1,394 @@
+"""Reports of scans, runs and grids: what they tell, that strangers' text stays text, and folders that are broken."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import shop, world
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import auc, roc_auc_score
+from test_scans import KINDS, poisoned
+from typer.testing import CliRunner
+
+from lorec.cli import app
+from lorec.data import Dataset
+from lorec.errors import RunError
+from lorec.experiment import run
+from lorec.grids import grid, read_grid_file
+from lorec.reports import report
+from lorec.reports.charts import histogram, intervals, lines
+from lorec.reports.page import Page, Section, Table, rendered, sort_key, text
+from lorec.reports.reading import flat
+from lorec.reports.run import _curves
+from lorec.runfile import read_run_file
+from lorec.scans import scan
+from lorec.text import Hash
+
+EVIL = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\u202e${7*7}{{7*7}} $x^$"
+"""Of a stranger who names items."""
+
+TOML = """
+name = "one"
+data = {{ path = "{folder}/log.csv", items = "{folder}/items.csv" }}
+encoder = "hash"
+attack = {{ name = "random", share = 0.1 }}
+backbone = {{ name = "sasrec", width = 8, blocks = 1, max_length = 16 }}
+targets = {{ count = 3 }}
+known = {{ rounds = 2 }}
+training = {{ epochs = 3, device = "cpu" }}
+defenses = ["lorec", "oracle"]
+"""
+
+
+class Read(HTMLParser):
+    """What a page is made of, as a browser's parser has it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words, self.scripts, self.styles, self.inside = "", [], [], [""]
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data):
+        kept = {"script": self.scripts, "style": self.styles}.get(self.inside[-1])
+        if kept is None:
+            self.words += data
+        else:
+            kept.append(data)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A tiny log on disk; one of its items, the first fraudsters' or not, has a stranger's title."""
+    folder = tmp_path_factory.mktemp("a home")
+    log = world()
+    log.interactions.write_csv(folder / "log.csv")
+    log.items.with_columns(
+        title=pl.when(pl.col("item") < "i030").then(pl.lit(EVIL)).otherwise(pl.col("title"))
+    ).write_csv(folder / "items.csv")
+    (folder / "run.toml").write_text(TOML.format(folder=folder))
+    (folder / "grid.toml").write_text(TOML.format(folder=folder) + "[grid]\nseed = [1, 2]\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory):
+    """A scan of a poisoned shop whose items a stranger named: (folder, findings, the pushed items)."""
+    folder = tmp_path_factory.mktemp("scan") / "found"
+    bad, pushed = poisoned(shop())
+    users = pl.col("user").str.replace("injected-", "<b>bot")
+    bad = Dataset("bad", bad.interactions.with_columns(users), bad.items)
+    found = scan(bad, encoder=Hash(), trials=8, kinds=KINDS)
+    titles = pl.when(pl.col("item").is_in(pushed)).then(pl.lit(EVIL)).otherwise(pl.col("title"))
+    groups = found.groups.with_columns(titles=pl.lit([EVIL] * 3))
+    found = dataclasses.replace(found, items=found.items.with_columns(title=titles), groups=groups)
+    found.save(folder)
+    return folder, found, pushed
+
+
+@pytest.fixture(scope="module")
+def ran(home):
+    return run(read_run_file(home / "run.toml"), home / "runs" / "one").folder
+
+
+@pytest.fixture(scope="module")
+def gridded(home):
+    asked = read_grid_file(home / "grid.toml")
+    grid(asked, home / "grids", map=map)
+    return home / "grids"
+
+
+@pytest.fixture(params=["scanned", "ran", "gridded"])
+def folder(request, tmp_path):
+    """A copy of a folder of each kind."""
+    made = request.getfixturevalue(request.param)
+    shutil.copytree(made[0] if isinstance(made, tuple) else made, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+class TestEveryReport:
+    def test_is_one_file_that_asks_for_nothing(self, folder):
+        html = report(folder).read_text("utf-8")
+        read = Read(html)
+        assert len(html) < 3_000_000
+        named = [pair for _, found in read.tags for pair in found.items()]
+        sources = [value for name, value in named if name in ("src", "href", "srcset")]
+        assert sources
+        assert all(one.startswith(("#", "data:image/svg+xml;base64,")) for one in sources)
+        assert not {"link", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in read.tags}
+
+    def test_runs_only_the_script_that_its_policy_names(self, folder):
+        read = Read(report(folder).read_text("utf-8"))
+        policy = next(found["content"] for tag, found in read.tags if found.get("http-equiv"))
+        assert "default-src 'none'" in policy
+        for kind, codes in (("script-src", read.scripts), ("style-src", read.styles)):
+            assert len(codes) == 1
+            digest = base64.b64encode(hashlib.sha256(codes[0].encode()).digest()).decode()
+            assert f"{kind} 'sha256-{digest}'" in policy
+        assert "unsafe" not in policy
+        assert not [name for _, found in read.tags for name in found if name.startswith("on") or name == "style"]
+
+    def test_can_be_read_by_those_who_don_t_see(self, folder):
+        read = Read(report(folder).read_text("utf-8"))
+        assert next(found for tag, found in read.tags if tag == "html")["lang"] == "en"
+        images = [found for tag, found in read.tags if tag == "img"]
+        assert images
+        assert all(re.search(r"\d", found["alt"]) for found in images)
+        assert next(tag for tag, _ in read.tags if tag in ("h1", "h2")) == "h1"
+        assert sum(tag == "caption" for tag, _ in read.tags) == sum(tag == "table" for tag, _ in read.tags) > 0
+        assert all(found.get("scope") == "col" for tag, found in read.tags if tag == "th")
+        ids = {found["id"] for _, found in read.tags if "id" in found}
+        assert all(found["href"][1:] in ids for tag, found in read.tags if tag == "a")
+
+    def test_of_the_same_folder_is_the_same(self, folder, tmp_path):
+        assert report(folder, tmp_path / "a.html").read_bytes() == report(folder, tmp_path / "b.html").read_bytes()
+
+    def test_leaves_the_folder_as_usable_as_before(self, folder):
+        before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        assert report(folder) == folder / "report.html"
+        after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        assert after.pop("report.html")
+        assert after == before
+        assert report(folder)  # again, over the first
+
+    @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium (Debian: apt install chromium)")
+    def test_in_a_browser_a_stranger_s_title_runs_nothing(self, folder):
+        path = report(folder)
+        seen = subprocess.run(
+            ["chromium", "--headless", "--no-sandbox", "--virtual-time-budget=2000", "--dump-dom", path],
+            capture_output=True, text=True, timeout=120,
+        ).stdout  # fmt: skip
+        title = re.search(r"<title>(.*?)</title>", seen)
+        assert title is not None
+        assert "owned" not in title[1]
+        assert len(re.findall("<script", seen)) == 1
+
+
+class TestScan:
+    def test_tells_the_verdict_the_items_and_who_took_them(self, scanned, tmp_path):
+        folder, found, targets = scanned
+        html = report(folder, tmp_path / "x.html").read_text("utf-8")
+        read = Read(html)
+        assert found.verdict() in read.words
+        assert found.would_do() in read.words
+        pushed = found.items.filter(pl.col("suspicion") >= 0.1)["item"].to_list()
+        assert set(targets) <= set(pushed)
+        assert all(item in read.words for item in pushed)
+        assert text(EVIL)[:60] in read.words
+        assert "<b>bot" in read.words
+        assert sum(tag == "mark" for tag, _ in read.tags) >= 5
+
+    def test_counts_a_history_s_older_part_that_it_leaves_out(self, scanned, tmp_path):
+        folder = scanned[0]
+        shutil.copytree(folder, tmp_path / "long")
+        weights = pl.read_parquet(folder / "weights.parquet")
+        worst = pl.read_parquet(folder / "users.parquet").sort("suspicion", descending=True)["user"][0]
+        many = weights.filter(pl.col("user") == worst).head(1)
+        pl.concat([weights.filter(pl.col("user") != worst), *[many] * 500]).write_parquet(
+            tmp_path / "long/weights.parquet"
+        )
+        assert "440 older ones are left out" in report(tmp_path / "long").read_text("utf-8")
+
+    def test_of_nothing_says_so(self, scanned, tmp_path):
+        folder = scanned[0]
+        shutil.copytree(folder, tmp_path / "calm")
+        for name in ("users", "items"):
+            frame = pl.read_parquet(folder / f"{name}.parquet").with_columns(suspicion=pl.lit(0.0))
+            frame.write_parquet(tmp_path / "calm" / f"{name}.parquet")
+        pl.read_parquet(folder / "groups.parquet").clear().write_parquet(tmp_path / "calm/groups.parquet")
+        words = Read(report(tmp_path / "calm").read_text("utf-8")).words
+        assert "No item looks pushed." in words
+        assert "No user looks hired." in words
+
+
+class TestRun:
+    def test_tells_every_arm_and_the_figures_of_the_scorecard(self, ran, tmp_path):
+        words = Read(report(ran, tmp_path / "x.html").read_text("utf-8")).words
+        card = json.loads((ran / "scorecard.json").read_text())
+        for arm, figures in card["arms"].items():
+            assert arm in words
+            assert f"{figures['HR@10']:.4f}" in words
+        assert all(note in words for note in card["notes"])
+        assert "injected" in words
+
+    def test_one_that_was_edited_is_refused(self, ran, tmp_path):
+        for name in ("scorecard.json", "lorec/weights.parquet", "poison/poison.json", "catalog.parquet"):
+            shutil.copytree(ran, tmp_path / name.replace("/", "_"))
+            path = tmp_path / name.replace("/", "_") / name
+            path.write_bytes(path.read_bytes() + b" ")
+            with pytest.raises(RunError, match="not what the run wrote"):
+                report(tmp_path / name.replace("/", "_"))
+
+    @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=2, max_size=300))
+    def test_a_roc_curve_has_the_area_that_another_library_finds(self, users):
+        suspicion, bad = (np.array(one) for one in zip(*users, strict=True))
+        if not 0 < bad.sum() < len(bad):
+            return
+        (false, true), (recall, precision) = _curves(suspicion / 30, bad)
+        assert auc(false, true) == pytest.approx(roc_auc_score(bad, suspicion), abs=1e-9)
+        assert (np.diff(recall) >= 0).all()
+        assert (precision > 0).any()
+
+
+class TestGrid:
+    def test_tells_every_row_of_the_table_and_every_cell(self, gridded, tmp_path):
+        words = Read(report(gridded, tmp_path / "x.html").read_text("utf-8")).words
+        table, cells = (pl.read_parquet(gridded / f"{name}.parquet") for name in ("table", "cells"))
+        assert all(arm in words for arm in table["arm"])
+        assert all(cell in words for cell in cells["run"])
+        assert all(f"{value:.4f}" in words for value in cells["T-HR@50"])
+
+    def test_tells_of_a_cell_that_failed(self, gridded, tmp_path):
+        shutil.copytree(gridded, tmp_path / "failed")
+        for name in ("cells", "table"):
+            frame = pl.read_parquet(gridded / f"{name}.parquet")
+            said = pl.when(pl.col("arm") == "lorec").then(pl.lit("the disk <i>burnt</i>")).otherwise(None)
+            frame.with_columns(error=said).write_parquet(tmp_path / "failed" / f"{name}.parquet")
+        read = Read(report(tmp_path / "failed").read_text("utf-8"))
+        assert "the disk <i>burnt</i>" in read.words
+        assert "2 failed" in read.words
+
+    def test_of_two_hundred_cells_draws_every_row(self, gridded, tmp_path):
+        """Budgets vary, too, so there is a chart of them."""
+        shutil.copytree(gridded, tmp_path / "many")
+        table, cells = (pl.read_parquet(gridded / f"{name}.parquet") for name in ("table", "cells"))
+        shares, kinds = [0.002, 0.005, 0.01, 0.02, 0.05], [f"kind{n}" for n in range(20)]
+        for name, frame in (("table", table), ("cells", cells)):
+            more = [
+                frame.with_columns(share=pl.lit(share), attack=pl.lit(kind)) for share in shares for kind in kinds
+            ]  # fmt: skip
+            pl.concat(more).write_parquet(tmp_path / "many" / f"{name}.parquet")
+        html = report(tmp_path / "many").read_text("utf-8")
+        read = Read(html)
+        rows = sum(tag == "tr" for tag, _ in read.tags)
+        assert rows == 2 + 100 * (table.height + cells.height)  # two heads, no row left out
+        assert len(html) < 3_000_000
+        assert "T-HR@50 by budget, kind7" in read.words
+
+
+class TestBrokenFolders:
+    def test_that_hold_nothing_of_ours(self, tmp_path):
+        with pytest.raises(RunError, match=r"holds no findings\.json, grid\.json, run\.json"):
+            report(tmp_path)
+        with pytest.raises(RunError, match="holds no"):
+            report(tmp_path / "nothing")
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '"x"', "nul", '{"verdict": {"a": 1}, "figures": 3}'])
+    def test_whose_record_is_something_else(self, scanned, tmp_path, content):
+        shutil.copytree(scanned[0], tmp_path / "odd")
+        (tmp_path / "odd/findings.json").write_text(content)
+        with pytest.raises(RunError):
+            report(tmp_path / "odd")
+        assert not (tmp_path / "odd/report.html").exists()
+
+    @pytest.mark.parametrize("name", ["users", "items", "groups", "weights"])
+    def test_whose_table_is_missing_cut_another_one_or_a_link(self, scanned, tmp_path, name):
+        for way in ("missing", "cut", "another", "link"):
+            copy = tmp_path / way
+            shutil.copytree(scanned[0], copy)
+            path = copy / f"{name}.parquet"
+            whole = path.read_bytes()
+            path.unlink()
+            if way == "cut":
+                path.write_bytes(whole[: len(whole) // 2])
+            if way == "another":
+                pl.DataFrame({"suspicion": ["a"], "x": [1]}).write_parquet(path)
+            if way == "link":
+                path.symlink_to(scanned[0] / f"{name}.parquet")
+            with pytest.raises(RunError):
+                report(copy)
+            assert not (copy / "report.html").exists()
+
+    @pytest.mark.parametrize("way", ["axes", "table", "half"])
+    def test_of_grids(self, gridded, tmp_path, way):
+        shutil.copytree(gridded, tmp_path / "odd")
+        if way == "axes":
+            (tmp_path / "odd/grid.json").write_text('{"name": "x", "axes": ["none"], "cells": {}}')
+        if way == "table":
+            pl.DataFrame({"arm": [1]}).write_parquet(tmp_path / "odd/table.parquet")
+        if way == "half":
+            (tmp_path / "odd/cells.parquet").unlink()
+        with pytest.raises(RunError):
+            report(tmp_path / "odd")
+
+    def test_on_the_command_line_it_is_one_line_and_nothing_is_left(self, tmp_path, monkeypatch, capsys):
+        from lorec import cli
+
+        (tmp_path / "findings.json").write_text("{")
+        monkeypatch.setattr("sys.argv", ["lorec", "report", str(tmp_path)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert left.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("lorec: ")
+        assert said.count("\n") == 1
+        assert [one.name for one in tmp_path.iterdir()] == ["findings.json"]
+
+
+def test_the_command_line_says_where_the_page_is(scanned, tmp_path):
+    said = CliRunner().invoke(app, ["report", str(scanned[0]), "--out", str(tmp_path / "page.html")])
+    assert said.exit_code == 0
+    assert said.stdout.strip() == str(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+
+
+SMALL = Table("a", {"a": ""}, [["a"]])
+
+
+class TestPage:
+    @given(st.text())
+    def test_any_text_is_text(self, words):
+        html = rendered(
+            Page(words, words, True, [Section(words, [words, Table(words, {words: ""}, [[words]])])], words)
+        )
+        read = Read(html)
+        plain = Read(rendered(Page("a", "a", True, [Section("a", ["a", SMALL])], "a")))
+        assert {tag for tag, _ in read.tags} == {tag for tag, _ in plain.tags}
+        assert read.words.count(text(words)) >= 5
+
+    @given(st.text())
+    def test_nothing_steers_the_reader_s_device(self, words):
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text(words))
+        assert len(text(words)) <= 400
+
+    def test_figures_are_sorted_by_their_value_and_what_is_missing_stays_last(self):
+        assert [sort_key(one) for one in ("1,234 ± 5", "-0.5?", "none", 3, 0.25, None)] == [
+            "1234", "-0.5", "", "3.0", "0.25", "",
+        ]  # fmt: skip
+
+    def test_configurations_are_flat(self):
+        assert flat({"a": {"b": 1, "c": [1, 2]}, "d": [{"e": None}]}) == {"a.b": "1", "a.c": "1, 2", "d[0].e": "None"}
+
+
+class TestCharts:
+    def test_strangers_names_are_no_formulas_no_markup_and_not_left_out(self):
+        for drawn in (
+            lines({"_x^2 $\\frac{1}{2}$ <b>": ([1, 2], [3, 4])}, "x", "y"),
+            histogram({"_x^2 $\\frac{1}{2}$ <b>": np.array([0.5]), "b": np.array([0.1])}, "x", "y"),
+            intervals(["row"], {"_x^2 $\\frac{1}{2}$ <b>": [(0.5, 0.2, 0.7)], "b": [None]}, "x"),
+        ):
+            assert "_x^2 $\\frac{1}{2}$ &lt;b&gt;" in drawn
+            assert "<b>" not in drawn
+
+    def test_follow_the_page_s_light(self):
+        drawn = lines({"a": ([1, 10, 100], [3, 4, 5])}, "x", "y", log_x=True)
+        assert "prefers-color-scheme: dark" in drawn
+        assert "var(--ink)" in drawn
+        assert "mathdefault" not in drawn
