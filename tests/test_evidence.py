@@ -303,3 +303,21 @@ class TestWhatItSees:
             for found in (made.evidence, beside):
                 assert np.isfinite(found.collusion).all()
                 assert np.isfinite(found.surprise).all()
+
+
+def test_what_is_looked_at_in_parts_is_what_is_looked_at_at_once(town, monkeypatch):
+    vectors = np.random.default_rng(1).normal(size=(len(town.catalog) + 1, 8)).astype(np.float32)
+
+    def measured():
+        return Examiner(town.train, len(town.catalog), vectors, np.random.default_rng(0)).evidence.measures
+
+    whole = measured()
+    monkeypatch.setattr("lorec.evidence.MOST_AT_ONCE", 70)
+    parts = measured()
+    for name, values in whole.items():
+        np.testing.assert_allclose(parts[name], values, atol=1e-3, err_msg=name)
+    monkeypatch.setattr("lorec.evidence.MOST_DRAWN", 192 * 100)
+    drawn = measured()
+    for name in ("kinship", "kinship share"):  # other pairs are drawn, of the same holders
+        told = whole[name] != 0
+        assert np.corrcoef(drawn[name][told], whole[name][told])[0, 1] > 0.75

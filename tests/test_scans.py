@@ -24,7 +24,7 @@ from lorec.files import load_state, save_state
 from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
 from lorec.scans.findings import share_below
 from lorec.sources import oddities
-from lorec.text import Hash
+from lorec.text import Hash, MiniLM
 
 KINDS = ("bandwagon", "covisit", "replace", "segment")
 """What the scanner synthesises; the judged attack is not among them."""
@@ -277,7 +277,7 @@ class TestCommand:
         market[0].items.write_csv(tmp_path / "items.csv")
         return [str(tmp_path / "log.csv"), "--items", str(tmp_path / "items.csv"), "--encoder", "hash"]
 
-    def test_scans_and_shows_reasons(self, files, tmp_path, folder, market, monkeypatch):
+    def test_scans_and_shows_reasons(self, files, tmp_path, folder, found, market, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         asked = ["scan", *files, "--out", str(tmp_path / "out"), "--like", str(folder), "--kinds", ",".join(KINDS)]
         done = CliRunner().invoke(app, asked)
@@ -459,3 +459,18 @@ class TestGivenPairs:
         )
         with pytest.raises(DataError, match="names no interaction"):
             Given(path=str(tmp_path / "w.parquet")).of(split.users, split.train, split.catalog.items["item"].to_list())
+
+
+class TestLanguages:
+    def titled(self, words):
+        few = shop(users=200, items=60, groups=4)
+        return Dataset("few", few.interactions, few.items.with_columns(title=pl.lit(words) + pl.col("item")))
+
+    def test_a_catalogue_that_the_encoder_does_not_read_is_told(self):
+        for encoder, words, told in (
+            (MiniLM(), "тёплый чай ", True),
+            (MiniLM(), "coffee for the café ", False),
+            (Hash(), "чай ", False),
+        ):
+            found = scan(self.titled(words), encoder=encoder, kinds=KINDS[:2], trials=2)
+            assert any("not English ones" in note for note in found.notes) == told

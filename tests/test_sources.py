@@ -227,7 +227,8 @@ class TestNames:
 
     def test_a_file_is_a_source(self, log):
         assert File(path=str(log)).load().interactions.height == 10
-        assert set(SOURCES) == {"compiled", "complete-journey", "file", "folder"}
+        raw = {"amazon", "lorec", "mind", "movielens", "steam"}
+        assert set(SOURCES) == {"compiled", "complete-journey", "file", "folder"} | raw
 
 
 class TestInspection:

@@ -47,6 +47,10 @@ Items = Annotated[str | None, typer.Option(help="The catalogue with titles, wher
 Columns = Annotated[
     list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help="Which column is user, item, time, title.")
 ]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--source", metavar="KEY=VALUE", help="An option of the source LOG, as root=raw or category=Beauty."),
+]
 
 
 def main() -> None:
@@ -247,6 +251,7 @@ def scan(
     out: Annotated[Path, typer.Option(help="Where the findings go.")],
     items: Items = None,
     column: Columns = None,
+    source: Options = None,
     encoder: Annotated[str, typer.Option(help="What reads titles; see lorec list encoders.")] = "minilm",
     scenario: Annotated[str, typer.Option(help='What is sold or read, as "video games".')] = "a shop",
     evidence: Annotated[
@@ -275,7 +280,7 @@ def scan(
     from lorec.scans import scan as do
     from lorec.text import ENCODERS
 
-    dataset = _dataset(log, items, column)
+    dataset = _dataset(log, items, column, source)
     columns = dataset.record.get("columns", {})
     print(f"columns: {literal(', '.join(f'{role} = {name}' for role, name in columns.items()), 300)}", file=sys.stderr)
     if items is None and not dataset.items.height:
@@ -477,12 +482,13 @@ def stats(
     log: Log,
     items: Items = None,
     column: Columns = None,
+    source: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Counts, lengths, ties, repeats, missing texts and the span of time."""
     from lorec.sources import statistics
 
-    found = statistics(_dataset(log, items, column))
+    found = statistics(_dataset(log, items, column, source))
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -492,11 +498,11 @@ def stats(
 
 
 @data_app.command()
-def check(log: Log, items: Items = None, column: Columns = None) -> None:
+def check(log: Log, items: Items = None, column: Columns = None, source: Options = None) -> None:
     """Say what may surprise in training; exit code 2 where the log can't be used."""
     from lorec.sources import warnings_of
 
-    found = warnings_of(_dataset(log, items, column))
+    found = warnings_of(_dataset(log, items, column, source))
     for one in found:
         print(f"- {literal(one, 500)}")
     print("nothing to remark" if not found else f"{len(found)} remarks; none of them stops a run")
@@ -508,6 +514,7 @@ def compile_(
     out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the compiled log goes.")],
     items: Items = None,
     column: Columns = None,
+    source: Options = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A key of [split], as k_core=5.")
     ] = None,
@@ -518,21 +525,50 @@ def compile_(
     from lorec.sources import save_split
 
     protocol = protocol_of(dict(_pair("--set", one) for one in settings or []))
-    split = leave_two_out(_dataset(log, items, column), protocol)
+    split = leave_two_out(_dataset(log, items, column, source), protocol)
     save_split(split, out)
     print(f"{split.size()} in {out}")
 
 
-def _dataset(log: str, items: str | None, columns: list[str] | None) -> "Dataset":
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="SOURCE", help="A public log: amazon, movielens, steam.")],
+    source: Options = None,
+) -> None:
+    """Bring a public log's files from their owner into its folder (--source root=FOLDER), those that are missing.
+
+    Interrupted, it goes on where it was.
+    """
+    from lorec.errors import ConfigError
+    from lorec.registry import build
+    from lorec.sources import PUBLIC, SOURCES
+    from lorec.sources import fetch as do
+
+    if SOURCES.get(name) not in PUBLIC:
+        public = sorted(one for one, kind in SOURCES.items() if kind in PUBLIC)
+        raise ConfigError(f"{name!r} is no public log that could be brought; give one of {', '.join(public)}")
+    asked = build(SOURCES[name], dict(_pair("--source", one) for one in source or []), f"source {name}")
+    print(f"{asked.licence}\ncite: {asked.citation[getattr(asked, 'edition', '')]}", file=sys.stderr)
+    with _shown_progress() as seen:
+        came = do(asked, _stages(seen))
+    for path in came:
+        print(path)
+    if not came:
+        print(f"everything is in {asked.root}")
+
+
+def _dataset(log: str, items: str | None, columns: list[str] | None, source: list[str] | None) -> "Dataset":
     from lorec.errors import ConfigError
     from lorec.sources import load, read
 
     mapping = _columns(columns)
     if Path(log).is_file() or Path(log).suffix:
+        if source:
+            raise ConfigError(f"--source goes with a source by name; {log!r} is a file")
         return read(log, items=items, columns=mapping)
     if items or mapping:
         raise ConfigError(f"--items and --column go with a file; {log!r} is none")
-    return load(log)
+    return load(log, **dict(_pair("--source", one) for one in source or []))
 
 
 def _columns(given: list[str] | None) -> dict[str, str]:

@@ -77,6 +77,10 @@ class Evidence:
 MOST_PAIRS = 40_000_000
 """Pairs of a log that are looked at, about: a larger log looks at fewer partners of each interaction, so that memory
 stays within a few gigabytes."""
+MOST_DRAWN = 10_000_000
+"""Pairs of holders that are drawn at a time."""
+MOST_AT_ONCE = 100_000
+"""Users who are compared with others at a time: of a million users there are a hundred million candidates."""
 
 
 class Examiner:
@@ -383,9 +387,7 @@ def _twins(pairs: Ints, counts: Floats, size: int, vectors: NDArray[np.float32])
     """
     often = np.flatnonzero(counts >= FEWEST)
     item, other = pairs[often] // size, pairs[often] % size
-    alike = np.zeros(len(often), dtype=bool)
-    for part in _parts(often):
-        alike[part] = np.einsum("ij,ij->i", vectors[item[part]], vectors[other[part]]) >= TWINS
+    alike = _dots(vectors, item, vectors, other) >= TWINS
     often, item = often[alike], item[alike]
     order = np.lexsort((-counts[often], item))
     often, item = often[order], item[order]
@@ -395,6 +397,12 @@ def _twins(pairs: Ints, counts: Floats, size: int, vectors: NDArray[np.float32])
 
 def _kinship(world: _World, items: Ints, pairs: int, rng: np.random.Generator) -> dict[str, Floats]:
     """How two holders' other items go together, according to the users who do not hold the item."""
+    block = max(1, MOST_DRAWN // pairs)
+    parts = [_kin(world, items[low : low + block], pairs, rng) for low in range(0, max(len(items), 1), block)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _kin(world: _World, items: Ints, pairs: int, rng: np.random.Generator) -> dict[str, Floats]:
     events, starts = world.events(items)
     able = np.flatnonzero(np.diff(starts) > 1)
     asked = np.repeat(able, pairs)
@@ -434,27 +442,30 @@ def _doubles(world: _World, items: Ints, most: int = 8, nearest: int = 3) -> Flo
     found = [(np.searchsorted(one.pair, mine.pair), np.searchsorted(one.pair, mine.pair, "right"))
              for one in world.sketches]  # fmt: skip
     having = np.sum([end - begin for begin, end in found], axis=0)
-    few = np.flatnonzero((having > 1) & (having <= most))
-    who, whom, first = [], [], 0
-    for one, (begin, end) in zip(world.sketches, found, strict=True):
-        n = (end - begin)[few]
-        who.append(np.repeat(mine.users[few], n))
-        whom.append(first + one.users[runs(begin[few], n)])
-        first += len(one.each)
-    left, right = np.concatenate(who), np.concatenate(whom)
-    other = asking[left] != right
-    both, votes = np.unique(left[other] * len(world.log) + right[other], return_counts=True)
-    left, right = both // len(world.log), both % len(world.log)
-    like = votes / np.maximum(mine.each[left], 1)
-    order = np.lexsort((-like, left))
-    left, right, like = left[order], right[order], like[order]
-    nth = np.arange(len(left)) - np.searchsorted(left, left)
+    usable = (having > 1) & (having <= most)
+    double, likeness = np.full((nearest, len(asking)), -1), np.zeros((nearest, len(asking)))
+    for low in range(0, len(asking), MOST_AT_ONCE):
+        few = np.flatnonzero(usable & (mine.users >= low) & (mine.users < low + MOST_AT_ONCE))
+        who, whom, first = [], [], 0
+        for one, (begin, end) in zip(world.sketches, found, strict=True):
+            n = (end - begin)[few]
+            who.append(np.repeat(mine.users[few], n))
+            whom.append(first + one.users[runs(begin[few], n)])
+            first += len(one.each)
+        left, right = np.concatenate(who), np.concatenate(whom)
+        other = asking[left] != right
+        both, votes = np.unique(left[other] * len(world.log) + right[other], return_counts=True)
+        left, right = both // len(world.log), both % len(world.log)
+        like = votes / np.maximum(mine.each[left], 1)
+        order = np.lexsort((-like, left))
+        left, right, like = left[order], right[order], like[order]
+        nth = np.arange(len(left)) - np.searchsorted(left, left)
+        near = nth < nearest
+        double[nth[near], left[near]], likeness[nth[near], left[near]] = right[near], like[near]
     best, asked = np.zeros(len(holders)), np.repeat(items, np.diff(starts))
-    for number in range(nearest):
-        double, likeness = np.full(len(asking), -1), np.zeros(len(asking))
-        double[left[nth == number]], likeness[left[nth == number]] = right[nth == number], like[nth == number]
-        lacks = ~world.hold(double[place], asked)
-        best = np.maximum(best, likeness[place] * lacks)
+    for whose, alike in zip(double, likeness, strict=True):
+        lacks = ~world.hold(whose[place], asked)
+        best = np.maximum(best, alike[place] * lacks)
     total = np.bincount(np.repeat(np.arange(len(items)), np.diff(starts)), best, minlength=len(items))
     mean: Floats = total / np.maximum(np.diff(starts), 1)
     return mean
@@ -469,14 +480,19 @@ def _texts(company: _Company, vectors: NDArray[np.float32]) -> dict[str, Floats]
     users, nth = users[social], nth[social]
     asking, place = np.unique(users, return_inverse=True)
     theirs = world.log.take(asking)
-    sums = _sums(vectors, theirs.items, theirs.starts)  # [holders, dim]: all that each of them has
-    sizes, per = np.einsum("ij,ij->i", sums, sums)[place], 1 / (theirs.lengths[place] - 1)
-    own, dots = (vectors[items] ** 2).sum(1)[nth], np.zeros(len(nth))
-    for part in _parts(nth, 32768):
-        dots[part] = np.einsum("ij,ij->i", sums[place[part]], vectors[items[nth[part]]])
+    per, own = 1 / (theirs.lengths[place] - 1), (vectors[items] ** 2).sum(1)[nth]
+    sizes, dots, total = np.zeros(len(nth)), np.zeros(len(nth)), np.zeros((len(items), vectors.shape[1]))
+    for low in range(0, len(asking), MOST_AT_ONCE):
+        part = np.flatnonzero((place >= low) & (place < low + MOST_AT_ONCE))
+        histories = theirs.take(np.arange(low, min(low + MOST_AT_ONCE, len(asking))))
+        mine, item = place[part] - low, nth[part]
+        sums = _sums(vectors, histories.items, histories.starts)  # [holders, dim]: all that each of them has
+        sizes[part] = np.einsum("ij,ij->i", sums, sums)[mine]
+        dots[part] = _dots(sums, mine, vectors, items[item])
+        total += _sums(sums, mine, offsets(np.bincount(item, minlength=len(items))), per[part])
     # What a holder has besides the item is on average m = (sum - own) / (length - 1): sums of m and of |m|^2 by item.
     n, weights = np.bincount(nth, minlength=len(items)), np.bincount(nth, per, minlength=len(items))
-    total = _sums(sums, place, offsets(n), per) - vectors[items] * weights[:, None]
+    total -= vectors[items] * weights[:, None]
     squares = np.bincount(nth, (sizes - 2 * dots + own) * per**2, minlength=len(items))
     kinship, differ = ((total**2).sum(1) - squares) / np.maximum(n * (n - 1), 1), 1 - company.same()
     worded = (vectors != 0).any(axis=1)[company.pairs % len(world.holders)]
@@ -485,6 +501,14 @@ def _texts(company: _Company, vectors: NDArray[np.float32]) -> dict[str, Floats]
         # What is the same is counted elsewhere; an item without text is 0 to every other one, and to itself.
         "text kinship": (kinship - company.same(worded)) / np.where(differ > 1e-6, differ, np.inf),
     }
+
+
+def _dots(left: NDArray[np.float32], one: Ints, right: NDArray[np.float32], other: Ints) -> Floats:
+    """[n]: the products of some rows of two tables, not all gathered at once."""
+    found = np.zeros(len(one))
+    for part in _parts(one, 32768):
+        found[part] = np.einsum("ij,ij->i", left[one[part]], right[other[part]])
+    return found
 
 
 def _sums(rows: NDArray[np.float32], which: Ints, starts: Ints, weights: Floats | None = None) -> NDArray[np.float32]:
@@ -546,8 +570,8 @@ def doubles(log: Sequences, size: int, near: int = 3) -> tuple[NDArray[np.int64]
         sketch.users[begin[some] + (place[some] + step) % length[some]] for step, some in enumerate(steps, start=1)
     ]).astype(np.int32)  # fmt: skip
     nearest = np.full(n, -1)
-    for low in range(0, n, 100_000):  # of a million users there are a hundred million candidates: not all at once
-        mine, theirs = ((some >= low) & (some < low + 100_000) for some in (one, other))
+    for low in range(0, n, MOST_AT_ONCE):
+        mine, theirs = ((some >= low) & (some < low + MOST_AT_ONCE) for some in (one, other))
         asking = np.concatenate([one[mine], other[theirs]]).astype(np.int64)
         both, votes = np.unique(asking * n + np.concatenate([other[mine], one[theirs]]), return_counts=True)
         best = both[np.lexsort((-votes, both // n))]

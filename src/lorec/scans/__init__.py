@@ -38,6 +38,8 @@ EVIDENCE: dict[str, Detector] = {
     "bursts": Bursts(), "coherence": Coherence(), "copies": Copies(), "degree": Degree(), "groups": Groups(),
     "lorec": LoRec(),
 }  # fmt: skip
+FOREIGN = 0.1
+"""The share of letters beyond ASCII's from which on an encoder of English is the wrong one."""
 LONGEST = 1000
 """Items of a history that are looked at, the newest: a longer one is a machine's, and its pairs would be millions."""
 TURNED_DOWN = 0.5
@@ -165,11 +167,23 @@ def _text(
         return None
     if told < len(log.catalog):
         notes.append(f"{len(log.catalog) - told:,} of {len(log.catalog):,} items have no title.")
+    if isinstance(encoder or MiniLM(), MiniLM) and (foreign := _foreign(log.catalog.titles())) > FOREIGN:
+        notes.append(
+            f"{foreign:.0%} of the letters in titles are not English ones, and English is all that minilm knows; name "
+            "an encoder of the catalogue's language, or hash, which reads letters."
+        )
     text = TextVectors(
         log.catalog, encoder or MiniLM(), cache, scenario, on_progress=lambda done, of: watch("encode", done, of)
     )
     text.items()
     return text
+
+
+def _foreign(titles: Sequence[str]) -> float:
+    """The share of letters that are not ASCII's."""
+    text = "".join(titles)
+    letters = sum(map(str.isalpha, text))
+    return 1 - sum(map(str.isalpha, text.encode("ascii", "ignore").decode())) / max(letters, 1)
 
 
 def _shortened(log: Split, notes: list[str]) -> Split:

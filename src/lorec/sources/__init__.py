@@ -12,16 +12,25 @@ from lorec.errors import UnknownName
 from lorec.registry import build, find
 from lorec.sources.compiled import Compiled, open_split, save_split
 from lorec.sources.complete_journey import CompleteJourney
+from lorec.sources.download import fetch
 from lorec.sources.inspection import moment, oddities, statistics, warnings_of
+from lorec.sources.public import Amazon, Mind, MovieLens, Public, Published, Steam
 from lorec.sources.tables import File, Folder, read
 
 __all__ = [
     "SOURCES",
+    "Amazon",
     "Compiled",
     "CompleteJourney",
     "File",
     "Folder",
+    "Mind",
+    "MovieLens",
+    "Public",
+    "Published",
     "Source",
+    "Steam",
+    "fetch",
     "load",
     "located",
     "moment",
@@ -44,11 +53,20 @@ class Source(Protocol):
 
 
 SOURCES: dict[str, type] = {
+    "amazon": Amazon,
     "compiled": Compiled,
     "complete-journey": CompleteJourney,
     "file": File,
     "folder": Folder,
+    "lorec": Published,
+    "mind": Mind,
+    "movielens": MovieLens,
+    "steam": Steam,
 }
+
+
+PUBLIC = (Amazon, MovieLens, Mind, Steam, Published)
+"""Logs whose raw files are read; a prepared folder of such a name under LOREC_DATA comes first."""
 
 
 def prepared(source: Source, protocol: SplitProtocol) -> Split:
@@ -70,11 +88,13 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
 def located(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The source that a name means, with its options: one of that name, or else a folder.
 
-    Raises UnknownName for a name that is neither, where no root says that it must be a folder.
+    A folder that was prepared under the name of a public log comes before its raw files. Raises UnknownName for a name
+    that is neither, where no root says that it must be a folder.
     """
-    if name in SOURCES:
+    folder = Folder(path=name, root=options.get("root"))
+    is_prepared = name in SOURCES and SOURCES[name] in PUBLIC and options.keys() <= {"root"} and folder.exists()
+    if name in SOURCES and not is_prepared:
         return {"name": name, **options}
-    folder = Folder(path=name)
     if "root" in options or folder.exists():
         return {"name": "folder", "path": name, **options}
     try:

@@ -42,7 +42,7 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
         found["share of neighbouring events at one time"] = float(tied.sum() / max(int(neighbours.sum()), 1))
         times = log["time"].to_numpy()
         found["time: first, last"] = f"{moment(int(times.min()))}, {moment(int(times.max()))}"
-    return found
+    return found | {name: str(dataset.record[name]) for name in ("licence", "citation") if name in dataset.record}
 
 
 def warnings_of(dataset: Dataset) -> list[str]:
