@@ -74,7 +74,7 @@ class Evidence:
     """[n]: the Mahalanobis distance from the crowd in all measures together, what speaks for an item left aside."""
 
 
-MOST_PAIRS = 40_000_000
+MOST_PAIRS = 25_000_000
 """Pairs of a log that are looked at, about: a larger log looks at fewer partners of each interaction, so that memory
 stays within a few gigabytes."""
 MOST_DRAWN = 10_000_000

@@ -5,7 +5,8 @@ copies of histories, bursts in time, the mix of popularities, the texts of a his
 learned on attacks that are synthesised into this very log (the trials): every cheap kind and an adaptive one, in
 several sizes, half of them in a burst; the kind of a trial is never among the known fakes that its evidence learned
 from. Two logistic models follow, one of items and one of users. They have a parameter for each evidence, so there is
-nothing to learn by heart, and none below 0, so nothing speaks for anybody.
+nothing to learn by heart, and none below 0, so nothing speaks for anybody. What they say holds for a log under attack;
+it is told times the likelihood that this one is.
 
 Nobody says that the log is clean. Its own items and users count as honest in the models, and less so the more
 suspicious they turn out (expectation and maximisation), as real lies among them would teach that lies are honest.
@@ -97,15 +98,18 @@ def scan(
         models = learned(base, earlier)
         notes.append(f"The trials are those of an earlier scan, {like}; none was made in this log.")
 
-    items = _with_verdicts(pushed(models[0], base.items()), judged, looked_at)
-    users = models[1](base.users(items))
+    known = pushed(models[0], base.items())
+    if_attacked = _with_verdicts(known, judged, looked_at)
+    size = campaign(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
+    weights = _weights(base.said["lorec"], if_attacked, judged, looked_at, log)
+    # The models take an attack for as likely as none. How likely it is in this log, its worst items say together.
+    sure = alarm(size)
+    items, users = _with_verdicts(sure * known, judged, looked_at), sure * models[1](base.users(if_attacked))
     users[judged == 0], users[judged == 1] = 0.0, 1.0
-    weights = _weights(base.said["lorec"], items, judged, looked_at, log)
     groups, of_items, of_users = grouped(items, log)
-    size = campaign(items, looked_at.train.distinct().counts(len(log.catalog)), len(log))
     found = Findings(
         log=log,
-        alarm=alarm(size),
+        alarm=sure,
         users=told_users(log, base, users, items, weights, of_users, groups, judged),
         items=told_items(log, base, items, weights, of_items, groups),
         groups=groups,
