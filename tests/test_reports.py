@@ -4,8 +4,10 @@ import base64
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
+import stat
 import subprocess
 from html.parser import HTMLParser
 
@@ -21,7 +23,7 @@ from typer.testing import CliRunner
 
 from lorec.cli import app
 from lorec.data import Dataset
-from lorec.errors import RunError
+from lorec.errors import DiskError, RunError
 from lorec.experiment import run
 from lorec.grids import grid, read_grid_file
 from lorec.reports import report
@@ -350,6 +352,14 @@ def test_the_command_line_says_where_the_page_is(scanned, tmp_path):
 
 
 SMALL = Table("a", {"a": ""}, [["a"]])
+
+
+def test_nothing_but_a_file_is_written_over(scanned, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, what in (("pipe", "it is no file"), (".", "it is a folder")):
+        with pytest.raises(DiskError, match=what):
+            report(scanned[0], tmp_path / name)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 class TestPage:

@@ -23,8 +23,10 @@ from lorec.errors import DiskError, RunError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to; rename it to `path` when all went well, remove it when not.
 
-    Raises DiskError for what the disk refuses (full, read-only, a name that is a folder).
+    Raises DiskError for what the disk refuses (full, read-only) and for a name that is something else than a file.
     """
+    if path.exists() and not path.is_file():
+        raise DiskError(f"can't write {path}: it is {'a folder' if path.is_dir() else 'no file'}; choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
