@@ -73,7 +73,7 @@ def row_of(found: lorec.Findings, bad: Split | None, targets: list[str]) -> dict
     }  # fmt: skip
     if bad is None:
         return row
-    log, fake = found.log, found.users["user"].str.starts_with("injected-").to_numpy()
+    log, fake = found.log, found.users["user_id"].str.starts_with("injected-").to_numpy()
     numbers = log.catalog.numbers(targets)
     items = np.append(0.0, found.items["suspicion"].to_numpy())
     said = Suspicion(

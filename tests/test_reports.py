@@ -98,7 +98,7 @@ def scanned(tmp_path_factory):
     users = pl.col("user").str.replace("injected-", "<b>bot")
     bad = Dataset("bad", bad.interactions.with_columns(users), bad.items)
     found = scan(bad, encoder=Hash(), trials=8, kinds=KINDS)
-    titles = pl.when(pl.col("item").is_in(pushed)).then(pl.lit(EVIL)).otherwise(pl.col("title"))
+    titles = pl.when(pl.col("item_id").is_in(pushed)).then(pl.lit(EVIL)).otherwise(pl.col("title"))
     groups = found.groups.with_columns(titles=pl.lit([EVIL] * 3))
     found = dataclasses.replace(found, items=found.items.with_columns(title=titles), groups=groups)
     found.save(folder)
@@ -190,7 +190,7 @@ class TestScan:
         read = Read(html)
         assert found.verdict() in read.words
         assert found.would_do() in read.words
-        pushed = found.items.filter(pl.col("suspicion") >= 0.1)["item"].to_list()
+        pushed = found.items.filter(pl.col("suspicion") >= 0.1)["item_id"].to_list()
         assert set(targets) <= set(pushed)
         assert all(item in read.words for item in pushed)
         assert text(EVIL)[:60] in read.words
@@ -201,9 +201,9 @@ class TestScan:
         folder = scanned[0]
         shutil.copytree(folder, tmp_path / "long")
         weights = pl.read_parquet(folder / "weights.parquet")
-        worst = pl.read_parquet(folder / "users.parquet").sort("suspicion", descending=True)["user"][0]
-        many = weights.filter(pl.col("user") == worst).head(1)
-        pl.concat([weights.filter(pl.col("user") != worst), *[many] * 500]).write_parquet(
+        worst = pl.read_parquet(folder / "users.parquet").sort("suspicion", descending=True)["user_id"][0]
+        many = weights.filter(pl.col("user_id") == worst).head(1)
+        pl.concat([weights.filter(pl.col("user_id") != worst), *[many] * 500]).write_parquet(
             tmp_path / "long/weights.parquet"
         )
         assert "440 older ones are left out" in report(tmp_path / "long").read_text("utf-8")

@@ -67,19 +67,19 @@ def innocent() -> Findings:
 
 
 def hired(found: Findings):
-    return found.users["user"].str.starts_with("injected-").to_numpy()
+    return found.users["user_id"].str.starts_with("injected-").to_numpy()
 
 
 class TestScan:
     def test_finds_what_is_pushed_and_who_was_hired(self, found, market):
-        worst = found.items.sort("suspicion", descending=True)["item"].head(10).to_list()
+        worst = found.items.sort("suspicion", descending=True)["item_id"].head(10).to_list()
         assert set(market[1]) <= set(worst)
         assert detection(found.users["suspicion"].to_numpy(), None, hired(found))["ROC-AUC"] > 0.98
         assert found.alarm > 0.7
         assert "An attack is likely" in found.verdict()
 
     def test_one_group_holds_the_campaign_and_says_what_is_odd_about_it(self, found, market):
-        pushed = found.items.filter(pl.col("item").is_in(market[1]))
+        pushed = found.items.filter(pl.col("item_id").is_in(market[1]))
         assert pushed["group"].to_list() == [1] * 5
         worst = found.groups.row(0, named=True)
         assert worst["together"] >= hired(found).sum() > 3 * worst["expected"]
@@ -89,9 +89,9 @@ class TestScan:
 
     def test_weights_take_the_lies_out_and_little_else(self, found, market):
         rows = found.interactions()
-        lies = rows["user"].str.starts_with("injected-") & rows["item"].is_in(market[1])
+        lies = rows["user_id"].str.starts_with("injected-") & rows["item_id"].is_in(market[1])
         assert rows.filter(lies)["weight"].sum() == 0
-        assert rows.filter(~rows["user"].str.starts_with("injected-"))["weight"].mean() > 0.9
+        assert rows.filter(~rows["user_id"].str.starts_with("injected-"))["weight"].mean() > 0.9
         assert f"{1 - rows['weight'].mean():.1%}" in found.would_do()
 
     def test_an_innocent_shop_is_less_suspicious(self, found, innocent):
@@ -105,8 +105,8 @@ class TestScan:
             assert min(model.slopes.values()) >= 0
 
     def test_every_user_and_item_has_a_row_with_shares(self, found, market):
-        assert set(found.users["user"]) == set(market[0].interactions["user"])
-        assert set(found.items["item"]) == set(market[0].interactions["item"])
+        assert set(found.users["user_id"]) == set(market[0].interactions["user"])
+        assert set(found.items["item_id"]) == set(market[0].interactions["item"])
         for name in EVIDENCE:
             assert found.users[name].is_between(0, 1).all()
         for frame in (found.users, found.items):
@@ -175,11 +175,11 @@ class TestFolder:
 
 class TestVerdicts:
     def test_cleared_users_keep_their_weight_and_confirmed_ones_lose_it(self, found, folder, market):
-        fakes = found.users.filter(pl.Series(hired(found)))["user"].to_list()
+        fakes = found.users.filter(pl.Series(hired(found)))["user_id"].to_list()
         judged = dict.fromkeys(fakes[:8], True) | {fakes[8]: False, fakes[9]: False}
         again = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, like=folder, verdicts=judged)
-        users = again.users.filter(pl.col("user").is_in(list(judged))).sort("user")
-        confirmed = users["user"].replace_strict(judged)
+        users = again.users.filter(pl.col("user_id").is_in(list(judged))).sort("user_id")
+        confirmed = users["user_id"].replace_strict(judged)
         assert users.filter(confirmed)["suspicion"].to_list() == [1.0] * 8
         assert users.filter(confirmed)["weight"].to_list() == [0.0] * 8
         assert users.filter(~confirmed)["suspicion"].to_list() == [0.0] * 2
@@ -187,12 +187,12 @@ class TestVerdicts:
         assert set(users["reasons"]) == {"confirmed by an analyst", "cleared by an analyst"}
 
     def test_confirmed_users_tell_what_the_others_push(self, found, folder, market):
-        fakes = found.users.filter(pl.Series(hired(found)))["user"].to_list()
+        fakes = found.users.filter(pl.Series(hired(found)))["user_id"].to_list()
         options = {"encoder": Hash(dim=32), "kinds": KINDS, "like": folder}
         taught = scan(market[0], verdicts=dict.fromkeys(fakes[:20], True), **options)
-        pushed = pl.col("item").is_in(market[1])
+        pushed = pl.col("item_id").is_in(market[1])
         assert taught.items.filter(pushed)["suspicion"].min() > found.items.filter(pushed)["suspicion"].max()
-        others = pl.Series(hired(found)) & ~pl.col("user").is_in(fakes[:20])
+        others = pl.Series(hired(found)) & ~pl.col("user_id").is_in(fakes[:20])
         assert taught.users.filter(others)["suspicion"].mean() > 1.1 * found.users.filter(others)["suspicion"].mean()
 
     def test_of_a_stranger_are_refused(self, market):
@@ -228,14 +228,14 @@ class TestOddLogs:
         raw = market[0].interactions["user"].unique().to_list()
         text = found.users.write_csv() + found.interactions().write_csv() + " ".join(found.notes)
         assert not any(name in text for name in raw if name.startswith("injected-"))
-        assert found.users["user"].str.len_chars().unique().to_list() == [64]
+        assert found.users["user_id"].str.len_chars().unique().to_list() == [64]
         other = scan(market[0], encoder=Hash(dim=32), kinds=KINDS, like=folder, key=b"another key of sixteen")
-        assert not set(found.users["user"]) & set(other.users["user"])
+        assert not set(found.users["user_id"]) & set(other.users["user_id"])
 
     def test_without_titles_and_time_it_says_what_is_lost_and_goes_on(self, market):
         bare = Dataset("bare", market[0].interactions.drop("time"), market[0].items.with_columns(title=pl.lit(None)))
         found = scan(bare, kinds=KINDS, trials=3)
-        assert set(market[1]) <= set(found.items.sort("suspicion", descending=True)["item"].head(25))
+        assert set(market[1]) <= set(found.items.sort("suspicion", descending=True)["item_id"].head(25))
         assert any("no titles" in note for note in found.notes)
         assert any("no time" in note for note in found.notes)
         assert not {"coherence", "bursts"} & set(found.users.columns)
@@ -253,7 +253,7 @@ class TestOddLogs:
         )
         found = scan(more, encoder=Hash(dim=32), kinds=KINDS, like=folder)
         assert any("1 users have more than 1,000" in note and "'robot' with 50.0%" in note for note in found.notes)
-        assert found.users.filter(user="robot")["events"].item() == log.height
+        assert found.users.filter(user_id="robot")["events"].item() == log.height
 
     def test_wrong_options(self, market):
         with pytest.raises(ConfigError, match="did you mean 'groups'"):

@@ -698,8 +698,8 @@ def show_findings(found: "Findings", rows: int = 10) -> None:
     """What a scan found: the verdict, the worst items and users with their first reasons, and what to keep in mind."""
     print(f"\n{literal(found.verdict(), 500)}\n{literal(found.would_do(), 500)}")
     for what, frame, columns in (
-        ("Items that look pushed", found.items, ["item", "title", "suspicion", "holders", "group", "reasons"]),
-        ("Users who look hired", found.users, ["user", "suspicion", "events", "group", "reasons"]),
+        ("Items that look pushed", found.items, ["item_id", "title", "suspicion", "holders", "group", "reasons"]),
+        ("Users who look hired", found.users, ["user_id", "suspicion", "events", "group", "reasons"]),
     ):
         suspects = frame.filter(frame["reasons"] != "").sort("suspicion", descending=True).head(rows)
         if suspects.height:

@@ -114,9 +114,9 @@ class Given:
     """Weights from a file, by users' ids: an analyst's, another tool's, or those that a run has left."""
 
     path: str
-    """CSV or Parquet: user and weight, where several rows of a user count the last. Of single interactions with a
-    column `item` as well, as a scan leaves them, or with `position`, the place in the user's training history from 0
-    on. What is not named counts 1."""
+    """CSV or Parquet: user (or user_id) and weight, where several rows of a user count the last. Of single interactions
+    with a column `item` (or `item_id`) as well, as a scan leaves them, or with `position`, the place in the user's
+    training history from 0 on. What is not named counts 1."""
 
     needs_text: ClassVar[bool] = False
 
@@ -194,13 +194,15 @@ class Given:
             )
         try:
             if end in kinds:
-                ids = {"user": pl.String}  # 007 is not 7
+                ids = {"user": pl.String, "user_id": pl.String, "item_id": pl.String}  # 007 is not 7
                 found = pl.read_csv(self.path, separator=kinds[end], schema_overrides=ids)
             else:
                 found = pl.read_parquet(self.path)
         except (OSError, pl.exceptions.PolarsError) as error:
             first = (str(error).splitlines() or [""])[0][:200]
             raise DataError(f"{self.path} can't be read as weights ({first}); give CSV, TSV or Parquet") from None
+        other = {name: name.removesuffix("_id") for name in ("user_id", "item_id")}
+        found = found.rename({name: ours for name, ours in other.items() if name in found and ours not in found})
         if lacking := {"user", "weight"} - set(found.columns):
             raise DataError(f"{self.path} has no column {', '.join(sorted(lacking))}; name them user and weight")
         if not len(found):

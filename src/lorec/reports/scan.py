@@ -22,12 +22,18 @@ def of_scan(folder: Path) -> Page:
     users, items, groups = (table_of(folder, f"{name}.parquet") for name in ("users", "items", "groups"))
     worst_users = users.filter(pl.col("suspicion") >= SUSPECT).sort("suspicion", descending=True).head(USERS).collect()
     worst_items = items.filter(pl.col("suspicion") >= SUSPECT).sort("suspicion", descending=True).head(ITEMS).collect()
-    titles = dict(items.select("item", "title").collect().iter_rows())
+    titles = dict(items.select("item_id", "title").collect().iter_rows())
     sections = [
         Section("Items that look pushed", _items(worst_items, found["figures"])),
         Section("How they hang together", _groups(groups.head(50).collect())),
         Section(
-            "Users who look hired", _users(worst_users, found["figures"], table_of(folder, "weights.parquet"), titles)
+            "Users who look hired",
+            _users(
+                worst_users,
+                found["figures"],
+                table_of(folder, "weights.parquet").rename({"user_id": "user", "item_id": "item"}),
+                titles,
+            ),
         ),
         Section("How suspicion is spread", _spread(users, items)),
         Section("What the evidence is worth here", _worth(found["models"])),
@@ -45,7 +51,7 @@ def _items(worst: pl.DataFrame, figures: Mapping[str, float]) -> list[Block]:
     if not worst.height:
         return ["No item looks pushed."]
     head = {
-        "item": "", "title": "", "suspicion": ".2f", "holders": ",", "group": "", "weight": ".2f", "reasons": "",
+        "item_id": "", "title": "", "suspicion": ".2f", "holders": ",", "group": "", "weight": ".2f", "reasons": "",
     }  # fmt: skip
     rows = worst.with_columns(group=pl.when(pl.col("group") > 0).then(pl.col("group").cast(pl.String)))
     return [
@@ -78,13 +84,13 @@ def _users(
 ) -> list[Block]:
     if not worst.height:
         return ["No user looks hired."]
-    head = {"user": "", "suspicion": ".2f", "events": ",", "weight": ".2f", "group": "", "reasons": ""}
+    head = {"user_id": "", "suspicion": ".2f", "events": ",", "weight": ".2f", "group": "", "reasons": ""}
     in_short = pl.col("reasons").str.split("; ").list.head(2).list.join("; ")
     rows = worst.with_columns(in_short, group=pl.when(pl.col("group") > 0).then(pl.col("group").cast(pl.String)))
     opened = [
         (name, f"suspicion {suspicion:.2f}, {n:,} interactions", [one for one in reasons.split("; ") if one])
         for name, suspicion, n, reasons in worst.head(OPENED)
-        .select("user", "suspicion", "events", "reasons")
+        .select("user_id", "suspicion", "events", "reasons")
         .iter_rows()
     ]
     return [

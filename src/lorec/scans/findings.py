@@ -44,9 +44,9 @@ class Findings:
     alarm: float
     """The likelihood that the log is under attack, if every second one is (`scans.learning.alarm`)."""
     users: pl.DataFrame
-    """user, suspicion, weight, events, group, reasons; then for each evidence the share of users that show less."""
+    """user_id, suspicion, weight, events, group, reasons; then for each evidence the share of users that show less."""
     items: pl.DataFrame
-    """item, title, suspicion, weight, holders, group, reasons; then for each evidence the share of items below."""
+    """item_id, title, suspicion, weight, holders, group, reasons; then for each evidence the share of items below."""
     groups: pl.DataFrame
     """Items that look pushed and share holders, the worst group first: group, suspicion, items, users, together (those
     who took two of them or more), expected (how many would by chance), first, last (when they did), titles."""
@@ -84,11 +84,11 @@ class Findings:
         )
 
     def interactions(self) -> pl.DataFrame:
-        """user, item, weight and suspicion of every interaction, user by user, the oldest first."""
+        """user_id, item_id, weight and suspicion of every interaction, user by user, the oldest first."""
         log, of_items = self.log.train, np.append(0.0, self.items["suspicion"].to_numpy())
         return pl.DataFrame({
-            "user": self.log.users.cast(pl.String).gather(log.users()),
-            "item": self.items["item"].gather(log.items - 1),
+            "user_id": self.log.users.cast(pl.String).gather(log.users()),
+            "item_id": self.items["item_id"].gather(log.items - 1),
             "weight": self.weights.of_events(log), "suspicion": of_items[log.items],
         })  # fmt: skip
 
@@ -206,7 +206,7 @@ def told_items(
         about = groups.row(int(group[item]) - 1, named=True) if group[item] else None
         reasons[item - 1] = "; ".join(_why_item(int(item), base, int(holders[item]), about, when))
     shares = {name: share_below(said.items[1:]) for name, said in base.said.items() if said.items is not None}
-    frame = log.catalog.items.select(pl.col("item", "title").cast(pl.String))
+    frame = log.catalog.items.select(pl.col("item").cast(pl.String).alias("item_id"), pl.col("title").cast(pl.String))
     return frame.with_columns(
         suspicion=items[1:], weight=mean[1:].astype(np.float32), holders=holders[1:], group=group[1:],
         reasons=pl.Series(reasons, dtype=pl.String), **shares,
@@ -268,7 +268,7 @@ def told_users(
         ]
         reasons[user] = reasons[user] or "; ".join(told)
     return pl.DataFrame({
-        "user": names, "suspicion": users, "weight": weights.of_users(log.train), "events": log.train.lengths,
+        "user_id": names, "suspicion": users, "weight": weights.of_users(log.train), "events": log.train.lengths,
         "group": group, "reasons": pl.Series(reasons, dtype=pl.String), **shares,
     })  # fmt: skip
 
