@@ -255,6 +255,13 @@ class TestOddLogs:
         assert any("1 users have more than 1,000" in note and "'robot' with 50.0%" in note for note in found.notes)
         assert found.users.filter(user_id="robot")["events"].item() == log.height
 
+    @pytest.mark.parametrize(("users", "items"), [(49, 60), (80, 19)])
+    def test_a_log_that_is_too_small_says_how_small(self, users, items):
+        rows = [(f"u{user}", f"i{(user * 7 + step) % items}", step) for user in range(users) for step in range(5)]
+        log = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+        with pytest.raises(DataError, match=f"has {users} users and {items} items; .* needs 50 users and 20 items"):
+            scan(Dataset("few", log, pl.DataFrame({"item": [], "title": []}, {"item": pl.String, "title": pl.String})))
+
     def test_wrong_options(self, market):
         with pytest.raises(ConfigError, match="did you mean 'groups'"):
             scan(market[0], evidence=["lorec", "group"])

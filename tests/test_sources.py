@@ -154,6 +154,11 @@ class TestBadInput:
             with pytest.raises(DataError, match="can't be read"):
                 read(tmp_path / name)
 
+    def test_another_encoding_is_named_with_its_line(self, tmp_path):
+        (tmp_path / "x.csv").write_bytes("user,item\na,1\nb,th\xe9\n".encode("latin-1"))
+        with pytest.raises(DataError, match=r"x\.csv, line 3, is not UTF-8; save the file as UTF-8"):
+            read(tmp_path / "x.csv")
+
     def test_a_line_that_is_no_object(self, tmp_path):
         (tmp_path / "x.jsonl").write_text('{"user": "a", "item": "p"}\n{"user": "a", "ite\n')
         with pytest.raises(DataError, match=r"x\.jsonl, line 2, can't be read"):

@@ -39,6 +39,8 @@ EVIDENCE: dict[str, Detector] = {
     "bursts": Bursts(), "coherence": Coherence(), "copies": Copies(), "degree": Degree(), "groups": Groups(),
     "lorec": LoRec(),
 }  # fmt: skip
+FEWEST_USERS, FEWEST_ITEMS = 50, 20
+"""Of a log; below, attacks can't be synthesised into it."""
 FOREIGN = 0.1
 """The share of letters beyond ASCII's from which on an encoder of English is the wrong one."""
 LONGEST = 1000
@@ -73,7 +75,7 @@ def scan(
     `key`, users' ids become their HMAC-SHA256 in everything that comes out.
 
     Raises ConfigError for an evidence or kind that does not exist, too few of them, and users of verdicts who are not
-    in the log; DataError for an empty log; RunError for a folder that holds something else.
+    in the log; DataError for a log that is too small; RunError for a folder that holds something else.
     """
     started = time.perf_counter()
     _checked(evidence, kinds, trials)
@@ -81,6 +83,11 @@ def scan(
         only_a_scan(folder)
     earlier = None if like is None else trials_of(like)
     log = whole(dataset, seed)
+    if len(log) < FEWEST_USERS or len(log.catalog) < FEWEST_ITEMS:
+        raise DataError(
+            f"{dataset.name} has {len(log):,} users and {len(log.catalog):,} items; a scan asks what is usual, "
+            f"and needs {FEWEST_USERS} users and {FEWEST_ITEMS} items at the least"
+        )
     judged = _verdicts(verdicts, log.users)
     if key is not None:
         log = dataclasses.replace(log, users=_hashed(log.users, key))

@@ -142,9 +142,22 @@ def _names(path: Path, frame: pl.LazyFrame) -> list[str]:
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     said = str(error).strip() or type(error).__name__
+    if "utf-8" in said.lower() and (odd := _no_utf8(path)):
+        return DataError(f"{path}, line {odd}, is not UTF-8; save the file as UTF-8, as iconv -f latin1 -t utf-8 does")
     line = _odd_line(path)
     where = f"{path}, line {line}," if line else path
     return DataError(f"{where} can't be read: {said.splitlines()[0][:200]}; check that it is what its name says")
+
+
+def _no_utf8(path: Path) -> int | None:
+    """The first line of a plain file that is in another encoding."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return None
 
 
 def _odd_line(path: Path) -> int | None:
