@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import json
+import shutil
 import threading
 import zipfile
 from typing import ClassVar
@@ -132,9 +133,14 @@ class TestBroken:
             ("{", "line 3: no table as JSON"),
             ("[1]", "line 3: no table as JSON"),
             ("[" * 100_000, "line 3: no table as JSON"),
-            ('{"asin": "x", "unixReviewTime": 1}', "row 3: there is no 'reviewerID'"),
-            ('{"reviewerID": "", "asin": "x", "unixReviewTime": 1}', "row 3: there is no 'reviewerID'"),
-            ('{"reviewerID": "a", "asin": "x", "unixReviewTime": "soon"}', "row 3: 'soon' is no time"),
+            ('{"asin": "x", "unixReviewTime": 1}', "line 3: there is no 'reviewerID'"),
+            ('{"reviewerID": "", "asin": "x", "unixReviewTime": 1}', "line 3: there is no 'reviewerID'"),
+            ('{"reviewerID": ["a"], "asin": "x", "unixReviewTime": 1}', "line 3: .* is no id"),
+            ('{"reviewerID": true, "asin": "x", "unixReviewTime": 1}', "line 3: 'True' is no id"),
+            ('{"reviewerID": "a", "asin": "x", "unixReviewTime": Infinity}', "line 3: 'inf' is no time"),
+            ('{"reviewerID": "a", "asin": "x", "unixReviewTime": 1' + "0" * 40 + "}", "line 3: '1000.* is no time"),
+            ('\n\n{"asin": "x"}', "line 5: there is no 'reviewerID'"),
+            ('{"reviewerID": "a", "asin": "x", "unixReviewTime": "soon"}', "line 3: 'soon' is no time"),
         ],
     )
     def test_a_line_is_named(self, amazon, line, said):
@@ -161,7 +167,10 @@ class TestBroken:
 
     def test_a_missing_file_says_where_it_comes_from(self, amazon):
         (amazon / "meta_Beauty.json").unlink()
-        with pytest.raises(DataError, match=r"no meta_Beauty\.json\.gz in .*lorec data fetch brings it from https://"):
+        with pytest.raises(
+            DataError,
+            match=r"no Beauty_5\.json\.gz and meta_Beauty\.json\.gz in .*lorec data fetch brings them from https://",
+        ):
             Amazon(root=str(amazon), category="Beauty").load()
 
     def test_other_tables(self, tmp_path):
@@ -190,6 +199,35 @@ class TestBroken:
         written(tmp_path / "user_dict.json", ["{}"], False)
         with pytest.raises(DataError, match="no interactions"):
             Published(root=str(tmp_path)).load()
+
+    def test_editions_are_not_taken_for_one_another(self, tmp_path):
+        for name, item in (("ml-latest", 1), ("ml-latest-small", 2), ("mine", 3)):
+            written(tmp_path / name / "ratings.csv", ["userId,movieId,rating,timestamp", f"7,{item},1,5"], False)
+            written(tmp_path / name / "movies.csv", ["movieId,title,genres", f"{item},Film,"], False)
+        taken = [
+            MovieLens(root=str(tmp_path), edition=one).load().interactions["item"].item()
+            for one in ("latest", "latest-small")
+        ]
+        assert taken == ["1", "2"]
+        assert MovieLens(root=str(tmp_path / "mine"), edition="latest").load().interactions["item"].item() == "3"
+        shutil.rmtree(tmp_path / "ml-latest")
+        with pytest.raises(DataError, match="may both be meant"):
+            MovieLens(root=str(tmp_path), edition="latest").load()
+
+    def test_what_catalogues_hold_besides_titles(self, tmp_path):
+        """A byte order mark, rows without ids, half letters, titles that are none, a better one later."""
+        rows = [
+            {"title": "nobody's"}, {"asin": "007", "title": None}, {"asin": "B1", "title": ["a", "list"]},
+            {"asin": "007", "title": "half \ud83d"},
+        ]  # fmt: skip
+        written(tmp_path / "Beauty_5.json", ["\ufeff" + json.dumps(REVIEWS[0]), json.dumps(REVIEWS[1])], False)
+        written(tmp_path / "meta_Beauty.json", map(json.dumps, rows), False)
+        assert as_rows(Amazon(root=str(tmp_path), category="Beauty").load())[1] == {"007": "half ?", "B1": None}
+
+    @pytest.mark.parametrize("category", ["/etc", "*", "../x", "", "All Beauty"])
+    def test_a_category_is_a_word(self, tmp_path, category):
+        with pytest.raises(ConfigError, match="category is"):
+            Amazon(root=str(tmp_path), category=category)
 
     def test_options(self, tmp_path):
         with pytest.raises(ConfigError, match="edition is '2020'"):
@@ -277,19 +315,40 @@ class TestFetch:
         amazon = Amazon(root=str(tmp_path), category="Beauty")
         with pytest.raises(DataError, match="try again"):
             fetch(amazon)
-        assert not (tmp_path / "Beauty_5.json.gz").exists()
+        place = tmp_path / "amazon-2018"
+        assert not (place / "Beauty_5.json.gz").exists()
         fetch(amazon)
         assert ("Beauty_5.json.gz", "bytes=100-") in served.asked
-        assert (tmp_path / "Beauty_5.json.gz").read_bytes() == whole
-        assert [one.name for one in tmp_path.iterdir() if one.name.endswith(".part")] == []
+        assert (place / "Beauty_5.json.gz").read_bytes() == whole
+        assert not list(tmp_path.rglob("*.part"))
 
-    def test_throws_damaged_files_away(self, served, tmp_path):
-        damaged = bytearray(self.packed(REVIEWS))
-        damaged[-6] ^= 1
-        served.files = {"Beauty_5.json.gz": bytes(damaged)}
+    @pytest.mark.parametrize("place", [-6, 10, 25])
+    def test_throws_damaged_files_away_and_brings_them_anew(self, served, tmp_path, place):
+        whole = self.packed(REVIEWS * 9)
+        damaged = bytearray(whole)
+        damaged[place] ^= 255
+        served.files = {"Beauty_5.json.gz": bytes(damaged), "meta_Beauty.json.gz": self.packed(META)}
+        amazon = Amazon(root=str(tmp_path), category="Beauty")
         with pytest.raises(DataError, match="came damaged"):
+            fetch(amazon)
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+        (tmp_path / "Beauty_5.json.gz").write_bytes(damaged)
+        (tmp_path / "meta_Beauty.json.gz").write_bytes(served.files["meta_Beauty.json.gz"])
+        with pytest.raises(DataError, match=r"bring (it|the file) again"):
+            amazon.load()
+        (tmp_path / "Beauty_5.json.gz").unlink()
+        served.files["Beauty_5.json.gz"] = whole
+        fetch(amazon)
+        assert amazon.load().interactions.height == 18
+
+    def test_nothing_is_no_file(self, served, tmp_path):
+        served.files = {"Beauty_5.json.gz": b""}
+        with pytest.raises(DataError, match=r"Beauty_5\.json\.gz"):
             fetch(Amazon(root=str(tmp_path), category="Beauty"))
-        assert list(tmp_path.iterdir()) == []
+        assert not (tmp_path / "amazon-2018/Beauty_5.json.gz").exists()
+        (tmp_path / "file").touch()
+        with pytest.raises(DataError, match="can't be made"):
+            fetch(Amazon(root=str(tmp_path / "file"), category="Beauty"))
 
     def test_unpacks_archives_whose_sum_is_right_and_nothing_beside_the_folder(self, served, tmp_path):
         file = io.BytesIO()
@@ -328,7 +387,7 @@ class TestCommandLine:
         assert said.exit_code == 0
         assert "for research" in said.stderr
         assert "EMNLP 2019" in said.stderr
-        assert str(tmp_path / "Beauty_5.json.gz") in said.stdout
+        assert str(tmp_path / "amazon-2018/Beauty_5.json.gz") in said.stdout
         said = CliRunner().invoke(cli.app, ["data", "stats", "amazon", *options])
         assert "licence" in said.stdout
         assert CliRunner().invoke(cli.app, ["data", "check", "amazon", *options]).exit_code == 0

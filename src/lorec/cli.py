@@ -305,12 +305,16 @@ def scan(
 
 def _reported(folder: Path) -> str:
     """A scan's page beside its findings, where charts can be drawn: what to call it in a list of files."""
+    from lorec.errors import LorecError
     from lorec.reports import can_draw
     from lorec.reports import report as do
 
     if not can_draw():
         return "; lorec report makes a page of them, with pip install 'lorec[report]'"
-    return f" and {do(folder).name}"
+    try:
+        return f" and {do(folder).name}"
+    except LorecError as error:  # the findings are there, and whoever waits for the exit code gets it
+        return f"; without a page: {literal(str(error), 500)}"
 
 
 @app.command()
@@ -545,7 +549,7 @@ def fetch(
     from lorec.sources import fetch as do
 
     if SOURCES.get(name) not in PUBLIC:
-        public = sorted(one for one, kind in SOURCES.items() if kind in PUBLIC)
+        public = ("amazon", "movielens", "steam")
         raise ConfigError(f"{name!r} is no public log that could be brought; give one of {', '.join(public)}")
     asked = build(SOURCES[name], dict(_pair("--source", one) for one in source or []), f"source {name}")
     print(f"{asked.licence}\ncite: {asked.citation[getattr(asked, 'edition', '')]}", file=sys.stderr)

@@ -194,7 +194,7 @@ class Given:
             )
         try:
             if end in kinds:
-                ids = {"user": pl.String, "user_id": pl.String, "item_id": pl.String}  # 007 is not 7
+                ids = {"user": pl.String, "user_id": pl.String, "item": pl.String, "item_id": pl.String}  # 007 is not 7
                 found = pl.read_csv(self.path, separator=kinds[end], schema_overrides=ids)
             else:
                 found = pl.read_parquet(self.path)

@@ -21,6 +21,8 @@ __all__ = ["can_draw", "report"]
 
 KINDS: dict[str, Callable[[Path], Page]] = {"findings.json": of_scan, "grid.json": of_grid, "run.json": of_run}
 """What tells of a folder, by the file that says what it is."""
+MOST = 3_000_000
+"""Bytes of a page."""
 
 
 def report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -33,9 +35,12 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     kind = next((name for name in KINDS if (folder / name).is_file()), None)
     if kind is None:
         raise RunError(f"{folder} holds no {', '.join(KINDS)}; give what lorec run, grid or scan left, once it is done")
+    path = folder / "report.html" if out is None else Path(out)
+    if path.resolve().parent == folder.resolve() and path.name != "report.html":
+        raise RunError(f"{path} is the folder's own; a report inside it is called report.html")
     try:
-        page = KINDS[kind](folder)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        html = rendered(KINDS[kind](folder)).encode("utf-8")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise RunError(
             f"{folder} is not what this version of lorec leaves ({type(error).__name__}: {str(error)[:200]}): of "
             "another version, or edited; make it anew"
@@ -43,8 +48,10 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         first = (str(error).splitlines() or [""])[0][:200]
         raise RunError(f"a table of {folder} can't be read ({first}); restore it, or make it anew") from error
-    path = folder / "report.html" if out is None else Path(out)
-    html = rendered(page)
+    if len(html) > MOST:
+        raise RunError(
+            f"the page of {folder} would have {len(html):,} bytes, as no folder of lorec's makes; was it edited?"
+        )
     with replacing(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_bytes(html)
     return path

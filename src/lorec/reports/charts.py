@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -91,7 +92,8 @@ def intervals(rows: Sequence[str], arms: Mapping[str, Sequence[tuple[float, floa
 
 def _shown(name: str) -> str:
     """A stranger's name in a legend; one that begins with an underscore would be left out of it."""
-    name = text(name)[:60]
+    name = text(name)
+    name = name if len(name) <= 30 else name[:29] + "…"
     return " " + name if name.startswith("_") else name
 
 
@@ -109,7 +111,8 @@ def _drawn(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
         "text.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none",
         "figure.facecolor": "none",
     }  # fmt: skip
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that its own fonts lack: the reader's browser draws them
         figure = Figure(figsize=size, layout="constrained")
         axes: Any = figure.add_subplot()
         draw(axes)

@@ -1,5 +1,6 @@
 """What a grid's folder tells."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,11 @@ import polars as pl
 
 from lorec.comparison import MAIN, REFERENCES, laid_out
 from lorec.reports.charts import intervals, lines
-from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table
+from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table, text
 from lorec.reports.reading import json_of, table_of
+
+CELLS = 2_000
+"""Recommenders that are told one by one, at most."""
 
 
 def of_grid(folder: Path) -> Page:
@@ -40,13 +44,17 @@ def _verdict(table: pl.DataFrame, cells: pl.DataFrame) -> tuple[str, bool]:
         f", {failed:,} failed" if failed else ""
     )
     mean = (
-        _defenses(table).group_by("arm").agg(pl.col(MAIN).mean(), worst=pl.col(MAIN).min()).sort(MAIN, descending=True)
+        _defenses(table)
+        .group_by("arm", maintain_order=True)
+        .agg(pl.col(MAIN).mean(), worst=pl.col(MAIN).min(), rows=pl.len())
+        .sort(MAIN, "arm", descending=[True, False])
     )
     if not mean.height:
         return f"{done}; no defense could be judged.", bool(failed)
-    arm, removed, worst = mean.row(0)
+    arm, removed, worst, rows = mean.row(0)
     return (
-        f"{done}. On average over its rows, {arm} removes {removed:.0%} of the attacks' success, at worst {worst:.0%}.",
+        f"{done}. On average over {rows:,} rows of the table, {arm} removes {removed:.0%} of the attacks' success, at "
+        f"worst {worst:.0%}.",
         bool(failed),
     )
 
@@ -114,7 +122,8 @@ def _cells(cells: pl.DataFrame) -> list[Block]:
         "best epoch": ".0f", "seconds an epoch": ".2f", "error": "",
     }  # fmt: skip
     head = {name: form for name, form in head.items() if name in cells and cells[name].null_count() < cells.height}
-    return [Table("Every recommender of every cell", head, cells.select(list(head)).rows())]
+    more = f"{cells.height - CELLS:,} more are in cells.csv." if cells.height > CELLS else ""
+    return [Table("Every recommender of every cell", head, cells.select(list(head)).head(CELLS).rows(), more)]
 
 
 def _asked(asked: dict[str, Any], table: pl.DataFrame, cells: pl.DataFrame) -> list[Block]:
@@ -125,4 +134,4 @@ def _asked(asked: dict[str, Any], table: pl.DataFrame, cells: pl.DataFrame) -> l
         "arms": ", ".join(table["arm"].unique(maintain_order=True).to_list()),
         "sum of the cells' seconds": f"{seconds:,.0f}",
     }
-    return [Pairs(told), Code(f"lorec grid {asked['name']}.toml")]
+    return [Pairs(told), Code(["lorec grid " + shlex.quote(text(asked["name"]) + ".toml")])]

@@ -77,9 +77,9 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Code:
-    """Commands to repeat something."""
+    """Commands to repeat something; whoever makes them quotes what strangers named."""
 
-    text: str
+    lines: Sequence[str]
 
 
 Block = str | Table | Chart | Pairs | Code | Sequence[Person] | Sequence[str]
@@ -144,7 +144,9 @@ def _picture(svg: str) -> str:
 def text(value: object) -> str:
     """A stranger's text without letters that steer a terminal, a browser or the direction of reading; not too long."""
     shown = re.sub(
-        r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffe\uffff\ud800-\udfff]", " ", str(value)
+        r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]",
+        " ",
+        str(value),
     )
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
 

@@ -20,7 +20,7 @@ MOST_EVENTS = 60
 
 def table_of(folder: Path, name: str) -> pl.LazyFrame:
     """A Parquet file of the folder. Raises RunError for one that is too large to be one of ours."""
-    frame = pl.scan_parquet(inside(folder, name))
+    frame = pl.scan_parquet(inside(folder, name), glob=False)
     if (rows := frame.select(pl.len()).collect().item()) > MOST_ROWS:
         raise RunError(f"{folder / name} says that it has {rows:,} rows; no folder of lorec's has so many")
     return frame
@@ -35,13 +35,19 @@ def json_of(folder: Path, name: str) -> Any:
 
 
 def people(
-    users: Sequence[tuple[str, str, Sequence[str]]], events: pl.LazyFrame, titles: Mapping[str, str], doubtful: float
+    users: Sequence[tuple[str, str, Sequence[str]]], events: pl.LazyFrame, titles: pl.LazyFrame, doubtful: float
 ) -> list[Person]:
     """Users by (name, about, reasons), with their histories out of `events` (user, item, weight, suspicion)."""
     names = [name for name, _, _ in users]
     theirs = events.filter(pl.col("user").is_in(names)).select("user", "item", "weight", "suspicion").collect()
+    named = dict(
+        titles.filter(pl.col("item").is_in(theirs["item"].unique().implode()))
+        .select("item", "title")
+        .collect()
+        .iter_rows()
+    )
     histories = {str(key[0]): part for key, part in theirs.group_by("user", maintain_order=True)}
-    return [_person(*one, histories.get(one[0], theirs.clear()), titles, doubtful) for one in users]
+    return [_person(*one, histories.get(one[0], theirs.clear()), named, doubtful) for one in users]
 
 
 def _person(

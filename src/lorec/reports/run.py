@@ -1,5 +1,6 @@
 """What a run's folder tells."""
 
+import shlex
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -240,7 +241,7 @@ def _worst(run: Run, arm: str, titles: Mapping[str, str]) -> list[Block]:
     return [
         Table("Items", head, rows),
         "Users, worst first; what counts less in training is marked, with its suspicion:",
-        people(told, events, titles, 0.5),
+        people(told, events, table_of(run.folder, "catalog.parquet"), 0.5),
     ]
 
 
@@ -257,5 +258,5 @@ def _asked(run: Run) -> list[Block]:
         Table("Cost", head, costs),
         Pairs(made_on),
         Pairs(flat(record["config"]), "The whole configuration"),
-        Code(f"lorec run {run.config.name}.toml"),
+        Code(["lorec run " + shlex.quote(f"{run.config.name}.toml")]),
     ]

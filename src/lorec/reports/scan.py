@@ -1,5 +1,6 @@
 """What a scan's folder tells."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,22 +8,34 @@ from typing import Any
 import polars as pl
 
 from lorec.reports.charts import histogram
-from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table
+from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table, text
 from lorec.reports.reading import flat, json_of, people, table_of
 from lorec.scans.findings import LIKELY
 from lorec.scans.learning import SUSPECT
 
 ITEMS, USERS, OPENED = 100, 200, 40
 """Items and users in the tables, and users whose histories are told, at most."""
+REASONS, NOTES = 20, 50
+"""Of a user and of a scan; ours have fewer."""
 
 
 def of_scan(folder: Path) -> Page:
     """Raises RunError, and what reading raises, for a folder that no scan left whole."""
     found = json_of(folder, "findings.json")
     users, items, groups = (table_of(folder, f"{name}.parquet") for name in ("users", "items", "groups"))
-    worst_users = users.filter(pl.col("suspicion") >= SUSPECT).sort("suspicion", descending=True).head(USERS).collect()
-    worst_items = items.filter(pl.col("suspicion") >= SUSPECT).sort("suspicion", descending=True).head(ITEMS).collect()
-    titles = dict(items.select("item_id", "title").collect().iter_rows())
+    worst_users = (
+        users.filter(pl.col("suspicion") >= SUSPECT)
+        .sort("suspicion", "user_id", descending=[True, False])
+        .head(USERS)
+        .collect()
+    )
+    worst_items = (
+        items.filter(pl.col("suspicion") >= SUSPECT)
+        .sort("suspicion", "item_id", descending=[True, False])
+        .head(ITEMS)
+        .collect()
+    )
+    titles = items.select(pl.col("item_id").alias("item"), "title")
     sections = [
         Section("Items that look pushed", _items(worst_items, found["figures"])),
         Section("How they hang together", _groups(groups.head(50).collect())),
@@ -37,7 +50,7 @@ def of_scan(folder: Path) -> Page:
         ),
         Section("How suspicion is spread", _spread(users, items)),
         Section("What the evidence is worth here", _worth(found["models"])),
-        Section("What to keep in mind", [list(map(str, found["notes"]))]),
+        Section("What to keep in mind", [list(map(str, found["notes"]))[:NOTES]]),
         Section("What was asked, and how to repeat it", _asked(found, folder)),
     ]
     return Page(
@@ -80,7 +93,7 @@ def _groups(groups: pl.DataFrame) -> list[Block]:
 
 
 def _users(
-    worst: pl.DataFrame, figures: Mapping[str, float], events: pl.LazyFrame, titles: Mapping[str, str]
+    worst: pl.DataFrame, figures: Mapping[str, float], events: pl.LazyFrame, titles: pl.LazyFrame
 ) -> list[Block]:
     if not worst.height:
         return ["No user looks hired."]
@@ -88,7 +101,7 @@ def _users(
     in_short = pl.col("reasons").str.split("; ").list.head(2).list.join("; ")
     rows = worst.with_columns(in_short, group=pl.when(pl.col("group") > 0).then(pl.col("group").cast(pl.String)))
     opened = [
-        (name, f"suspicion {suspicion:.2f}, {n:,} interactions", [one for one in reasons.split("; ") if one])
+        (name, f"suspicion {suspicion:.2f}, {n:,} interactions", [one for one in reasons.split("; ") if one][:REASONS])
         for name, suspicion, n, reasons in worst.head(OPENED)
         .select("user_id", "suspicion", "events", "reasons")
         .iter_rows()
@@ -98,7 +111,7 @@ def _users(
             f"The {worst.height:,} worst of {int(figures['users that look hired']):,} users who look hired, of "
             f"{int(figures['users']):,}", head, rows.select(list(head)).rows(),
         ),
-        f"What the worst {len(opened)} did, oldest first; items that look pushed are marked, with their suspicion:",
+        f"What the worst {len(opened)} did, oldest first; what looks pushed or counts nothing is marked:",
         people(opened, events, titles, SUSPECT),
     ]  # fmt: skip
 
@@ -138,9 +151,9 @@ def _asked(found: Mapping[str, Any], folder: Path) -> list[Block]:
         **flat(found["asked"]), "trials": f"{int(figures['trials'])}",
         "digest of the log": log["digest"], "took": f"{figures['seconds']:.0f} s",
     }  # fmt: skip
-    weights = f'[[defenses]]\nname = "weighted"\npath = "{folder.name}/weights.parquet"'
+    path = json.dumps(f"{text(folder.resolve().name)}/weights.parquet", ensure_ascii=False)  # TOML quotes like JSON
     return [
         Pairs({name: value for name, value in said.items() if value not in ("", "None", None)}),
         "The same command on the same log gives the same findings. Training with the weights, in a run file:",
-        Code(weights),
+        Code(["[[defenses]]", 'name = "weighted"', f"path = {path}"]),
     ]

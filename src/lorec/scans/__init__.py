@@ -46,7 +46,7 @@ FOREIGN = 0.1
 LONGEST = 1000
 """Items of a history that are looked at, the newest: a longer one is a machine's, and its pairs would be millions."""
 TURNED_DOWN = 0.5
-"""The likelihood from which on interactions with an item count nothing, whatever LoRec's views say."""
+"""The likelihood, if there is an attack, from which on an item's interactions count nothing, whatever LoRec says."""
 
 
 def scan(

@@ -57,7 +57,7 @@ class Findings:
     notes: list[str]
     """What to keep in mind."""
     asked: dict[str, Any]
-    """Of the scan: evidence, kinds, trials, encoder, scenario, seed, an earlier scan, the number of verdicts."""
+    """Of the scan: evidence, kinds, encoder, scenario, seed, an earlier scan, the number of verdicts."""
     figures: dict[str, float]
     """Counts and seconds."""
 
@@ -79,8 +79,9 @@ class Findings:
         """What training with the weights would mean, in one sentence."""
         touched = int((self.weights.of_users(self.log.train) < 1).sum())
         return (
-            f"Training with the weights would leave {self.figures['interactions turned down']:.1%} of the interactions "
-            f"(of {touched:,} users) out of what is to be predicted; everything stays in the histories."
+            "Training with the weights, as if there were an attack, would leave "
+            f"{self.figures['interactions turned down']:.1%} of the interactions (of {touched:,} users) out of what is "
+            "to be predicted; everything stays in the histories."
         )
 
     def interactions(self) -> pl.DataFrame:

@@ -2,17 +2,19 @@
 
 import gzip
 import hashlib
+import http.client
 import os
 import re
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from lorec.errors import DataError
 from lorec.files import replacing
-from lorec.sources.public import Public
+from lorec.sources.public import Public, here
 
 Watch = Callable[[str, int, int], None]
 """Told the file, bytes that are there, and of how many."""
@@ -26,13 +28,19 @@ def fetch(source: Public, watch: Watch = lambda name, done, total: None) -> list
     in it. Raises DataError for a log whose licence has to be accepted first, for what can't be brought and for what is
     damaged.
     """
-    folder, came = Path(source.root), list[Path]()
+    lacking = [name for name, address in source.files().items() if not address]
+    if here(source):
+        return []
+    if lacking:
+        raise DataError(f"{lacking[0]} can't be brought: {source.licence}; put it into {source.root} yourself")
+    folder, came = Path(source.root) / source.home(), list[Path]()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} can't be made ({error.strerror}); set root to a folder") from None
     for name, address in source.files().items():
-        if not address:
-            raise DataError(f"{name} can't be brought: {source.licence}; put it into {folder} yourself")
         if (folder / name).is_file():
             continue
-        folder.mkdir(parents=True, exist_ok=True)
         if address.endswith(".zip"):
             archive = folder / address.rpartition("/")[2]
             _brought(address, archive, watch)
@@ -66,13 +74,13 @@ def _brought(address: str, path: Path, watch: Watch) -> None:
             total = have
         else:
             raise DataError(f"{address} answers {error.code} {error.reason}; look for it at its owner's site") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise DataError(f"{address} can't be brought ({error}); try again, and it goes on where it was") from None
-    if have < total:
+    if not have or have < total:
         raise DataError(f"{address} broke off after {have:,} of {total:,} bytes; try again, and it goes on there")
     try:
         _checked(part, path.name)
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         part.unlink()
         raise DataError(f"{address} came damaged ({error}) and was thrown away; try again") from None
     os.replace(part, path)
@@ -95,7 +103,7 @@ def _published_sum(address: str, path: Path) -> None:
     try:
         with urllib.request.urlopen(address + ".md5", timeout=60) as answer:
             said = re.search(r"\b[0-9a-f]{32}\b", answer.read(1000).decode("ascii", "replace"))
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise DataError(f"{address}.md5 can't be brought ({error}), so {path} can't be checked; try again") from None
     with path.open("rb") as file:
         mine = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -9,7 +9,9 @@ import ast
 import gzip
 import html
 import json
-from collections.abc import Iterator, Mapping
+import re
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 
 from lorec.data import Dataset
-from lorec.errors import DataError
+from lorec.errors import ConfigError, DataError
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 AMAZON = "https://mcauleylab.ucsd.edu/public_datasets/data"
+STEAM = "https://cseweb.ucsd.edu/~wckang"
 LOG = pl.Schema({"user": pl.String(), "item": pl.String(), "time": pl.Int64()})
 
 
@@ -49,6 +52,14 @@ class Amazon:
         "2023": "Y. Hou et al.: Bridging Language and Items for Retrieval and Recommendation, arXiv 2403.03952",
     }
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w+", self.category):
+            raise ConfigError(f"category is {self.category!r}; write it as the files' names do, as Video_Games")
+
+    def home(self) -> str:
+        """The folder of the root for this edition, as its files are called like another's."""
+        return f"amazon-{self.edition}"
+
     def files(self) -> dict[str, str]:
         """Names of its files, reviews first, and where they come from."""
         one = self.category
@@ -64,15 +75,16 @@ class Amazon:
 
     def load(self) -> Dataset:
         """Read both files. Raises DataError for a missing one, and, with the line, for one that can't be read."""
-        reviews, meta = _found(self.root, self.files())
+        reviews, meta = _found(self)
         if self.edition == "2023":
             names = {"user_id": "user", "parent_asin": "item", "timestamp": "time"}
-            log, item, brand = _csv(reviews, ",", names), "parent_asin", "store"
+            rows, item, brand = _csv(reviews, names), "parent_asin", "store"
         else:
             names = {"reviewerID": "user", "asin": "item", "unixReviewTime": "time"}
-            log, item, brand = _rows(reviews, _objects(reviews), names), "asin", "brand"
+            rows, item, brand = _objects(reviews), "asin", "brand"
+        log = _log(reviews, rows, names)
         told = _literals(meta) if self.edition == "2014" else _objects(meta)
-        items = _items(meta, told, {item: "item", "title": "title", brand: "brand"}, log)
+        items = _items(told, {item: "item", "title": "title", brand: "brand"}, log)
         scripts = pl.col("title").str.contains("getTime|function\\(")
         items = items.with_columns(pl.when(~scripts).then(pl.col("title")).alias("title"))
         return _dataset(f"amazon-{self.category.lower().replace('_', '-')}-{self.edition}", log, items, self)
@@ -86,11 +98,15 @@ class MovieLens:
     """The folder with the files, unpacked."""
     edition: Literal["100k", "1m", "latest-small", "latest"] = "1m"
 
-    licence: ClassVar[str] = "for research, not to be redistributed or sold (the README inside says more)"
+    licence: ClassVar[str] = "for research; the README inside says what else is allowed"
     citation: ClassVar[dict[str, str]] = dict.fromkeys(
         ("100k", "1m", "latest-small", "latest"),
         "F. M. Harper, J. A. Konstan: The MovieLens Datasets: History and Context, TiiS 5(4), 2015",
     )
+
+    def home(self) -> str:
+        """The folder of the root for this edition, as its archive has it."""
+        return f"ml-{self.edition}"
 
     def files(self) -> dict[str, str]:
         """Names of its files, ratings first, and the archive that they come in."""
@@ -100,17 +116,15 @@ class MovieLens:
 
     def load(self) -> Dataset:
         """Read both files. Raises DataError for a missing one, and, with the line, for one that can't be read."""
-        ratings, films = _found(self.root, self.files())
+        ratings, films = _found(self)
         if self.edition in ("100k", "1m"):
             between, bar = ("\t", "|") if self.edition == "100k" else ("::", "::")
-            rows = ({"user": row[0], "item": row[1], "time": row[3]} for row in _fields(ratings, between, 4))
-            log = _rows(ratings, rows, {name: name for name in LOG})
-            told = ({"item": row[0], "title": row[1]} for row in _fields(films, bar, 3))
-            items = _items(films, told, {"item": "item", "title": "title"}, log)
+            rows = _fields(ratings, between, {"userId": 0, "movieId": 1, "timestamp": 3})
+            told = _fields(films, bar, {"movieId": 0, "title": 1})
         else:
-            log = _csv(ratings, ",", {"userId": "user", "movieId": "item", "timestamp": "time"})
-            names = {"movieId": "item", "title": "title", "genres": "category"}
-            items = _csv(films, ",", names)
+            rows, told = _csv(ratings, ("userId", "movieId", "timestamp")), _csv(films, ("movieId", "title"))
+        log = _log(ratings, rows, {"userId": "user", "movieId": "item", "timestamp": "time"})
+        items = _items(told, {"movieId": "item", "title": "title"}, log)
         return _dataset(f"movielens-{self.edition}", log, items, self)
 
 
@@ -132,27 +146,31 @@ class Mind:
         "": "F. Wu et al.: MIND: A Large-scale Dataset for News Recommendation, ACL 2020"
     }
 
+    def home(self) -> str:
+        """Its files have names of their own."""
+        return ""
+
     def files(self) -> dict[str, str]:
         """Names of its files; there is no address, as each has to accept the licence."""
         return {"behaviors.tsv": "", "news.tsv": ""}
 
     def load(self) -> Dataset:
         """Read both files. Raises DataError for a missing one, and, with the line, for one that can't be read."""
-        behaviors, news = _found(self.root, self.files())
+        behaviors, news = _found(self)
         shown: dict[str, list[tuple[str, list[str]]]] = {}
         before: dict[str, list[str]] = {}
-        for line, row in enumerate(_fields(behaviors, "\t", 5), start=1):
-            clicked = [one.removesuffix("-1") for one in row[4].split() if one.endswith("-1")]
-            shown.setdefault(row[1], []).append((_moment(behaviors, line, row[2]), clicked))
-            if len(history := row[3].split()) > len(before.get(row[1], [])):
-                before[row[1]] = history
+        for line, row in _fields(behaviors, "\t", {"user": 1, "time": 2, "history": 3, "shown": 4}):
+            clicked = [one.removesuffix("-1") for one in row["shown"].split() if one.endswith("-1")]
+            shown.setdefault(row["user"], []).append((_moment(behaviors, line, row["time"]), clicked))
+            if len(history := row["history"].split()) > len(before.get(row["user"], [])):
+                before[row["user"]] = history
         rows = []
         for user, impressions in shown.items():
             after = [one for _, some in sorted(impressions, key=lambda one: one[0]) for one in some]
             rows += [(user, item, place) for place, item in enumerate([*before.get(user, []), *after])]
         log = pl.DataFrame(rows, LOG, orient="row")
-        told = ({"item": row[0], "category": row[1], "title": row[3]} for row in _fields(news, "\t", 4))
-        items = _items(news, told, {"item": "item", "title": "title", "category": "category"}, log)
+        names = {"item": 0, "category": 1, "title": 3}
+        items = _items(_fields(news, "\t", names), {name: name for name in ("item", "title", "category")}, log)
         return _dataset("mind", log, items, self)
 
 
@@ -168,16 +186,20 @@ class Steam:
         "": "W.-C. Kang, J. McAuley: Self-Attentive Sequential Recommendation, ICDM 2018"
     }
 
+    def home(self) -> str:
+        """Its files have names of their own."""
+        return ""
+
     def files(self) -> dict[str, str]:
         """Names of its files, reviews first, and where they come from."""
-        base = "https://cseweb.ucsd.edu/~wckang"
+        base = STEAM
         return {name: f"{base}/{name}" for name in ("steam_reviews.json.gz", "steam_games.json.gz")}
 
     def load(self) -> Dataset:
         """Read both files. Raises DataError for a missing one, and, with the line, for one that can't be read."""
-        reviews, games = _found(self.root, self.files())
-        log = _rows(reviews, _literals(reviews), {"username": "user", "product_id": "item", "date": "time"})
-        items = _items(games, _literals(games), {"id": "item", "app_name": "title"}, log)
+        reviews, games = _found(self)
+        log = _log(reviews, _literals(reviews), {"username": "user", "product_id": "item", "date": "time"})
+        items = _items(_literals(games), {"id": "item", "app_name": "title"}, log)
         return _dataset("steam", log, items, self)
 
 
@@ -188,11 +210,15 @@ class Published:
     root: str
     """The folder with the files; fake_user_dict.json and inject_user_*.json are not the log's."""
 
-    licence: ClassVar[str] = "that of the log which was prepared"
+    licence: ClassVar[str] = "that of the log it was made of; its files are inside the authors' repository"
     citation: ClassVar[dict[str, str]] = {
         "": "K. Zhang et al.: LoRec: Combating Poisons with Large Language Model for Robust Sequential Recommendation, "
         "SIGIR 2024"
     }
+
+    def home(self) -> str:
+        """Its files have names of their own."""
+        return ""
 
     def files(self) -> dict[str, str]:
         """Names of its files; they come inside the authors' repository."""
@@ -200,16 +226,17 @@ class Published:
 
     def load(self) -> Dataset:
         """Read both files. Raises DataError for a missing one, and for one that is something else."""
-        users, items = (_json(path) for path in _found(self.root, self.files()))
-        for name, one, kind in (("user_dict.json", users, list), ("item_dict.json", items, str)):
-            if not isinstance(one, dict) or not all(isinstance(value, kind) for value in one.values()):
-                wanted = "lists of items by user" if kind is list else "titles by item"
-                raise DataError(f"{Path(self.root) / name} is no table of {wanted}; give what the authors' code reads")
-        rows = [(user, str(item), place) for user, taken in users.items() for place, item in enumerate(taken)]
-        catalogue = pl.DataFrame(
-            {"item": list(items), "title": list(items.values())}, {"item": pl.String, "title": pl.String}
+        user_file, item_file = _found(self)
+        users = _json(user_file, list, "lists of items by user")
+        titles = _json(item_file, str, "titles by item")
+        taken = (
+            (0, {"user": user, "item": item, "time": place})
+            for user, items in users.items()
+            for place, item in enumerate(items)
         )
-        return _dataset("lorec", pl.DataFrame(rows, LOG, orient="row"), catalogue, self)
+        log = _log(user_file, taken, {name: name for name in LOG})
+        told = ((0, {"item": item, "title": title}) for item, title in titles.items())
+        return _dataset("lorec", log, _items(told, {"item": "item", "title": "title"}, log), self)
 
 
 Public = Amazon | MovieLens | Mind | Steam | Published
@@ -226,18 +253,50 @@ def _dataset(name: str, log: pl.DataFrame, items: pl.DataFrame, source: Public) 
 
 # ------------------------------------------------------------------------------------------------------------- files
 
+Rows = Iterator[tuple[int, Mapping[str, Any]]]
+"""Rows of a file, each with its line."""
 
-def _found(root: str, files: Mapping[str, str]) -> list[Path]:
-    """The files in the folder or below it, each plain or packed. Raises DataError for one that is missing."""
-    place, found = Path(root), []
-    for name, address in files.items():
-        names = (name, name.removesuffix(".gz"), name + ".gz")
-        paths = sorted(path for one in names for path in [*place.glob(one), *place.glob(f"*/{one}")])
-        if not paths:
-            where = f" lorec data fetch brings it from {address}, or" if address else ""
-            raise DataError(f"no {name} in {place};{where} set root to the folder that holds it")
-        found.append(paths[0])
+
+def here(source: Public) -> list[Path] | None:
+    """Where a log's files are, plain or packed, in the folder of its edition, its root, or one folder of the root.
+
+    None where not all of them are in one place. Raises DataError where several folders of the root have them, as
+    editions have files of the same names.
+    """
+    root = Path(source.root)
+    for places in ([root / source.home()] if source.home() else [], [root], _folders(root)):
+        found = [paths for place in places if (paths := _all_of(place, source.files()))]
+        if len(found) > 1:
+            raise DataError(f"{found[0][0]} and {found[1][0]} may both be meant; set root to the folder of one")
+        if found:
+            return found[0]
+    return None
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(one for one in root.iterdir() if one.is_dir())
+    except OSError:
+        return []
+
+
+def _all_of(place: Path, names: Mapping[str, str]) -> list[Path] | None:
+    found = []
+    for name in names:
+        ways = (place / one for one in (name, name.removesuffix(".gz"), name + ".gz"))
+        if (path := next((one for one in ways if one.is_file()), None)) is None:
+            return None
+        found.append(path)
     return found
+
+
+def _found(source: Public) -> list[Path]:
+    """The files. Raises DataError where they are not there."""
+    if found := here(source):
+        return found
+    names, address = " and ".join(source.files()), next(iter(source.files().values()))
+    where = f" lorec data fetch brings them from {address}, or" if address else ""
+    raise DataError(f"no {names} in {source.root};{where} set root to the folder that holds them")
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -246,27 +305,27 @@ def _lines(path: Path) -> Iterator[str]:
     line = 0
     try:
         with opened(path, "rb") as file:
-            for line, raw in enumerate(file, start=1):  # noqa: B007 (told in errors)
+            for line, raw in enumerate(file, start=1):
                 try:
-                    text = raw.decode("utf-8")
+                    text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
                 except UnicodeDecodeError:
                     text = raw.decode("latin-1")
                 yield text.rstrip("\r\n")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}, after line {line}: can't be read ({error}); bring it again") from None
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
+def _objects(path: Path) -> Rows:
     """JSON lines."""
     return _parsed(path, json.loads, "JSON")
 
 
-def _literals(path: Path) -> Iterator[dict[str, Any]]:
+def _literals(path: Path) -> Rows:
     """Lines of Python's literals; nothing in them is run."""
     return _parsed(path, ast.literal_eval, "a Python literal")
 
 
-def _parsed(path: Path, parse: Any, kind: str) -> Iterator[dict[str, Any]]:
+def _parsed(path: Path, parse: Callable[[str], Any], kind: str) -> Rows:
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
@@ -276,61 +335,70 @@ def _parsed(path: Path, parse: Any, kind: str) -> Iterator[dict[str, Any]]:
             row = None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: no table as {kind}: {line[:60]!r}; bring the file again")
-        yield row
+        yield number, row
 
 
-def _fields(path: Path, between: str, least: int) -> Iterator[list[str]]:
+def _fields(path: Path, between: str, names: Mapping[str, int]) -> Rows:
+    """Lines of fields; `names` says which is what."""
+    least = max(names.values()) + 1
     for number, line in enumerate(_lines(path), start=1):
         if not line:
             continue
         row = line.split(between)
         if len(row) < least:
             raise DataError(f"{path}, line {number}: {len(row)} fields where {least} were wanted; bring the file again")
-        yield row
+        yield number, {name: row[place] for name, place in names.items()}
 
 
-def _csv(path: Path, separator: str, names: Mapping[str, str]) -> pl.DataFrame:
-    """Some columns of a CSV, renamed."""
+def _csv(path: Path, names: Collection[str]) -> Rows:
+    """Some columns of a CSV."""
     try:
-        told = pl.read_csv(path, separator=separator, infer_schema=False)
+        told = pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         first = (str(error).splitlines() or [""])[0][:200]
         raise DataError(f"{path} can't be read ({first}); bring it again") from None
     if lacking := [name for name in names if name not in told.columns]:
-        raise DataError(
-            f"{path} has no column {lacking[0]!r} (it has: {', '.join(told.columns)}); is it another edition?"
-        )
-    frame = told.select(pl.col(theirs).alias(mine) for theirs, mine in names.items())
-    return (
-        _rows(path, frame.iter_rows(named=True), {name: name for name in names.values()}, 2)
-        if "time" in frame
-        else frame
-    )
+        has = ", ".join(told.columns)
+        raise DataError(f"{path} has no column {lacking[0]!r} (it has: {has}); is it another edition?")
+    return enumerate(told.select(list(names)).iter_rows(named=True), start=2)
 
 
-def _rows(path: Path, rows: Iterator[dict[str, Any]], names: Mapping[str, str], first: int = 1) -> pl.DataFrame:
+def _log(path: Path, rows: Rows, names: Mapping[str, str]) -> pl.DataFrame:
     """user, item and time of every row: a whole number, or a date of a day."""
-    columns: dict[str, list[Any]] = {mine: [] for mine in names.values()}
-    for number, row in enumerate(rows, start=first):
+    columns: dict[str, list[Any]] = {mine: [] for mine in LOG}
+    for number, row in rows:
         for theirs, mine in names.items():
             value = row.get(theirs)
             if value is None or value == "":
                 raise DataError(
-                    f"{path}, row {number}: there is no {theirs!r}; drop such rows, or bring the file again"
+                    f"{path}, line {number}: there is no {theirs!r}; drop such lines, or bring the file again"
                 )
-            columns[mine].append(_time(path, number, value) if mine == "time" else str(value))
+            columns[mine].append(_time(path, number, value) if mine == "time" else _id(path, number, value))
     return pl.DataFrame(columns, LOG)
+
+
+def _id(path: Path, number: int, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise DataError(f"{path}, line {number}: {str(value)[:40]!r} is no id; bring the file again")
+    return _clean(str(value))
+
+
+def _clean(text: str) -> str:
+    """Without halves of letters, which JSON may hold and no file can."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _time(path: Path, number: int, value: Any) -> int:
     try:
-        return int(value)
-    except (ValueError, TypeError):
+        try:
+            time = int(value)
+        except (ValueError, TypeError):
+            time = int(datetime.fromisoformat(str(value)).replace(tzinfo=UTC).timestamp())
+        if abs(time) < 2**61:
+            return time
+    except (ValueError, OverflowError):
         pass
-    try:
-        return int(datetime.fromisoformat(str(value)).replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        raise DataError(f"{path}, row {number}: {str(value)[:40]!r} is no time; bring the file again") from None
+    raise DataError(f"{path}, line {number}: {str(value)[:40]!r} is no time; bring the file again")
 
 
 def _moment(path: Path, line: int, value: str) -> str:
@@ -341,23 +409,31 @@ def _moment(path: Path, line: int, value: str) -> str:
         raise DataError(f"{path}, line {line}: {value[:40]!r} is no time like 11/15/2019 8:55:22 AM") from None
 
 
-def _items(path: Path, rows: Iterator[dict[str, Any]], names: Mapping[str, str], log: pl.DataFrame) -> pl.DataFrame:
-    """The catalogue's items that somebody took, each once; a text that is missing or empty is none."""
-    taken, found = set(log["item"]), dict[str, dict[str, str | None]]()
-    for number, row in enumerate(rows, start=1):
+def _items(rows: Rows, names: Mapping[str, str], log: pl.DataFrame) -> pl.DataFrame:
+    """The catalogue's items that somebody took, each once; what is no text, or an empty one, is none.
+
+    Rows without an id, as Steam's catalogue has them, can be nobody's.
+    """
+    taken, found = set(log["item"]), dict[str, dict[str, Any]]()
+    for _, row in rows:
         told = {mine: row.get(theirs) for theirs, mine in names.items()}
-        if told["item"] is None:
-            raise DataError(f"{path}, row {number}: an item without an id; bring the file again")
-        item = str(told["item"])
-        if item in taken and item not in found:
-            found[item] = {
-                name: html.unescape(str(value)).strip() or None if value else None for name, value in told.items()
-            }
+        item = _clean(str(told.pop("item")))
+        if item in taken and not found.get(item, {}).get("title"):
+            texts = (
+                (name, _clean(html.unescape(one)).strip() if isinstance(one, str) else "") for name, one in told.items()
+            )
+            found[item] = {"item": item, **{name: words or None for name, words in texts}}
     return pl.DataFrame(list(found.values()), {name: pl.String for name in names.values()})
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path, kind: type, wanted: str) -> dict[str, Any]:
+    """A table of JSON whose values are of a kind."""
     try:
-        return json.loads("\n".join(_lines(path)))
+        found = json.loads("\n".join(_lines(path)))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: no JSON ({error.msg}); bring the file again") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: no JSON ({str(error)[:80]}); bring the file again") from None
+    if not isinstance(found, dict) or not all(isinstance(value, kind) for value in found.values()):
+        raise DataError(f"{path} is no table of {wanted}; give what the authors' code reads")
+    return found
