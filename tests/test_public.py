@@ -234,8 +234,8 @@ class TestBroken:
             load("amazon", tmp_path, category="Beauty", edition="2020")
         with pytest.raises(ConfigError, match="lacks category"):
             load("amazon", tmp_path)
-        with pytest.raises(UnknownName, match="categorie"):
-            load("amazon", tmp_path, categorie="Beauty")
+        with pytest.raises(UnknownName, match="clas"):
+            load("amazon", tmp_path, clas="Beauty")
 
 
 def test_a_prepared_folder_comes_before_raw_files(tmp_path, monkeypatch):
