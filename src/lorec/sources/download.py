@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lorec.errors import DataError
 from lorec.files import replacing
-from lorec.sources.public import Public, here
+from lorec.sources.public import Public, here, home
 
 Watch = Callable[[str, int, int], None]
 """Told the file, bytes that are there, and of how many."""
@@ -33,7 +33,7 @@ def fetch(source: Public, watch: Watch = lambda name, done, total: None) -> list
         return []
     if lacking:
         raise DataError(f"{lacking[0]} can't be brought: {source.licence}; put it into {source.root} yourself")
-    folder, came = Path(source.root) / source.home(), list[Path]()
+    folder, came = home(source), list[Path]()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -56,10 +56,6 @@ class Amazon:
         if not re.fullmatch(r"\w+", self.category):
             raise ConfigError(f"category is {self.category!r}; write it as the files' names do, as Video_Games")
 
-    def home(self) -> str:
-        """The folder of the root for this edition, as its files are called like another's."""
-        return f"amazon-{self.edition}"
-
     def files(self) -> dict[str, str]:
         """Names of its files, reviews first, and where they come from."""
         one = self.category
@@ -104,10 +100,6 @@ class MovieLens:
         "F. M. Harper, J. A. Konstan: The MovieLens Datasets: History and Context, TiiS 5(4), 2015",
     )
 
-    def home(self) -> str:
-        """The folder of the root for this edition, as its archive has it."""
-        return f"ml-{self.edition}"
-
     def files(self) -> dict[str, str]:
         """Names of its files, ratings first, and the archive that they come in."""
         names = {"100k": ("u.data", "u.item"), "1m": ("ratings.dat", "movies.dat")}
@@ -146,10 +138,6 @@ class Mind:
         "": "F. Wu et al.: MIND: A Large-scale Dataset for News Recommendation, ACL 2020"
     }
 
-    def home(self) -> str:
-        """Its files have names of their own."""
-        return ""
-
     def files(self) -> dict[str, str]:
         """Names of its files; there is no address, as each has to accept the licence."""
         return {"behaviors.tsv": "", "news.tsv": ""}
@@ -186,10 +174,6 @@ class Steam:
         "": "W.-C. Kang, J. McAuley: Self-Attentive Sequential Recommendation, ICDM 2018"
     }
 
-    def home(self) -> str:
-        """Its files have names of their own."""
-        return ""
-
     def files(self) -> dict[str, str]:
         """Names of its files, reviews first, and where they come from."""
         base = STEAM
@@ -215,10 +199,6 @@ class Published:
         "": "K. Zhang et al.: LoRec: Combating Poisons with Large Language Model for Robust Sequential Recommendation, "
         "SIGIR 2024"
     }
-
-    def home(self) -> str:
-        """Its files have names of their own."""
-        return ""
 
     def files(self) -> dict[str, str]:
         """Names of its files; they come inside the authors' repository."""
@@ -257,6 +237,13 @@ Rows = Iterator[tuple[int, Mapping[str, Any]]]
 """Rows of a file, each with its line."""
 
 
+def home(source: Public) -> Path:
+    """The folder of its edition in the root, as its files are called like another's; else the root."""
+    if isinstance(source, Amazon | MovieLens):
+        return Path(source.root) / f"{'ml' if isinstance(source, MovieLens) else 'amazon'}-{source.edition}"
+    return Path(source.root)
+
+
 def here(source: Public) -> list[Path] | None:
     """Where a log's files are, plain or packed, in the folder of its edition, its root, or one folder of the root.
 
@@ -264,7 +251,7 @@ def here(source: Public) -> list[Path] | None:
     editions have files of the same names.
     """
     root = Path(source.root)
-    for places in ([root / source.home()] if source.home() else [], [root], _folders(root)):
+    for places in ([home(source)], [root], _folders(root)):
         found = [paths for place in places if (paths := _all_of(place, source.files()))]
         if len(found) > 1:
             raise DataError(f"{found[0][0]} and {found[1][0]} may both be meant; set root to the folder of one")
