@@ -11,6 +11,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 from html import unescape
 from html.parser import HTMLParser
 
@@ -24,9 +25,10 @@ from sklearn.metrics import auc, roc_auc_score
 from test_scans import KINDS, poisoned
 from typer.testing import CliRunner
 
+from lorec import cli
 from lorec.cli import app
 from lorec.data import Dataset
-from lorec.errors import DiskError, RunError
+from lorec.errors import DiskError, MissingExtra, RunError
 from lorec.experiment import run
 from lorec.grids import grid, read_grid_file
 from lorec.reports import report
@@ -390,8 +392,6 @@ class TestBrokenFolders:
             report(tmp_path / "odd")
 
     def test_on_the_command_line_it_is_one_line_and_nothing_is_left(self, tmp_path, monkeypatch, capsys):
-        from lorec import cli
-
         (tmp_path / "findings.json").write_text("{")
         monkeypatch.setattr("sys.argv", ["lorec", "report", str(tmp_path)])
         with pytest.raises(SystemExit) as left:
@@ -411,6 +411,14 @@ def test_the_command_line_says_where_the_page_is(scanned, tmp_path):
 
 
 SMALL = Table("a", {"a": ""}, [["a"]])
+
+
+def test_without_the_library_for_charts_it_says_what_to_install(scanned, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'lorec\[report\]'"):
+        report(scanned[0], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+    assert "pip install 'lorec[report]'" in cli._reported(scanned[0])
 
 
 def test_the_record_is_not_written_over(scanned):

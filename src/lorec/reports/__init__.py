@@ -29,7 +29,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write a folder's report, `report.html` in it where no name is given, and say where it is.
 
     Raises RunError for a folder that is none of a run, a grid and a scan, half of one, of another version, or damaged;
-    ConfigError where the library for charts is not installed; DiskError where it can't be written.
+    MissingExtra where the library for charts is not installed; DiskError where it can't be written.
     """
     folder = Path(folder)
     kind = next((name for name in KINDS if (folder / name).is_file()), None)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lorec.data import Floats
-from lorec.errors import ConfigError
+from lorec.errors import MissingExtra
 from lorec.reports.page import text
 
 INK, SOFT = "#1f2329", "#57606b"
@@ -98,13 +98,13 @@ def _shown(name: str) -> str:
 
 
 def _drawn(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
-    """Raises ConfigError where the library for charts is not installed."""
+    """Raises MissingExtra where the library for charts is not installed."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter, NullFormatter
     except ImportError:
-        raise ConfigError("reports draw charts with matplotlib; pip install 'lorec[report]'") from None
+        raise MissingExtra("reports draw charts with matplotlib; pip install 'lorec[report]'") from None
     settings: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "lorec", "text.parse_math": False, "font.family": "sans-serif",
         "font.size": 10, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
