@@ -19,7 +19,20 @@ from lorec.data import Floats
 from lorec.errors import ConfigError
 from lorec.files import replacing
 
-__all__ = ["FORMATS", "bootstrap", "exposed", "holm", "interval", "laid_out", "paired", "summary", "write_table"]
+__all__ = [
+    "FORMATS",
+    "bootstrap",
+    "exposed",
+    "holm",
+    "interval",
+    "label",
+    "laid_out",
+    "paired",
+    "summary",
+    "target_ranks",
+    "varying_axes",
+    "write_table",
+]
 
 LEVEL = 0.95
 """Of every interval; tests reject below 1 - LEVEL."""
@@ -84,10 +97,15 @@ def bootstrap(
     return Resampled(float(low), float(high), min(1.0, max(p, 1 / times)))
 
 
+def target_ranks(users: pl.DataFrame) -> Floats:
+    """[users, targets]: of a scorecard's users; not a number where a user has the target."""
+    ranks = users["target ranks"].to_list()
+    return np.array([[np.nan if one is None else one for one in row] for row in ranks], dtype=np.float64)
+
+
 def exposed(users: pl.DataFrame, k: int = 50) -> Floats:
     """[users]: of a scorecard's users, each one's part in T-HR@k, whose mean it is."""
-    ranks = users["target ranks"].to_list()
-    table = np.array([[np.nan if one is None else one for one in row] for row in ranks], dtype=np.float64)
+    table = target_ranks(users)
     absent = ~np.isnan(table)
     share = absent.mean(axis=0)
     parts: Floats = ((table <= k) / np.where(share > 0, share, 1)).mean(axis=1)
@@ -253,12 +271,12 @@ def _laid_out(
     table: pl.DataFrame, axes: Sequence[str], figures: Iterable[str]
 ) -> tuple[list[str], list[list[_Text]], list[str]]:
     """Head, cells and notes of a table for readers; what never varies is said once, in the notes."""
-    varying = [axis for axis in axes if table[axis].n_unique() > 1] or list(axes[:1])
+    varying = varying_axes(table, axes)
     shown = [name for name in figures if name in table and table[name].null_count() < table.height]
     body = []
     for row in table.iter_rows(named=True):
         known = {True: " (known)", False: "", None: " (kind not known)"}[row["judged kind is known"]]
-        cells = [_Text(_plain(row[axis]) + (known if axis == "attack" else "")) for axis in varying]
+        cells = [_Text(label(row[axis]) + (known if axis == "attack" else "")) for axis in varying]
         arm = row["arm"] + (known if "attack" not in varying else "")
         cells += [_Text(arm), _Text(str(row["seeds"]))]
         for name in shown:
@@ -269,7 +287,7 @@ def _laid_out(
     head = [*varying, "arm", "seeds", *(SHOWN[name][0] for name in shown), "failed"]
     if not any(row[-1].text for row in body):
         head, body = head[:-1], [row[:-1] for row in body]
-    notes = [f"{axis}: {_plain(table[axis][0])}" for axis in axes if axis not in varying]
+    notes = [f"{axis}: {label(table[axis][0])}" for axis in axes if axis not in varying]
     cells_text = " ".join(cell.text for row in body for cell in row)
     if "±" in cells_text:
         notes.append("Means over seeds ± half a 95 % interval of Student's t; (n): over n runs, the others lack it.")
@@ -289,7 +307,13 @@ def _laid_out(
     return head, body, notes
 
 
-def _plain(value: Any) -> str:
+def varying_axes(table: pl.DataFrame, axes: Sequence[str]) -> list[str]:
+    """The axes that tell rows apart, or else the first."""
+    return [axis for axis in axes if table[axis].n_unique() > 1] or list(axes[:1])
+
+
+def label(value: Any) -> str:
+    """An axis' value for readers."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

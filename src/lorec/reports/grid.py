@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from lorec.comparison import MAIN, REFERENCES, laid_out
+from lorec.comparison import MAIN, REFERENCES, label, laid_out, varying_axes
 from lorec.reports.charts import intervals, lines
 from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table, text
 from lorec.reports.reading import json_of, table_of
@@ -60,7 +60,7 @@ def _verdict(table: pl.DataFrame, cells: pl.DataFrame) -> tuple[str, bool]:
 
 
 def _label(row: dict[str, Any], varying: list[str]) -> str:
-    return " ".join(f"{row[axis]:g}" if isinstance(row[axis], float) else str(row[axis]) for axis in varying)
+    return " ".join(label(row[axis]) for axis in varying)
 
 
 def _main(table: pl.DataFrame, axes: list[str]) -> list[Block]:
@@ -68,7 +68,7 @@ def _main(table: pl.DataFrame, axes: list[str]) -> list[Block]:
     told, figure, title = _defenses(table), MAIN, "Attack success removed"
     if not told.height:  # no attack worked: then what the targets are shown is all there is
         told, figure, title = table.drop_nulls("T-HR@50"), "T-HR@50", "T-HR@50"
-    varying = [axis for axis in axes if table[axis].n_unique() > 1] or axes[:1]
+    varying = varying_axes(table, axes)
     arms = told["arm"].unique(maintain_order=True).to_list()
     rows: dict[str, dict[str, tuple[float, float, float]]] = {}
     for row in told.iter_rows(named=True):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lorec.comparison import MAIN, REFERENCES, target_ranks
 from lorec.data import Bools, Floats
 from lorec.experiment import Run, open_run
 from lorec.reports.charts import histogram, lines
@@ -29,7 +30,7 @@ def of_run(folder: Path) -> Page:
     titles = {
         item: title for item, title, _ in _read(run, "catalog.parquet").select("item", "title", "count").iter_rows()
     }
-    opinions = [arm for arm in run.arms if f"{arm}/weights.parquet" in run.record["files"] and arm != "oracle"]
+    opinions = [arm for arm in run.arms if f"{arm}/weights.parquet" in run.record["files"] and arm not in REFERENCES]
     sections = [
         Section("What the arms are worth", _arms(run)),
         Section("Exposure of the targets", _exposure(run, titles)),
@@ -62,7 +63,7 @@ def _verdict(run: Run) -> tuple[str, bool]:
     exposed = f"T-HR@50 {arms['clean']['T-HR@50']:.4f} clean, {arms['poisoned']['T-HR@50']:.4f} poisoned"
     if not run.scorecard["attack works"]:
         return f"The attack did not work on this recommender ({exposed}).", False
-    removed = {arm: one["success removed"] for arm, one in arms.items() if "success removed" in one and arm != "oracle"}
+    removed = {arm: one[MAIN] for arm, one in arms.items() if MAIN in one and arm not in REFERENCES}
     if not removed:
         return f"The attack works ({exposed}), and no defense was tried.", True
     best = max(removed, key=lambda arm: removed[arm])
@@ -91,7 +92,7 @@ def _arms(run: Run) -> list[Block]:
 
 
 def _exposure(run: Run, titles: Mapping[str, str]) -> list[Block]:
-    targets, ranks = _targets(run), {arm: _target_ranks(run, arm) for arm in run.arms}
+    targets, ranks = _targets(run), {arm: target_ranks(_read(run, f"{arm}/ranks.parquet")) for arm in run.arms}
     curves = {
         arm: (CUTS, [float(np.nanmean(np.where(np.isnan(table), np.nan, table <= k), axis=0).mean()) for k in CUTS])
         for arm, table in ranks.items()
@@ -114,12 +115,6 @@ def _exposure(run: Run, titles: Mapping[str, str]) -> list[Block]:
 def _targets(run: Run) -> list[str]:
     run.file("poison/poison.json")
     return [str(one) for one in json_of(run.folder, "poison/poison.json")["targets"]]
-
-
-def _target_ranks(run: Run, arm: str) -> Floats:
-    """[genuine users, targets]; not a number where a user has the target."""
-    lists = _read(run, f"{arm}/ranks.parquet")["target ranks"].to_list()
-    return np.array([[np.nan if one is None else one for one in row] for row in lists], dtype=np.float64)
 
 
 def _training(run: Run) -> list[Block]:

@@ -176,8 +176,7 @@ class Steam:
 
     def files(self) -> dict[str, str]:
         """Names of its files, reviews first, and where they come from."""
-        base = STEAM
-        return {name: f"{base}/{name}" for name in ("steam_reviews.json.gz", "steam_games.json.gz")}
+        return {name: f"{STEAM}/{name}" for name in ("steam_reviews.json.gz", "steam_games.json.gz")}
 
     def load(self) -> Dataset:
         """Read both files. Raises DataError for a missing one, and, with the line, for one that can't be read."""
