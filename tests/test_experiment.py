@@ -422,6 +422,21 @@ class TestCommandLine:
         assert json.loads(out)["oracle"]["HR@10"] == pytest.approx(done.arms["oracle"]["HR@10"])
         assert "HR@10" in call(monkeypatch, capsys, "evaluate", done.folder)[1]
 
+    def test_what_is_followed_is_the_metric_of_that_epoch_and_changes_nothing_else(self, done, tmp_path):
+        config = dataclasses.replace(done.config, follow=2, defenses=())
+        followed = run(config, tmp_path / "followed")
+        for arm, metrics in followed.arms.items():
+            history = pl.read_ndjson(followed.folder / arm / "history.jsonl", infer_schema_length=None).to_dicts()
+            at = {int(row["epoch"]): row["T-HR@50"] for row in history if row["T-HR@50"] is not None}
+            assert list(at) == [2, 4]
+            best = int(metrics["best epoch"])
+            assert best not in at or at[best] == metrics["T-HR@50"]
+            assert {key: value for key, value in metrics.items() if key != "seconds an epoch"} == {
+                key: value for key, value in done.arms[arm].items() if key != "seconds an epoch"
+            }
+        with pytest.raises(ConfigError, match="follow is -1"):
+            dataclasses.replace(config, follow=-1)
+
     def test_recommend_for_a_typed_history_prints_titles_literally(self, done, monkeypatch, capsys):
         monkeypatch.setenv("COLUMNS", "200")
         code, out, _ = call(monkeypatch, capsys, "recommend", done.folder, "--history", "i000, i002", "--k", "60")

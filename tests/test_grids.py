@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
+import polars.testing
 import pytest
 import torch
 from conftest import shop, world
@@ -193,8 +194,8 @@ class TestGrid:
             assert opened.config == cell.config
             assert list(opened.arms) == ["clean", "poisoned", "lorec", "oracle"]
         assert {path.name for path in folder.iterdir()} == {
-            "grid.json", "runs", "shared", "ends", "cells.csv", "cells.parquet", "table.csv", "table.md",
-            "table.parquet", "table.tex",
+            "grid.json", "runs", "shared", "ends", "cells.csv", "cells.parquet", "curves.csv", "curves.parquet",
+            "table.csv", "table.md", "table.parquet", "table.tex",
         }  # fmt: skip
 
     def test_shares_clean_models_and_poisons(self, done, write, home):
@@ -229,6 +230,26 @@ class TestGrid:
         _, folder, _ = done
         pushed = [tuple(read_json(path)["targets"]) for path in (folder / "shared" / "poisons").glob("*/poison.json")]
         assert len(set(pushed)) == 2
+
+    def test_curves_are_the_histories_and_deciles_those_of_the_likelihoods(self, done):
+        asked, folder, _ = done
+        curves, cells = pl.read_parquet(folder / "curves.parquet"), pl.read_parquet(folder / "cells.parquet")
+        for cell in asked.cells:
+            for arm in ("clean", "poisoned", "lorec", "oracle"):
+                history = pl.read_ndjson(folder / "runs" / cell.name / arm / "history.jsonl")
+                mine = curves.filter(run=cell.name, arm=arm)
+                polars.testing.assert_frame_equal(mine.select(history.columns), history)
+                assert set(mine["attack"]) == {cell.labels["attack"]}
+            told = pl.read_parquet(folder / "runs" / cell.name / "lorec" / "weights.parquet")
+            likely = told.filter(pl.col("injected"))["suspicion"].sort().to_list()
+            (decile,) = cells.filter(run=cell.name, arm="lorec")["p fraudsters, 90 %"]
+            assert likely[0] <= decile <= likely[-1]
+            assert sum(one <= decile for one in likely) >= 0.9 * len(likely) - 1
+
+    def test_what_is_followed_is_not_shared(self, write):
+        of_one = read_grid_file(write())
+        followed = read_grid_file(write(("seed = [1, 2]", "seed = [1, 2]\nfollow = [1]")))
+        assert (of_one.arms, followed.arms) == (2 + 4 * 3, 4 + 4 * 3)
 
     def test_tells_every_arm_and_their_means(self, done):
         _, folder, table = done

@@ -159,6 +159,20 @@ class TestSchedule:
         assert len(asked) == 4  # 5, 6, 7, 8
         assert figures["gate"] == 0.0
 
+    def test_without_compensation_whoever_is_likely_at_the_last_update_counts_nothing(self, split, monkeypatch):
+        recommender, guard = start(LoRecPaper(view="pooled", reweighting="threshold", enter=10), split)
+        monkeypatch.setattr(guard, "_learn", lambda recommender: 0.0)
+        said = np.full(len(split), 0.6, dtype=np.float32)
+        said[:3] = 0.1, 0.5, 0.49
+        monkeypatch.setattr(guard, "likelihoods", lambda recommender: said)
+        for epoch in range(1, 9):
+            guard.end_epoch(recommender, epoch)
+        assert (guard.weights.users == 1).all()  # they enter at epoch 10, as the states would
+        guard.end_epoch(recommender, 9)
+        assert guard.weights.users.tolist() == [1, 0, 1] + [0] * (len(split) - 3)
+        assert (guard.likelihood == said).all()
+        assert (guard.suspicion == said).all()
+
 
 class TestGuard:
     def test_gradients_of_the_calibrator_never_reach_the_recommender(self, split):
@@ -196,6 +210,7 @@ class TestGuard:
         assert (one.likelihoods(recommender) == other.likelihoods(recommender)).all()
         assert (one.states == other.states).all()
         assert (one.weights.users == other.weights.users).all()
+        assert (one.likelihood == other.likelihood).all()
 
     def test_nothing_is_gained_from_the_order_of_rows(self, split):
         """Permuting the rows permutes the likelihoods, whatever the calibrator learned before."""

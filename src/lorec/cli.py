@@ -10,7 +10,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version as version_of
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lorec.data import Dataset
     from lorec.experiment import Event, Run
     from lorec.scans import Findings
+    from lorec.trackers import Tracker
 
 app = typer.Typer(
     help="""Keep sequential recommenders honest: measure poisoning attacks, defend with LoRec, judge what it is worth.
@@ -42,6 +43,9 @@ app.add_typer(data_app, name="data")
 
 Folder = Annotated[Path, typer.Argument(help="A finished run folder.")]
 Arm = Annotated[str, typer.Option(help="clean, poisoned, or a defense's name.")]
+Track = Annotated[
+    list[str] | None, typer.Option("--track", metavar="NAME", help="tensorboard or mlflow, told of every epoch.")
+]
 Log = Annotated[str, typer.Argument(help="A file (CSV, TSV, Parquet, JSON lines), or the name of a source or folder.")]
 Items = Annotated[str | None, typer.Option(help="The catalogue with titles, where LOG is a file.")]
 Columns = Annotated[
@@ -103,17 +107,25 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set training.epochs=3.")
     ] = None,
+    track: Track = None,
 ) -> None:
     """Train clean, poisoned and defended recommenders on one log, judge them, and leave a run folder.
 
     The same command again continues an interrupted run and only shows a finished one.
     """
     from lorec.experiment import run as do
-    from lorec.runfile import read_run_file
+    from lorec.runfile import plain, read_run_file
 
     config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
-    with _shown_progress() as watch:
-        done = do(config, out or Path("runs") / config.name, cache=_cache(), watch=watch)
+    folder = out or Path("runs") / config.name
+    with _shown_progress() as shown, _trackers(track, config.name, folder, {"": plain(config)}) as tracked:
+
+        def watch(event: "Event") -> None:
+            shown(event)
+            for one in tracked:
+                one(event)
+
+        done = do(config, folder, cache=_cache(), watch=watch)
     show_run(done)
 
 
@@ -131,6 +143,7 @@ def grid(
     memory: Annotated[float | None, typer.Option(min=0.1, help="GB that cells may take together.")] = None,
     shard: Annotated[str, typer.Option(help="A part of the grid: 2/4 on the second of four machines.")] = "1/1",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many cells, and how long.")] = False,
+    track: Track = None,
 ) -> None:
     """Run every combination that [grid] names, side by side; leave tables with means, intervals and tests.
 
@@ -140,7 +153,7 @@ def grid(
     from lorec.comparison import laid_out
     from lorec.grids import NOT_YET, estimate, read_grid_file
     from lorec.grids import grid as do
-    from lorec.runfile import arms_of
+    from lorec.runfile import arms_of, plain
 
     asked = read_grid_file(grid_file, dict(_pair("--set", one) for one in settings or []))
     folder, part = out or Path("runs") / asked.name, _shard(shard)
@@ -154,7 +167,15 @@ def grid(
         print(f"{told.cells} cells, {told.left} to do: {told.arms} recommenders, about {_time(told.seconds)}")
         print("- side by side, if no arm stops early; forging the poisons comes on top")
         return
-    with _shown_grid({cell.name: len(arms_of(cell.config)) for cell in asked.cells}, part[1]) as watch:
+    arms = {cell.name: len(arms_of(cell.config)) for cell in asked.cells}
+    about = {cell.name: plain(cell.config) for cell in asked.cells}
+    with _shown_grid(arms, part[1]) as shown, _trackers(track, asked.name, folder, about) as tracked:
+
+        def watch(cell: str, event: "Event") -> None:
+            shown(cell, event)
+            for one in tracked:
+                one(event, cell)
+
         table = do(
             asked, folder, workers=workers, threads=threads, memory=memory and memory * 1e9, shard=part, cache=_cache(),
             watch=watch,
@@ -588,6 +609,19 @@ def _pair(option: str, text: str) -> tuple[str, str]:
     return key, value
 
 
+@contextmanager
+def _trackers(
+    names: list[str] | None, experiment: str, folder: Path, about: Mapping[str, Mapping[str, Any]]
+) -> Iterator[list["Tracker"]]:
+    if not names:
+        yield []
+        return
+    from lorec.trackers import tracker
+
+    with ExitStack() as stack:
+        yield [stack.enter_context(tracker(name, experiment, folder, about)) for name in dict.fromkeys(names)]
+
+
 def _cache() -> Path:
     import platformdirs
 
@@ -791,7 +825,7 @@ def _shown_grid(arms: Mapping[str, int], parts: int) -> Iterator[Callable[[str, 
         yield watch
 
 
-_NO_ARMS = ("cell", "read the log", "encode texts", "attack")
+_NO_ARMS = ("cell", "read the log", "encode texts", "attack", "judge")
 
 
 def _time(seconds: float) -> str:

@@ -25,7 +25,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ from lorec.registry import name_of, unknown
 from lorec.runfile import RunFile, arms_of, named, plain, resolve
 from lorec.sources import prepared
 from lorec.text import TextVectors
-from lorec.training import Fit, Progress, choose_device, fit
+from lorec.training import Fit, Follow, Progress, choose_device, fit
 
 _logger = logging.getLogger(__name__)
 
@@ -82,6 +82,10 @@ class Event:
     total: int
     note: str = ""
     finished: bool = False
+    epoch: int | None = None
+    """The epoch that `figures` are of; None for those of the test items."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """For curves and trackers."""
 
 
 Watch = Callable[[Event], None]
@@ -191,6 +195,8 @@ def run(
         _seal(record, folder, [])
     write_json(folder / "scorecard.json", scorecard)
     record["finished"] = not failed
+    told = {f"{arm}/{name}": value for arm, one in arms.items() for name, value in one.items()}
+    watch(Event("judge", 1, 1, f"{len(arms)} arms", finished=True, figures=told))
     _seal(record, folder, ["scorecard.json"])
     return Run(folder, config, record, scorecard)
 
@@ -622,7 +628,22 @@ def _fitted(job: _Job, name: str, defense: Defense, folder: Path) -> Fit:
         seed=config.seed,
         checkpoint=folder / "checkpoint.safetensors",
         watch=lambda progress: job.watch(_event(name, progress)),
+        follow=_follow(job, split),
     )
+
+
+def _follow(job: _Job, split: Split) -> Follow | None:
+    """Looks at the targets' exposure every few epochs, where that is asked for."""
+    if not job.config.follow:
+        return None
+
+    def look(recommender: Recommender, epoch: int) -> dict[str, float]:
+        if epoch % job.config.follow:
+            return {}
+        found = evaluate(recommender, split, targets=job.poison.targets).metrics
+        return {name: found[name] for name in ("T-HR@50", "HR@10")}
+
+    return look
 
 
 def _told(defense: Defense, split: Split) -> Defense:
@@ -638,7 +659,7 @@ def _told(defense: Defense, split: Split) -> Defense:
 
 def _clean_folder(job: _Job) -> Path | None:
     """Where runs share the clean model of this log, recommender, training and seed, which no attack touches."""
-    if job.shared is None:
+    if job.shared is None or job.config.follow:  # what is followed are one attack's targets
         return None
     config = plain(job.config)
     values = {key: config[key] for key in ("backbone", "items", "loss", "training", "seed")}
@@ -734,7 +755,7 @@ def _event(name: str, progress: Progress) -> Event:
     if "valid NDCG@10" in progress.figures:
         note += f" valid NDCG@10 {progress.figures['valid NDCG@10']:.4f}"
     done = (progress.epoch - 1) * progress.steps + progress.step
-    return Event(name, done, progress.epochs * progress.steps, note)
+    return Event(name, done, progress.epochs * progress.steps, note, epoch=progress.epoch, figures=progress.figures)
 
 
 def _short(value: Any) -> str:
@@ -753,9 +774,10 @@ def _save_history(path: Path, history: list[dict[str, float]]) -> None:
 def _save_weights(path: Path, split: Split, trained: Fit) -> None:
     """Every user's weight, worst first; `injected` is what only the experiment knows."""
     weights, suspicion = trained.weights.of_users(split.train), trained.guard.suspicion
-    frame = pl.DataFrame(
-        {"user": split.users, "weight": weights, "suspicion": suspicion, "injected": split.fraudsters}
-    ).sort("suspicion", "user", descending=[True, False])
+    columns = {"user": split.users, "weight": weights, "suspicion": suspicion, "injected": split.fraudsters}
+    if trained.guard.likelihood is not None:
+        columns["likelihood"] = trained.guard.likelihood
+    frame = pl.DataFrame(columns).sort("suspicion", "user", descending=[True, False])
     with replacing(path) as temporary:
         frame.write_parquet(temporary)
 

@@ -9,6 +9,7 @@ combination of them: a run, with an arm for every defense. `grid` leaves a folde
     logs/<cell>.log    what a cell's process said on its error stream, tracebacks too
     ends/<cell>.json   how a cell ended: seconds, peak memory, error
     cells.*            a row for every arm of every cell: axes, figures, memory, errors
+    curves.*           a row for every epoch of every arm of every cell
     table.*            means over seeds, intervals, tests; .md and .tex for readers, .csv and .parquet for programs
 """
 
@@ -175,7 +176,8 @@ def _clean_identity(config: RunFile) -> str:
     values = plain(config)
     keys = ("data", "split", "backbone", "items", "loss", "training", "seed")
     read = [values[key] for key in ("encoder", "scenario", "prompts")] if config.items != "ids" else None
-    return json.dumps({key: values[key] for key in keys} | {"text": read})
+    followed = [values[key] for key in ("follow", "attack", "targets")] if config.follow else None
+    return json.dumps({key: values[key] for key in keys} | {"text": read, "followed": followed})
 
 
 # -------------------------------------------------------------------------------------------------------- the cells
@@ -503,7 +505,8 @@ def _work() -> None:
 
     def watch(event: Event) -> None:
         now = time.monotonic()
-        if event.finished or now - told.get(event.stage, 0) > 0.5:  # every step would be too much to hear
+        # Every step would be too much to hear.
+        if event.finished or event.figures or now - told.get(event.stage, 0) > 0.5:
             told[event.stage] = now
             say(event)
 
@@ -616,8 +619,10 @@ def export(asked: Grid, folder: str | Path) -> pl.DataFrame:
     """Write cells.* and table.* from the run folders as they are, and return the table."""
     folder = Path(folder)
     cells = collected(asked, folder)
+    curves = _curves(asked, folder)
     for suffix in ("csv", "parquet"):
         write_table(cells, folder / f"cells.{suffix}", asked.axes)
+        write_table(curves, folder / f"curves.{suffix}", asked.axes)
 
     def apart(cell: str, one: str, other: str) -> float:
         ranks = [exposed(_ranks(folder / "runs" / cell, arm)) for arm in (one, other)]
@@ -668,9 +673,39 @@ def collected(asked: Grid, folder: Path) -> pl.DataFrame:
                 rows.append(row | {"error": said or ended["error"] or NOT_YET})
                 continue
             row["judged kind is known"] = opened.scorecard["judged kind is known"]
-            rows.append(row | opened.arms[arm] | _over_users(opened, arm))
+            rows.append(row | opened.arms[arm] | _over_users(opened, arm) | _likelihoods(opened, arm))
     frame = pl.DataFrame(rows, infer_schema_length=None)
     return frame.cast({"error": pl.String, "judged kind is known": pl.Boolean})
+
+
+def _likelihoods(opened: Run, arm: str) -> dict[str, float]:
+    """Deciles that tell how p_u is spread among genuine users and fraudsters, where a defense says p_u."""
+    if f"{arm}/weights.parquet" not in opened.record["files"]:
+        return {}
+    told = pl.read_parquet(opened.file(f"{arm}/weights.parquet"))
+    name = "likelihood" if "likelihood" in told.columns else "suspicion"
+    if not told[name].drop_nulls().is_between(0, 1).all():
+        return {}
+    return {
+        f"p {who}, {decile} %": float(value)
+        for who, injected in (("genuine", False), ("fraudsters", True))
+        for decile in (10, 50, 90)
+        if (value := told.filter(injected=injected)[name].quantile(decile / 100)) is not None
+    }
+
+
+def _curves(asked: Grid, folder: Path) -> pl.DataFrame:
+    """A row for every epoch of every arm of every cell that is done: axes, seed, run, arm, the history's figures."""
+    rows: list[dict[str, Any]] = []
+    for cell in asked.cells:
+        opened = _opened(folder / "runs" / cell.name)
+        if opened is None:
+            continue
+        for arm in opened.arms:
+            of = {**cell.labels, "seed": cell.config.seed, "run": cell.name, "arm": arm}
+            history = opened.file(f"{arm}/history.jsonl").read_text(encoding="utf-8")
+            rows += [of | json.loads(line) for line in history.splitlines()]
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 NOT_YET = "not done yet"

@@ -93,10 +93,14 @@ class RunFile:
     """Who is asked by `lorec detect`, which trains no recommender; a run does not ask them."""
     training: Training = field(default_factory=Training)
     """How long, how fast, on what."""
+    follow: int = 0
+    """Epochs between two looks at T-HR@50 on test items while training, for curves; 0: none. They select nothing."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {self.seed}; it is a whole number from 0 to 2^63 - 1")
+        if self.follow < 0:
+            raise ConfigError(f"follow is {self.follow}; it is a number of epochs, or 0")
 
 
 FAMILIES: dict[str, dict[str, type]] = {
@@ -120,7 +124,7 @@ TABLES: dict[str, type] = {
     "known": Known,
     "training": Training,
 }
-PLAIN = ("name", "seed", "items", "scenario")
+PLAIN = ("name", "seed", "items", "scenario", "follow")
 
 
 def read_run_file(path: str | Path, settings: Mapping[str, str] | None = None) -> RunFile:

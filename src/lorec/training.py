@@ -97,6 +97,10 @@ class Fit:
         return self.guard.weights
 
 
+Follow = Callable[[Recommender, int], dict[str, float]]
+"""Looks at a recommender after each epoch; what it says is put down."""
+
+
 def choose_device(name: str) -> torch.device:
     """The device by its name; auto takes a GPU where there is one. Raises ConfigError for one that is not there."""
     if name == "auto":
@@ -122,13 +126,14 @@ def fit(
     seed: int = 0,
     checkpoint: Path | None = None,
     watch: Callable[[Progress], None] | None = None,
+    follow: Follow | None = None,
 ) -> Fit:
     """Train a recommender on a split's training log under a defense.
 
     The best epoch is chosen by NDCG@10 of genuine users' validation items, of all or of `training.valid_users` (which
-    rows are genuine is known to the experiment alone: a concession). Given `checkpoint`, an interrupted fit goes on
-    from there to the bit-same result on the same machine and thread count. Raises RunError for a damaged or foreign
-    checkpoint.
+    rows are genuine is known to the experiment alone: a concession). What `follow` says after an epoch goes into the
+    history, and nothing is selected by it. Given `checkpoint`, an interrupted fit goes on from there to the bit-same
+    result on the same machine and thread count. Raises RunError for a damaged or foreign checkpoint.
     """
     training = training or Training()
     device = choose_device(training.device)
@@ -140,7 +145,7 @@ def fit(
         recommender = Recommender(backbone, items, len(split.catalog), vectors, seed, loss).to(device)
         rng = stream(seed, "guard")
         guard = (defense or Undefended()).start(recommender, split.train, text=text, known=known, rng=rng)
-        loop = _Loop(split, recommender, guard, training, seed, watch)
+        loop = _Loop(split, recommender, guard, training, seed, watch, follow)
         described = {
             "backbone": repr(backbone),
             "loss": repr(recommender.loss),
@@ -187,9 +192,10 @@ class _Loop:
         training: Training,
         seed: int,
         watch: Callable[[Progress], None] | None,
+        follow: Follow | None,
     ) -> None:
         self.split, self.recommender, self.guard, self.training = split, recommender, guard, training
-        self.watch = watch or (lambda _: None)
+        self.watch, self.follow = watch or (lambda _: None), follow or (lambda recommender, epoch: {})
         self.seed, self.rng = seed, stream(seed, "batches")
         self.optimizer = torch.optim.AdamW(
             recommender.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
@@ -230,6 +236,7 @@ class _Loop:
         if self.guard.ready:
             figures |= self._validate(epoch)
         figures |= {"seconds": trained, "seconds with validation": time.perf_counter() - started}
+        figures |= self.follow(self.recommender, epoch)
         self.history.append({"epoch": float(epoch)} | figures)
         self.watch(Progress(epoch, self.training.epochs, done, steps, figures["loss"], figures))
 

@@ -29,6 +29,11 @@ class Guard:
         return None if self.weights.users is None else 1 - self.weights.users
 
     @property
+    def likelihood(self) -> NDArray[np.floating[Any]] | None:
+        """[users]: a fraud likelihood that suspicion follows from; None where suspicion is all there is."""
+        return None
+
+    @property
     def flagged(self) -> NDArray[np.bool_] | None:
         """[users]: the defense's own decision, who is turned down."""
         return None if self.weights.users is None else self.weights.users < 1

@@ -54,6 +54,8 @@ class LoRecPaper:
     """Epochs between updates of the states, until the weights enter; twice as many from then on."""
     enter: int = 30
     """The epoch from which on the weights scale the loss."""
+    reweighting: Literal["compensation", "threshold"] = "compensation"
+    """The paper's iterative compensation, or, to see what that is worth, weight 0 while p_u is .5 or more."""
     tokens: int = 4096
     """Positions in a calibrator's batch; the authors take 512 users, whatever their lengths."""
 
@@ -105,6 +107,7 @@ class _PaperGuard(Guard):
         self.everyone = everyone
         self.views = None if views is None else torch.from_numpy(np.asarray(views, dtype=np.float32))
         self.states: Floats = np.full(n_users, START)
+        self.likely = np.zeros(n_users, dtype=np.float32)
         self.epoch, self.retry = 0, False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**31)))
@@ -122,21 +125,32 @@ class _PaperGuard(Guard):
     @property
     def suspicion(self) -> Floats:
         """The states, turned over: finer than the weights, which round up."""
-        return -self.states
+        return -self.states if self.spec.reweighting == "compensation" else self.likely.astype(np.float64)
+
+    @property
+    def likelihood(self) -> NDArray[np.float32]:
+        """p_u at the last update."""
+        return self.likely
 
     def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
         figures = {"calibrator": sum(self._learn(recommender) for _ in range(self.spec.passes)) / self.spec.passes}
         self.epoch = epoch
         every = self.spec.update_every * (2 if epoch > self.spec.enter else 1)
         if self.retry or epoch % every == 0:
-            likelihoods = self.likelihoods(recommender)
-            self.states, opened = compensate(self.states, likelihoods)
-            self.retry = not opened
-            figures["gate"] = float(opened)
+            self.likely = self.likelihoods(recommender)
+            if self.spec.reweighting == "compensation":
+                self.states, opened = compensate(self.states, self.likely)
+                self.retry = not opened
+                figures["gate"] = float(opened)
         if epoch + 1 >= self.spec.enter:
-            self.weights = Weights(users=weights_of(self.states))
-        figures["turned down"] = float((weights_of(self.states) < 1).mean())
+            self.weights = Weights(users=self._weights())
+        figures["turned down"] = float((self._weights() < 1).mean())
         return figures
+
+    def _weights(self) -> NDArray[np.float32]:
+        if self.spec.reweighting == "threshold":
+            return (self.likely < 0.5).astype(np.float32)
+        return weights_of(self.states)
 
     def likelihoods(self, recommender: Recommender) -> NDArray[np.float32]:
         """p_u [users]: how likely a fraudster each user is; the language model's view is not asked."""
@@ -185,6 +199,7 @@ class _PaperGuard(Guard):
             "calibrator": self.calibrator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "states": torch.from_numpy(self.states),
+            "likely": torch.from_numpy(self.likely),
             "epoch": self.epoch,
             "retry": self.retry,
             "rng": self.rng.bit_generator.state,
@@ -193,11 +208,11 @@ class _PaperGuard(Guard):
     def restore(self, state: dict[str, Any]) -> None:
         self.calibrator.load_state_dict(state["calibrator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.states = state["states"].cpu().numpy()
+        self.states, self.likely = state["states"].cpu().numpy(), state["likely"].cpu().numpy()
         self.epoch, self.retry = state["epoch"], state["retry"]
         self.rng.bit_generator.state = state["rng"]
         if self.epoch + 1 >= self.spec.enter:
-            self.weights = Weights(users=weights_of(self.states))
+            self.weights = Weights(users=self._weights())
 
 
 # --------------------------------------------------------------------------------------------- the user's weight

@@ -124,7 +124,9 @@ def _training(run: Run) -> list[Block]:
         histories[arm] = pl.read_ndjson(path, infer_schema_length=None)
     blocks: list[Block] = []
     for name, words in (
-        ("valid HR@10", "HR@10 on genuine users' validation items"), ("loss", "mean loss of an epoch"),
+        ("valid HR@10", "HR@10 on genuine users' validation items"),
+        ("T-HR@50", "targets among the first 50, on test items, which select nothing,"),
+        ("loss", "mean loss of an epoch"),
         ("turned down", "share of what is turned down"), ("calibrator", "the calibrator's loss"),
     ):  # fmt: skip
         series = {
@@ -145,15 +147,19 @@ def _suspected(run: Run, arms: list[str]) -> list[Block]:
     for arm in arms:
         told = _read(run, f"{arm}/weights.parquet").drop_nulls("suspicion")
         bad, suspicion = told["injected"].to_numpy(), told["suspicion"].to_numpy()
+        likely = told["likelihood" if "likelihood" in told.columns else "suspicion"].to_numpy()
         if not 0 < bad.sum() < len(bad):
             continue
-        place = suspicion.argsort(kind="stable").argsort(kind="stable") / max(len(bad) - 1, 1)
-        low, high = suspicion.min(), suspicion.max()
-        likely = suspicion if low >= 0 and high <= 1 else place
+        is_share = likely.min() >= 0 and likely.max() <= 1
+        if not is_share:  # by ranks
+            likely = suspicion.argsort(kind="stable").argsort(kind="stable") / max(len(bad) - 1, 1)
         blocks.append(
             Chart(
                 f"Suspicion of {arm}",
-                histogram({"genuine": likely[~bad], "injected": likely[bad]}, "suspicion", "users"),
+                histogram(
+                    {"genuine": likely[~bad], "injected": likely[bad]},
+                    "fraud likelihood" if is_share else "suspicion, by rank", "users",
+                ),
                 f"{int(bad.sum()):,} injected and {int((~bad).sum()):,} genuine users; medians "
                 f"{np.median(likely[bad]):.3f} and {np.median(likely[~bad]):.3f}. The count is logarithmic.",
             )
