@@ -33,8 +33,10 @@ lint: setup
 	$(BIN)/codespell README.md CHANGELOG.md SECURITY.md src tests docs benchmarks recipes
 	$(BIN)/python docs/generate.py --check
 
+# The site goes to build/docs; a warning is an error.
 docs: setup
 	$(BIN)/python docs/generate.py
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
 # Needs Amazon Beauty under LOREC_DATA, and two hours of two cores.
 results: setup

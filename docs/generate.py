@@ -1,4 +1,4 @@
-"""Write docs/configuration.md and docs/cli.md from the code itself, and docs/results.md from what grids exported.
+"""Write pages of docs/ from the code itself: run files, the command line, Python; and results from what grids exported.
 
 With --check only say whether they are up to date.
 """
@@ -7,13 +7,17 @@ import ast
 import dataclasses
 import inspect
 import itertools
-import os
-import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+from typer.main import get_command
 
+import lorec
+from lorec.cli import app
 from lorec.runfile import FAMILIES, LISTS, MEMBERS, TABLES, RunFile
 
 HERE = Path(__file__).parent
@@ -81,34 +85,110 @@ def configuration() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def command_line() -> str:
-    """The page of all verbs."""
-    parts = ["# Command line", "Written by `make docs` from the code."]
-    for verbs in (
-        (),
-        ("run",),
-        ("grid",),
-        ("attack",),
-        ("detect",),
-        ("encode",),
-        ("evaluate",),
-        ("recommend",),
-        ("list",),
-        ("data",),
-        ("data", "stats"),
-        ("data", "check"),
-        ("data", "compile"),
-    ):
-        said = subprocess.run(
-            [sys.executable, "-m", "lorec.cli", *verbs, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ | {"COLUMNS": "100", "NO_COLOR": "1"},
-        )
-        text = said.stdout.replace("python -m lorec.cli", "lorec").strip()
-        parts += [f"## {' '.join(('lorec', *verbs))}", f"```text\n{text}\n```"]
+def verbs() -> dict[str, str]:
+    """A page for each verb of the command line, and one of all."""
+
+    def walk(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk((*words, name), inner)
+        if not hasattr(command, "commands"):
+            yield words, command
+
+    pages, rows = {}, []
+    for words, command in walk((), get_command(app)):
+        pages[f"verbs/{'-'.join(words)}.md"] = verb(words, command)
+        first = inspect.cleandoc(command.help).split("\n\n")[0]
+        rows.append(f"| [`lorec {' '.join(words)}`]({'-'.join(words)}.md) | {' '.join(first.split())} |")
+    listed = "\n".join(name.removeprefix("verbs/").removesuffix(".md") for name in pages)
+    index = [
+        "# Command line",
+        "Written by `make docs` from the code. `lorec VERB --help` says the same on a terminal.",
+        "\n".join(["| verb | |", "| --- | --- |", *rows]),
+        "Exit codes: 0 where all went well, 1 where a scan is above `--fail-above` or cells of a grid failed, 2 for "
+        "input that can't be used (one line says what was found, what was wanted and what to do), 130 after Ctrl-C. "
+        "Progress goes to standard error, results to standard output.",
+        f"```{{toctree}}\n:hidden:\n\n{listed}\n```",
+    ]
+    return pages | {"verbs/index.md": "\n\n".join(index) + "\n"}
+
+
+def verb(words: tuple[str, ...], command: Any) -> str:
+    """One verb: what it does, its arguments and its options."""
+    arguments = [one for one in command.params if not one.opts[0].startswith("-")]
+    options = [one for one in command.params if one.opts[0].startswith("-") and one.name != "help"]
+    usage = ["lorec", *words, *(one.metavar or one.name.upper() for one in arguments)]
+    usage = [*usage[:-1], f"[{usage[-1]}]"] if arguments and not arguments[-1].required else usage
+    usage += [f"{one.opts[0]} {called(one)}" for one in options if one.required] + ["[OPTIONS]"] * bool(options)
+    parts = [f"# lorec {' '.join(words)}", inspect.cleandoc(command.help), f"```text\n{' '.join(usage)}\n```"]
+    if arguments:
+        head = ["| argument | meaning |", "| --- | --- |"]
+        parts.append("\n".join(head + [f"| `{one.metavar or one.name.upper()}` | {one.help} |" for one in arguments]))
+    if options:
+        head = ["| option | default | meaning |", "| --- | --- | --- |"]
+        rows = [f"| `{f'{one.opts[0]} {called(one)}'.strip()}` | {default(one)} | {one.help} |" for one in options]
+        parts.append("\n".join(head + rows))
     return "\n\n".join(parts) + "\n"
+
+
+def called(option: Any) -> str:
+    """What an option takes."""
+    return "" if option.is_bool_flag else option.metavar or option.name.upper()
+
+
+def default(option: Any) -> str:
+    """Of an option, as it is shown."""
+    if option.required:
+        return "required"
+    if option.multiple:
+        return "may be repeated"
+    return "" if option.default is None or option.is_bool_flag else f"`{option.default}`"
+
+
+def library() -> str:
+    """The page of all public names."""
+    parts = [
+        "# Python",
+        "Written by `make docs` from the code: what `import lorec` gives. `Ints`, `Floats` and `Bools` are arrays of "
+        "numpy, `Tensor` is torch's; frames are polars'. What stands in no list here is no promise.",
+    ]
+    for name in lorec.__all__:
+        one = getattr(lorec, name)
+        parts.append(f"## {name}")
+        if dataclasses.is_dataclass(one):
+            parts.append(inspect.cleandoc(one.__doc__))
+            parts += [table(one)] * bool(dataclasses.fields(one))
+        elif inspect.isclass(one):
+            made = [signature(name, one.__init__)] if "__init__" in vars(one) else []
+            parts += [*made, inspect.cleandoc(one.__doc__)]
+        else:
+            parts += [signature(name, one), inspect.cleandoc(one.__doc__)]
+        for key, value in vars(one).items() if inspect.isclass(one) else ():
+            if not key.startswith("_") and inspect.isfunction(value) and value.__doc__:
+                parts += [f"### {name}.{key}", signature(key, value), inspect.cleandoc(value.__doc__)]
+    return "\n\n".join(parts) + "\n"
+
+
+def signature(name: str, one: Any) -> str:
+    """A call as its source has it, without self."""
+    made = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+    assert isinstance(made, ast.FunctionDef)
+    given = made.args
+    without = [None] * (len(given.args) - len(given.defaults))
+    asked = [said(*pair) for pair in zip(given.args, [*without, *given.defaults], strict=True)]
+    asked += [f"*{said(given.vararg)}"] if given.vararg else ["*"] * bool(given.kwonlyargs)
+    asked += [said(*pair) for pair in zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+    asked += [f"**{said(given.kwarg)}"] if given.kwarg else []
+    asked = asked[1:] if asked and asked[0] in ("self", "cls") else asked
+    after = f" -> {ast.unparse(made.returns)}" if made.returns and name == made.name else ""
+    line = f"{name}({', '.join(asked)}){after}"
+    if len(line) > 100:
+        line = f"{name}(\n    " + ",\n    ".join(asked) + f",\n){after}"
+    return f"```text\n{line}\n```".replace("'", '"')
+
+
+def said(one: ast.arg, default: ast.expr | None = None) -> str:
+    """A parameter as it is written."""
+    return ast.unparse(one) + (f" = {ast.unparse(default)}" if default else "")
 
 
 def results() -> str:
@@ -136,16 +216,22 @@ def results() -> str:
 
 def main() -> int:
     """Write, or check, all pages."""
-    stale = []
-    for name, text in (("configuration.md", configuration()), ("cli.md", command_line()), ("results.md", results())):
-        path = HERE / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            stale.append(name)
-            if "--check" not in sys.argv:
-                path.write_text(text, encoding="utf-8")
-    if stale and "--check" in sys.argv:
-        print(f"stale: {', '.join(stale)}; run make docs")
-        return 1
+    pages = {"configuration.md": configuration(), "python.md": library(), "results.md": results()} | verbs()
+    stale = [
+        name
+        for name, text in pages.items()
+        if not (HERE / name).exists() or (HERE / name).read_text(encoding="utf-8") != text
+    ]
+    left = [path for path in (HERE / "verbs").glob("*.md") if f"verbs/{path.name}" not in pages]
+    if "--check" in sys.argv:
+        if stale or left:
+            print(f"stale: {', '.join([*stale, *map(str, left)])}; run make docs")
+        return int(bool(stale or left))
+    (HERE / "verbs").mkdir(exist_ok=True)
+    for path in left:
+        path.unlink()
+    for name in stale:
+        (HERE / name).write_text(pages[name], encoding="utf-8")
     return 0
 
 

@@ -6,30 +6,23 @@ import os
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import polars.testing
 import pytest
 from conftest import world
 
 from lorec import experiment
-from lorec.attacks import ATTACKS, Random, View, forge
+from lorec.attacks import ATTACKS
 from lorec.cli import literal, main
-from lorec.data import leave_two_out
 from lorec.defenses import Filter, LoRec
-from lorec.detectors import Degree, detect
+from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
-from lorec.evidence import shapes
 from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
-from lorec.files import read_json
-from lorec.models import SASRec
 from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import CompleteJourney, prepared
 from lorec.text import Hash, TextVectors
-from lorec.training import Training, fit
 
 TOML = """
 name = "small"
@@ -681,52 +674,6 @@ class TestAttack:
         code, _, err = call(monkeypatch, capsys, "attack", recipe, "--out", tmp_path / "mine")
         assert code == 2
         assert "holds something else" in err
-
-
-def test_the_documented_detector_of_ones_own_is_attacked(town):
-    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
-    names = {}
-    exec(page.split("```python\n")[3].split("```")[0], names)
-    poison = names["attacked"](town)
-    counts = town.train.counts(len(town.catalog))
-    usual = shapes(town.train, counts).mean(axis=0)
-    plain = forge(Random(share=0.02, targets_each=1), town, 3)
-    far, near = (np.abs(shapes(one.profiles, counts).mean(axis=0) - usual).sum() for one in (plain, poison))
-    assert near < far
-
-
-def test_the_documented_detector_of_ones_own_is_asked_and_filters(town, tmp_path, monkeypatch):
-    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
-    (tmp_path / "rare_detector.py").write_text(page.split("```python\n")[2].split("```")[0])
-    monkeypatch.syspath_prepend(tmp_path)
-    from rare_detector import Rare
-
-    found = detect(Rare(share=0.05), town)
-    assert found.flagged.mean() == pytest.approx(0.05, abs=0.01)
-    fitted = fit(town, SASRec(width=8, blocks=1), defense=Filter(detector=Rare()), training=Training(epochs=1))
-    assert (fitted.weights.users < 1).mean() == pytest.approx(0.01, abs=0.005)
-
-
-def test_the_documented_attack_of_ones_own_runs(recipe, tmp_path, monkeypatch):
-    """The page's code as its reader would install it: a module and an entry point."""
-    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
-    code, declared = (page.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "toml"))
-    (tmp_path / "trend.py").write_text(code)
-    (tmp_path / "trend-1.dist-info").mkdir()
-    (tmp_path / "trend-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: trend\nVersion: 1\n")
-    ((group, points),) = tomllib.loads(declared)["project"]["entry-points"].items()
-    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
-    (tmp_path / "trend-1.dist-info" / "entry_points.txt").write_text("\n".join(lines))
-    monkeypatch.syspath_prepend(tmp_path)
-    config = read_run_file(recipe, {"attack": '{name = "trend", share = 0.1, newest = 0.2}', "training.epochs": "1"})
-    done = run(config, tmp_path / "run")
-    assert read_json(done.folder / "poison" / "poison.json")["attack"] == "trend"
-    log = leave_two_out(world())
-    newest = set(log.train.items[np.argsort(log.train.times, kind="stable")][-int(0.2 * len(log.train.items)) :])
-    poison = done.config.attack.forge(View(log.train, len(log.catalog)), np.array([1, 2]), 8, np.random.default_rng(0))
-    assert set(poison.items) <= newest | {1, 2}
-    with pytest.raises(UnknownName, match="did you mean 'newest'"):
-        read_run_file(recipe, {"attack": '{name = "trend", newst = 0.2}'})
 
 
 class TestKilledBetweenTwoWrites:

@@ -590,18 +590,3 @@ class TestCommand:
 def test_a_job_is_plain_values(done):
     job = Job("c", plain(done[0].cells[0].config), "folder")
     assert Job(**json.loads(json.dumps(dataclasses.asdict(job)))) == job
-
-
-def test_the_page_on_grids_is_true(home, monkeypatch):
-    monkeypatch.chdir(home)
-    page = (Path(__file__).parents[1] / "docs" / "grids.md").read_text(encoding="utf-8")
-    (home / "strength.toml").write_text(re.search(r"```toml\n(.*?)```", page, re.S)[1])
-    asked = read_grid_file("strength.toml")
-    assert len(asked.cells) == 18
-    assert "random_share0.003_seed1" in {cell.name for cell in asked.cells}
-    assert "# 18 cells" in page
-    called = {}
-    monkeypatch.setattr("lorec.grid", lambda *arguments, **more: called.update(more, arguments=arguments))
-    exec(compile(re.search(r"```python\n(.*?)```", page, re.S)[1], "docs/grids.md", "exec"), {})
-    assert called["arguments"] == (asked, "runs/strength")
-    assert (called["workers"], called["threads"]) == (2, 1)

@@ -34,42 +34,6 @@ def test_the_readme_tree_is_the_real_tree():
     assert drawn == real - {"py.typed", "__pycache__"}
 
 
-def test_the_readme_python_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert blocks
-    (tmp_path / "purchases.csv").write_text(_purchases())
-    (tmp_path / "catalogue.csv").write_text("item,title\n" + "".join(f"sku{n},Thing {n}\n" for n in range(40)))
-    for block in blocks:
-        quick = block.replace("epochs=200", "epochs=1").replace('encoder="minilm"', 'encoder="hash"')
-        exec(compile(quick, "README.md", "exec"), {})
-
-
-def test_the_readme_toml_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    from lorec.experiment import run
-    from lorec.runfile import read_run_file
-
-    (tmp_path / "purchases.csv").write_text(_purchases())
-    (tmp_path / "catalogue.csv").write_text("item,title\n" + "".join(f"sku{n},Thing {n}\n" for n in range(40)))
-    (tmp_path / "mine.toml").write_text(re.search(r"```toml\n(.*?)```", README, re.S)[1])
-    config = read_run_file("mine.toml", {"training.epochs": "1", "encoder": "hash"})
-    assert run(config, tmp_path / "run").arms["poisoned"]
-
-
-def _purchases() -> str:
-    rows = [f"c{user},sku{(user * 3 + n * n) % 40},{n}" for user in range(60) for n in range(9)]
-    return "customer,item,time\n" + "\n".join(rows) + "\n"
-
-
-def test_every_readme_command_exists():
-    said = set(re.findall(r"^(?:\$ )?lorec ([a-z]+)", README, re.M))
-    assert said
-    for verb in said:
-        done = subprocess.run([sys.executable, "-m", "lorec.cli", verb, "--help"], capture_output=True, text=True)
-        assert done.returncode == 0, verb
-
-
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "src").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT / "src"))
 )

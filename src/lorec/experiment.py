@@ -138,10 +138,10 @@ class _Job:
 
 def run(
     config: RunFile,
-    folder: Path,
+    folder: str | Path,
     *,
-    cache: Path | None = None,
-    shared: Path | None = None,
+    cache: str | Path | None = None,
+    shared: str | Path | None = None,
     keep_going: bool = False,
     watch: Watch | None = None,
 ) -> Run:
@@ -153,7 +153,7 @@ def run(
 
     Raises ConfigError, DataError or RunError before hours are spent wherever that can be known.
     """
-    watch = watch or (lambda _: None)
+    folder, shared, watch = Path(folder), Path(shared) if shared else None, watch or (lambda _: None)
     wanted = arms_of(config)
     choose_device(config.training.device)
     record = begun(config, folder)
@@ -312,7 +312,7 @@ def begun(config: RunFile, folder: Path) -> dict[str, Any]:
 
 
 def _prepared(
-    config: RunFile, folder: Path, clean: Split, cache: Path | None, shared: Path | None, watch: Watch
+    config: RunFile, folder: Path, clean: Split, cache: str | Path | None, shared: Path | None, watch: Watch
 ) -> _Job:
     text = _text(config, clean, cache, watch)
     if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
@@ -372,7 +372,7 @@ def _once(folder: Path, make: Callable[[], list[str]]) -> None:
         _checked(folder, name, made)
 
 
-def _text(config: RunFile, clean: Split, cache: Path | None, watch: Watch) -> TextVectors:
+def _text(config: RunFile, clean: Split, cache: str | Path | None, watch: Watch) -> TextVectors:
     def encoding(done: int, total: int) -> None:
         now = time.perf_counter()
         if done < first.get("done", done + 1):  # a new bunch of texts

@@ -249,7 +249,7 @@ def grid(
     memory: float | None = None,
     map: Map | None = None,
     shard: tuple[int, int] = (1, 1),
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     watch: Watch | None = None,
 ) -> pl.DataFrame:
     """Do every cell that is not done, and write and return the table; the same call goes on after an interruption.
@@ -297,7 +297,7 @@ def _plain_cells(asked: Grid) -> dict[str, Any]:
     return values
 
 
-def _open_jobs(asked: Grid, folder: Path, shard: tuple[int, int], cache: Path | None, watch: Watch) -> list[Job]:
+def _open_jobs(asked: Grid, folder: Path, shard: tuple[int, int], cache: str | Path | None, watch: Watch) -> list[Job]:
     """The cells of a shard that are still to be done, each checked on its log before any of them starts."""
     left, needed = [], 0
     mine = _part(asked, shard)
@@ -342,7 +342,7 @@ def _part(asked: Grid, shard: tuple[int, int]) -> list[Cell]:
     return together[len(together) * (number - 1) // of : len(together) * number // of]
 
 
-def _possible(config: RunFile, split: Split, cache: Path) -> None:
+def _possible(config: RunFile, split: Split, cache: str | Path) -> None:
     """Raise now what a cell would raise after hours."""
     choose_device(config.training.device)
     if isinstance(config.attack, Stored):
@@ -540,7 +540,7 @@ def estimate(
     workers: int | None = None,
     threads: int | None = None,
     shard: tuple[int, int] = (1, 1),
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     watch: Watch | None = None,
 ) -> Estimate:
     """Say what is left to do and how long it takes, by training two epochs of everything that differs; leaves nothing.
@@ -583,7 +583,7 @@ def _of_one_speed(config: RunFile) -> str:
 
 
 def _rates(
-    config: RunFile, threads: int, cache: Path | None, watch: Callable[[Event], None]
+    config: RunFile, threads: int, cache: str | Path | None, watch: Callable[[Event], None]
 ) -> dict[str, tuple[float, float]]:
     """Seconds before the first epoch and of one, of each arm, on the clean log: an attack changes little of it."""
     split = prepared(config.data, config.split)

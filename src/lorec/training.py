@@ -124,7 +124,7 @@ def fit(
     known: Sequence[Poison] | None = None,
     training: Training | None = None,
     seed: int = 0,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     watch: Callable[[Progress], None] | None = None,
     follow: Follow | None = None,
 ) -> Fit:
@@ -156,7 +156,7 @@ def fit(
             "weights": [None if one is None else _digest(one) for one in (guard.weights.users, guard.weights.events)],
             "known": [[one.profiles.digest(), _digest(one.targets)] for one in known or ()],
         }
-        return loop.run(checkpoint, described)
+        return loop.run(None if checkpoint is None else Path(checkpoint), described)
 
 
 @contextlib.contextmanager

@@ -73,9 +73,9 @@ class Draft:
             save_state(self.path, {"identity": self.identity, "rng": rng.bit_generator.state, "state": dict(state)})
 
 
-def save_poison(poison: Poison, catalog: Catalog, path: Path, form: str = "folder") -> None:
+def save_poison(poison: Poison, catalog: Catalog, path: str | Path, form: str = "folder") -> None:
     """Write a poison in one of `FORMS`: as a folder, or as the one JSON file of other work."""
-    profiles, targets = poison.profiles, catalog.ids(poison.targets)
+    path, profiles, targets = Path(path), poison.profiles, catalog.ids(poison.targets)
     if form != "folder":
         histories = [catalog.ids(profiles[row]) for row in range(len(profiles))]
         if form == "inject_user":

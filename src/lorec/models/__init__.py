@@ -273,15 +273,15 @@ class Recommender(nn.Module):
             "by",
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write weights and spec as one safetensors file; it holds no histories."""
         spec = {"backbone": name_of("backbones", BACKBONES, self.spec), **dataclasses.asdict(self.spec)}  # type: ignore[call-overload]
         header = {"spec": json.dumps(spec), "items": self.kind, "n_items": str(self.n_items)}
-        with replacing(path) as temporary:
+        with replacing(Path(path)) as temporary:
             save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary, header)
 
 
-def load_recommender(path: Path) -> Recommender:
+def load_recommender(path: str | Path) -> Recommender:
     """Read a saved model. Raises RunError where it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -289,7 +289,7 @@ def load_recommender(path: Path) -> Recommender:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         spec = json.loads(header["spec"])
         kind, n_items = header["items"], int(header["n_items"])
-        backbone = build(find("backbones", BACKBONES, spec.pop("backbone"), strangers=False), spec, path.name)
+        backbone = build(find("backbones", BACKBONES, spec.pop("backbone"), strangers=False), spec, Path(path).name)
         model = Recommender(backbone, kind, n_items, tensors.get("text"))
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, ConfigError) as error:

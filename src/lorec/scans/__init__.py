@@ -58,9 +58,9 @@ def scan(
     kinds: Sequence[str] = (*KINDS, "adaptive"),
     trials: int = 12,
     verdicts: Mapping[str, bool] | None = None,
-    like: Path | None = None,
-    folder: Path | None = None,
-    cache: Path | None = None,
+    like: str | Path | None = None,
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
     key: bytes | None = None,
     seed: int = 0,
     watch: Watch = lambda stage, done, total: None,
@@ -79,9 +79,10 @@ def scan(
     """
     started = time.perf_counter()
     _checked(evidence, kinds, trials)
+    folder = None if folder is None else Path(folder)
     if folder is not None:
         only_a_scan(folder)
-    earlier = None if like is None else trials_of(like)
+    earlier = None if like is None else trials_of(Path(like))
     log = whole(dataset, seed)
     if len(log) < FEWEST_USERS or len(log.catalog) < FEWEST_ITEMS:
         raise DataError(
@@ -169,7 +170,7 @@ def _asked(evidence: Sequence[str], texts: bool, log: Split, notes: list[str]) -
 
 
 def _text(
-    log: Split, encoder: Encoder | None, scenario: str, cache: Path | None, watch: Watch, notes: list[str]
+    log: Split, encoder: Encoder | None, scenario: str, cache: str | Path | None, watch: Watch, notes: list[str]
 ) -> TextVectors | None:
     """The items' texts, encoded; None without any."""
     told = sum(bool(title.strip()) for title in log.catalog.titles())

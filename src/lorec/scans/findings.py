@@ -93,11 +93,12 @@ class Findings:
             "weight": self.weights.of_events(log), "suspicion": of_items[log.items],
         })  # fmt: skip
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write users, items, groups and weights as Parquet, and findings.json last.
 
         Raises RunError for a folder that holds something else.
         """
+        folder = Path(folder)
         only_a_scan(folder)
         frames = {"users": self.users, "items": self.items, "groups": self.groups, "weights": self.interactions()}
         for name, frame in frames.items():

@@ -95,11 +95,13 @@ def located(name: str, options: dict[str, Any]) -> dict[str, Any]:
     is_prepared = name in SOURCES and SOURCES[name] in PUBLIC and options.keys() <= {"root"} and folder.exists()
     if name in SOURCES and not is_prepared:
         return {"name": name, **options}
-    if "root" in options or folder.exists():
+    if folder.exists():
         return {"name": "folder", "path": name, **options}
     try:
         find("sources", SOURCES, name)
     except UnknownName as error:
+        if "root" in options:
+            return {"name": "folder", "path": name, **options}
         raise UnknownName(
             f"{error}; nor a folder in {folder.place()}: set LOREC_DATA or root= to where it is"
         ) from None

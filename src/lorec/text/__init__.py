@@ -73,7 +73,7 @@ class TextVectors:
 
     catalog: Catalog
     encoder: Encoder
-    cache: Path | None = None
+    cache: str | Path | None = None
     """Where vectors are kept on disk by content; None: in this object only."""
     scenario: str = "a shop"
     """What is recommended, for prompts: "video games", "groceries", "news"."""
@@ -125,7 +125,9 @@ class TextVectors:
             )
         prompts = replace(self.prompts, question=question)
         asked = user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget, prompts)
-        return Store(self.cache, Answers(self.encoder, words)).vectors(asked, self.on_progress)
+        return Store(Path(self.cache) if self.cache else None, Answers(self.encoder, words)).vectors(
+            asked, self.on_progress
+        )
 
     def texts(self, log: Sequences | None = None) -> list[str]:
         """What it takes for `items`, and with a log for its `users`: the distinct titles and prompts."""
@@ -153,7 +155,7 @@ class TextVectors:
         return self._store().vectors(texts, self.on_progress)
 
     def _store(self) -> Store:
-        return Store(self.cache, self.encoder, self._kept)
+        return Store(Path(self.cache) if self.cache else None, self.encoder, self._kept)
 
 
 def _centred(vectors: NDArray[Any]) -> Vectors:
