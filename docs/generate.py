@@ -191,27 +191,90 @@ def said(one: ast.arg, default: ast.expr | None = None) -> str:
     return ast.unparse(one) + (f" = {ast.unparse(default)}" if default else "")
 
 
+SMALL = (
+    "small-main", "small-paper", "small-backbones", "small-detection", "small-ablation", "small-lambdas",
+    "small-likelihoods", "small-training", "small-known-fakes", "small-encoders",
+)  # fmt: skip
+"""The recipes whose tables are shown, in this order."""
+
+
 def results() -> str:
     """The page of what the small recipes gave, as `make results` leaves it; nothing of it is typed."""
     parts = [
         "# Results",
         "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
-        "about two hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
+        "about four hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
         "more logs and with more seeds: [measurements](measurements.md).",
+        paper_recipes(),
     ]
-    for name in ("small-main", "small-paper", "small-backbones"):
+    for name in SMALL:
         kept = MEASURED / name
         if not kept.is_dir():
             continue
-        lines = (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
-        head = list(itertools.takewhile(lambda line: line.startswith("# "), lines))
         cells = pl.read_csv(kept / "cells.csv", infer_schema_length=None)
         each = cells.unique("run")["cell seconds"]
         took = f"{len(each)} cells took {each.sum() / 60:.0f} minutes together, those side by side counted one by one."
-        told = " ".join(line.removeprefix("# ").strip() for line in head)
         table = (kept / "table.md").read_text(encoding="utf-8").strip()
-        parts += [f"## {name}", f"{told} `lorec grid recipes/{name}.toml`: {took}", table]
+        parts += [f"## {name}", f"{head_of(name)} `lorec grid recipes/{name}.toml`: {took}", table]
+        if name == "small-likelihoods":
+            parts.append(deciles(cells))
+        if (kept / "curves.csv").exists():
+            parts.append(curves(pl.read_csv(kept / "curves.csv", infer_schema_length=None)))
     return "\n\n".join(parts) + "\n"
+
+
+def head_of(name: str) -> str:
+    """What a recipe says of itself."""
+    lines = (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    head = itertools.takewhile(lambda line: line.startswith("# "), lines)
+    return " ".join(line.removeprefix("# ").strip() for line in head)
+
+
+def paper_recipes() -> str:
+    """Which recipe is which table or figure of the paper."""
+    shown = {
+        "robustness, recommendation quality": ("small-main", "full-robustness"),
+        "the published method beside ours": ("small-paper", "full-robustness"),
+        "other backbones, items by text": ("small-backbones", "full-robustness"),
+        "detection by a language model's view (LLM4Dec)": ("small-detection", "full-detection"),
+        "ablation": ("small-ablation", "full-ablation"),
+        "both lambdas": ("small-lambdas", "full-lambdas"),
+        "distributions of p_u": ("small-likelihoods", "full-likelihoods"),
+        "T-HR@50 over training": ("small-training", "full-training"),
+        "kind and number of known fakes": ("small-known-fakes", "full-known-fakes"),
+        "size of the encoder": ("small-encoders", "full-encoders"),
+    }
+    rows = [f"| {what} | [{small}](#{small}) | `recipes/{full}.toml` |" for what, (small, full) in shown.items()]
+    return "\n".join([
+        "The tables and figures of the paper (Zhang et al. 2024) are recipes: `small` in minutes on two cores, `full` "
+        "with the paper's logs, sizes and language model. None of the full ones was run here.\n",
+        "| the paper's table or figure | small | full |", "| --- | --- | --- |", *rows,
+    ])  # fmt: skip
+
+
+def deciles(cells: pl.DataFrame) -> str:
+    """How p_u is spread: a row for each arm that says one."""
+    names = [f"p {who}, {share} %" for who in ("genuine", "fraudsters") for share in (10, 50, 90)]
+    told = cells.filter(pl.col("arm").str.starts_with("lorec-paper"))
+    rows = [
+        f"| {row['attack']} | {row['arm']} | " + " | ".join(f"{row[name]:.4f}" for name in names) + " |"
+        for row in told.iter_rows(named=True)
+    ]
+    head = ["attack", "arm", *names]
+    said = "p_u at the last update: a tenth, half and nine tenths of the users lie below."
+    return "\n".join([f"{said}\n", f"| {' | '.join(head)} |", "| --- | --- |" + " ---: |" * len(names), *rows])
+
+
+def curves(told: pl.DataFrame) -> str:
+    """T-HR@50 on test items after each epoch."""
+    wide = told.with_columns(pl.col("epoch").cast(pl.Int64)).pivot("epoch", index=["attack", "arm"], values="T-HR@50")
+    epochs = wide.columns[2:]
+    rows = [
+        f"| {row[0]} | {row[1]} | " + " | ".join("" if one is None else f"{one:.4f}" for one in row[2:]) + " |"
+        for row in wide.iter_rows()
+    ]
+    head = f"| attack | arm | {' | '.join(epochs)} |"
+    return "\n".join(["T-HR@50 after each epoch:\n", head, "| --- | --- |" + " ---: |" * len(epochs), *rows])
 
 
 def main() -> int:

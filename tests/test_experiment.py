@@ -16,7 +16,7 @@ from conftest import world
 from lorec import experiment
 from lorec.attacks import ATTACKS
 from lorec.cli import literal, main
-from lorec.defenses import Filter, LoRec
+from lorec.defenses import Filter, LoRec, LoRecPaper
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
 from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
@@ -783,6 +783,12 @@ class TestFilter:
         made = dataclasses.replace(config, defenses=several)
         assert list(arms_of(made))[2:] == ["filter-lorec", "filter-degree-ridge-3.0", "filter-degree"]
         assert list(arms_of(resolve(plain(made)))) == list(arms_of(made))
+        # What all of them set alike tells none of them apart.
+        pooled = [LoRecPaper(view="pooled", enter=6, entropy=entropy) for entropy in (0.5, 0.0, 2.0)]
+        names = list(arms_of(dataclasses.replace(config, defenses=tuple(pooled))))[2:]
+        assert names == ["lorec-paper", "lorec-paper-entropy-0.0", "lorec-paper-entropy-2.0"]
+        with pytest.raises(ConfigError, match="'lorec-paper' stands twice"):
+            arms_of(dataclasses.replace(config, defenses=(pooled[0], pooled[0])))
         for given, said in (
             ('[{name = "filter", detector = "zeroshot"}]', "accuses nobody"),
             ('[{name = "filter", detector = "degre"}]', "did you mean 'degree'"),

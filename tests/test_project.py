@@ -74,7 +74,11 @@ def test_recipes_can_be_read(path, monkeypatch, tmp_path):
     assert re.search(rf"\b{len(asked.cells)} cells, {asked.arms} recommenders", text)
 
 
-def test_the_small_recipes_together_are_at_most_100_recommenders():
+def test_small_recipes_are_small_and_each_has_a_full_one():
     from lorec.grids import read_grid_file
 
-    assert 0 < sum(read_grid_file(path).arms for path in (ROOT / "recipes").glob("small-*.toml")) <= 100
+    for path in (ROOT / "recipes").glob("small-*.toml"):
+        assert 0 < read_grid_file(path).arms <= 60, path
+    small, full = ({path.stem.partition("-")[2] for path in (ROOT / "recipes").glob(f"{size}-*.toml")}
+                   for size in ("small", "full"))  # fmt: skip
+    assert full - {"robustness"} == small - {"main", "paper", "backbones"}

@@ -308,12 +308,16 @@ def arms_of(config: RunFile) -> dict[str, Defense]:
 
 
 def named(family: str, names: Sequence[str], specs: Sequence[Any]) -> dict[str, Any]:
-    """Specs by name; the same one with other settings is called by what is set. Raises ConfigError for one twice."""
+    """Specs by name; of several of one name each is called by what it sets otherwise than another of them.
+
+    Raises ConfigError for one that is there twice.
+    """
     found: dict[str, Any] = {}
-    for name, spec in zip(names, specs, strict=True):
-        if names.count(name) > 1:
-            inner = spec.detector if isinstance(spec, Filter) else spec
-            name += "".join(f"-{key}-{_setting(getattr(inner, key))}" for key in _changed(inner))
+    inner = [spec.detector if isinstance(spec, Filter) else spec for spec in specs]
+    for name, spec, mine in zip(names, specs, inner, strict=True):
+        twins = [one for other, one in zip(names, inner, strict=True) if other == name]
+        apart = [key for key in _changed(mine) if any(getattr(one, key) != getattr(mine, key) for one in twins)]
+        name += "".join(f"-{key}-{_setting(getattr(mine, key))}" for key in apart)
         if name in found:
             raise ConfigError(f"{family.removesuffix('s')} {name!r} stands twice; compare different ones")
         found[name] = spec
