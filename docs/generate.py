@@ -244,7 +244,10 @@ def paper_recipes() -> str:
         "kind and number of known fakes": ("small-known-fakes", "full-known-fakes"),
         "size of the encoder": ("small-encoders", "full-encoders"),
     }
-    rows = [f"| {what} | [{small}](#{small}) | `recipes/{full}.toml` |" for what, (small, full) in shown.items()]
+    rows = [
+        f"| {what} | {f'[{small}](#{small})' if (MEASURED / small).is_dir() else small} | `recipes/{full}.toml` |"
+        for what, (small, full) in shown.items()
+    ]
     return "\n".join([
         "The tables and figures of the paper (Zhang et al. 2024) are recipes: `small` in minutes on two cores, `full` "
         "with the paper's logs, sizes and language model. None of the full ones was run here.\n",

@@ -143,6 +143,9 @@ from .models import (
     GBCE as GBCE,
 )
 from .models import (
+    Foreign as Foreign,
+)
+from .models import (
     GRU4Rec as GRU4Rec,
 )
 from .models import (
@@ -218,6 +221,7 @@ __all__ = [
     "Filter",
     "Findings",
     "Fit",
+    "Foreign",
     "GRU4Rec",
     "Gradient",
     "Grid",

@@ -191,8 +191,7 @@ class _PaperGuard(Guard):
     def _sees(self, recommender: Recommender, table: Tensor, history: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
         """x_t = [e_t ; h_t] [B, T, 2H] without gradient, and where it is padding."""
         asked = torch.from_numpy(history).to(table.device)
-        vectors = F.embedding(asked, table)
-        return torch.cat([vectors, recommender.encode(vectors, asked == 0)], dim=2), asked == 0
+        return torch.cat([F.embedding(asked, table), recommender(asked, table)], dim=2), asked == 0
 
     def state(self) -> dict[str, Any]:
         return {

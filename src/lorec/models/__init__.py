@@ -11,7 +11,7 @@ It says whether it is `causal` and of `fixed_length`, and batches obey. A Loss i
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -36,7 +36,7 @@ from lorec.models.sasrec import SASRec
 from lorec.registry import build, find, name_of
 
 __all__ = [
-    "BACKBONES", "BCE", "FMLP", "GBCE", "LOSSES", "Backbone", "GRU4Rec", "ItemKind", "Loss", "Popularity",
+    "BACKBONES", "BCE", "FMLP", "GBCE", "LOSSES", "Backbone", "Foreign", "GRU4Rec", "ItemKind", "Loss", "Popularity",
     "Recommender", "SASRec", "SampledSoftmax", "Scorer", "Softmax", "load_recommender",
 ]  # fmt: skip
 
@@ -279,6 +279,101 @@ class Recommender(nn.Module):
         header = {"spec": json.dumps(spec), "items": self.kind, "n_items": str(self.n_items)}
         with replacing(Path(path)) as temporary:
             save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary, header)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What there is to say of a model that is not ours."""
+
+    width: int
+    max_length: int
+    fixed_length: bool
+    causal: bool = True
+
+    def build(self) -> nn.Module:
+        """Raise ConfigError: nobody here knows how."""
+        raise ConfigError("a foreign model is built by its own library")
+
+
+class Foreign(Recommender):
+    """A model that is not ours, as defenses and `evaluate` see it: a module, and functions that open it.
+
+    `items()` gives every item's vector [V + 1, H], row 0 for padding; `states(history)` those [B, T, H] of histories
+    [B, T] of item numbers, oldest first, padded with 0 on the left; `losses(batch)`, where a defense wants one, what is
+    to be made small at each position [B, T], 0 where nothing follows. Numbers are those of the split's catalogue.
+
+    `lorec-paper`, `graphrfi`, `cl4srec`, the robust losses and every detector work on it. Those that push vectors inside
+    the model (`apr`, `vat`, `pamacf`, `adv`, `stdenoise`) don't.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        items: Callable[[], Tensor],
+        states: Callable[[Tensor], Tensor],
+        losses: Callable[[Batch], Tensor] | None = None,
+        *,
+        max_length: int = 50,
+        fixed_length: bool = False,
+        negatives: int = 1,
+    ) -> None:
+        """Histories hold `max_length` items at most, exactly as many with `fixed_length`; batches `negatives` each.
+
+        Raises ConfigError where the functions give other shapes.
+        """
+        nn.Module.__init__(self)
+        self.model, self.kind, self._shift = model, "ids", _Shift()
+        self._items, self._states, self._losses = items, states, losses
+        with torch.no_grad():
+            table = items()
+            if table.dim() != 2 or len(table) < 2:
+                raise ConfigError(f"items() gives {list(table.shape)}; it is [V + 1, H], row 0 for padding")
+            self.n_items, width = len(table) - 1, table.shape[1]
+            asked = torch.zeros(2, max_length if fixed_length else 2, dtype=torch.int32, device=table.device)
+            asked[:, -1], asked[0, -2] = 1, 1
+            found = states(asked)
+        if found.shape != (*asked.shape, width):
+            raise ConfigError(
+                f"states() gives {list(found.shape)} for histories {list(asked.shape)}; it is {[*asked.shape, width]}"
+            )
+        self.spec = _Opened(width, max_length, fixed_length)
+        self.loss: Loss = BCE(negatives=negatives)
+
+    def table(self) -> Tensor:
+        """[V + 1, H]: every item's vector."""
+        return self._items()
+
+    def forward(self, history: Tensor, table: Tensor) -> Tensor:
+        """States [B, T, H] of a left-padded history [B, T]."""
+        return self._states(history)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """[B, T]. Raises ConfigError where none was given."""
+        if self._losses is None:
+            raise ConfigError("this defense looks at losses; give Foreign(losses=...) a function of a batch")
+        return self._losses(batch)
+
+    def encode(self, vectors: Tensor, padding: Tensor) -> Tensor:
+        """Raises ConfigError: only histories can be given to it."""
+        raise ConfigError("this defense pushes vectors inside the recommender, and a foreign one does not open them")
+
+    @contextlib.contextmanager
+    def shifted(
+        self, *, table: Tensor | None = None, vectors: Tensor | None = None, states: Tensor | None = None
+    ) -> Iterator[None]:
+        """Raises ConfigError as `encode` does."""
+        raise ConfigError("this defense pushes vectors inside the recommender, and a foreign one does not open them")
+        yield
+
+    @contextlib.contextmanager
+    def keeping_states(self) -> Iterator[list[Tensor]]:
+        """Raises ConfigError as `encode` does."""
+        raise ConfigError("this defense looks inside the recommender, and a foreign one does not open its states")
+        yield []
+
+    def save(self, path: str | Path) -> None:
+        """Raises ConfigError: it is saved as its own library does."""
+        raise ConfigError("a foreign model is saved by its own library; lorec can't load it again")
 
 
 def load_recommender(path: str | Path) -> Recommender:

@@ -1,0 +1,80 @@
+"""A model that is not ours, opened by functions: one of our own, opened so, is the same model to whoever looks."""
+
+import numpy as np
+import pytest
+import torch
+
+from lorec.attacks import known_fakes
+from lorec.defenses import APR, TCE, VAT, CL4SRec, GraphRfi, LoRec, LoRecPaper, PamaCF, StDenoise
+from lorec.errors import ConfigError
+from lorec.evaluation import evaluate
+from lorec.models import Foreign, Recommender, SASRec
+from lorec.text import Hash, TextVectors
+from lorec.training import Training, fit
+
+
+@pytest.fixture
+def ours(split):
+    return fit(split, SASRec(width=16, blocks=1), training=Training(epochs=2, tokens=512)).recommender
+
+
+def opened(ours: Recommender, **more) -> Foreign:
+    def states(history):
+        return ours(history, ours.table())
+
+    return Foreign(ours, ours.table, states, more.pop("losses", ours.losses), **more)
+
+
+def test_is_judged_and_recommends_alike(ours, split):
+    foreign = opened(ours)
+    assert evaluate(foreign, split).metrics == evaluate(ours, split).metrics
+    histories = split.train.take(np.arange(5))
+    assert foreign.recommend(histories, split.catalog, k=3).equals(ours.recommend(histories, split.catalog, k=3))
+
+
+def test_defenses_see_alike(ours, split):
+    known = known_fakes(split, kinds=["random"], share=0.1, seed=1)
+    text = TextVectors(split.catalog, Hash(dim=16))
+    for spec in (LoRecPaper(view="pooled", update_every=1, enter=2), GraphRfi(), LoRec(), TCE(), CL4SRec()):
+        said = []
+        for model in (ours, opened(ours)):
+            with torch.random.fork_rng():
+                torch.manual_seed(5)
+                rng = np.random.default_rng(3)
+                guard = spec.start(model, split.train, text=text, known=known, rng=rng)
+                model.eval()
+                batch = next(iter(model.feed(split.train, 512).epoch(np.random.default_rng(1))))
+                loss = guard.loss(model, batch).item()
+                guard.end_epoch(model, 1)
+                model.eval()
+                said.append((loss, guard.weights.of_users(split.train).tolist(), guard.suspicion))
+        assert said[0][:2] == said[1][:2], spec
+        if said[0][2] is not None:
+            np.testing.assert_array_equal(said[0][2], said[1][2])
+
+
+def test_its_own_weights_are_those_that_learn(ours, split):
+    foreign = opened(ours)
+    assert [id(one) for one in foreign.parameters()] == [id(one) for one in ours.parameters()]
+    assert foreign.train().model.training
+    assert not foreign.eval().model.training
+
+
+def test_says_what_does_not_fit(ours, split):
+    def last(history):
+        return ours(history, ours.table())[:, -1]
+
+    with pytest.raises(ConfigError, match=r"states\(\) gives \[2, 16\] for histories \[2, 2\]; it is \[2, 2, 16\]"):
+        Foreign(ours, ours.table, last)
+    with pytest.raises(ConfigError, match=r"items\(\) gives \[16\]"):
+        Foreign(ours, lambda: ours.table()[1], last)
+    closed = opened(ours, losses=None)
+    batch = next(iter(closed.feed(split.train, 512).epoch(np.random.default_rng(1))))
+    with pytest.raises(ConfigError, match="looks at losses"):
+        TCE().start(closed, split.train, text=None, known=None, rng=np.random.default_rng(0)).loss(closed, batch)
+    for spec in (APR(enter=1), VAT(enter=1), PamaCF(enter=1), StDenoise()):
+        guard = spec.start(opened(ours), split.train, text=None, known=None, rng=np.random.default_rng(0))
+        with pytest.raises(ConfigError, match="a foreign one does not open"):
+            guard.loss(opened(ours), batch)
+    with pytest.raises(ConfigError, match="saved by its own library"):
+        closed.save("model.safetensors")
