@@ -160,7 +160,8 @@ class TestEveryReport:
         assert all(re.search(r"\d", found["alt"]) for found in images)
         assert next(tag for tag, _ in read.tags if tag in ("h1", "h2")) == "h1"
         assert sum(tag == "caption" for tag, _ in read.tags) == sum(tag == "table" for tag, _ in read.tags) > 0
-        assert all(found.get("scope") == "col" for tag, found in read.tags if tag == "th")
+        assert all(found.get("scope") in ("col", "row") for tag, found in read.tags if tag == "th")
+        assert any(found.get("scope") == "row" for tag, found in read.tags if tag == "th")
         ids = {found["id"] for _, found in read.tags if "id" in found}
         assert all(found["href"][1:] in ids for tag, found in read.tags if tag == "a")
 

@@ -302,8 +302,8 @@ class Foreign(Recommender):
     [B, T] of item numbers, oldest first, padded with 0 on the left; `losses(batch)`, where a defense wants one, what is
     to be made small at each position [B, T], 0 where nothing follows. Numbers are those of the split's catalogue.
 
-    `lorec-paper`, `graphrfi`, `cl4srec`, the robust losses and every detector work on it. Those that push vectors inside
-    the model (`apr`, `vat`, `pamacf`, `adv`, `stdenoise`) don't.
+    `lorec-paper`, `graphrfi`, `cl4srec`, the robust losses and every detector work on it. Those that push vectors
+    inside the model (`apr`, `vat`, `pamacf`, `adv`, `stdenoise`) don't.
     """
 
     def __init__(
