@@ -50,7 +50,7 @@ def exposed(log: pd.DataFrame, weights: pd.DataFrame | None, watched: list[str],
             place / "log.inter", sep="\t", index=False, header=["user_id:token", "item_id:token", "timestamp:float"]
         )
         config = Config(
-            WeightedSASRec, "log",
+            "SASRec", "log",
             config_dict={
                 "data_path": folder, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "loss_type": "CE",
                 "train_neg_sample_args": None, "MAX_ITEM_LIST_LENGTH": 50, "n_layers": 2, "n_heads": 2,
