@@ -33,7 +33,7 @@ TOLD = (
 def asked(it: argparse.Namespace) -> dict[str, tuple[str, object]]:
     """The detectors by a name in the table, each with its encoder."""
     found: dict[str, tuple[str, object]] = {
-        name: ("hash", DETECTORS[name]()) for name in ("degree", "pca", "fap", "groups")
+        name: ("hash", DETECTORS[name]()) for name in ("degree", "pca", "fap", "groups", "copies", "loss")
     }
     for encoder in it.encoders:
         for name in ("coherence", "context", "lorec"):
@@ -102,7 +102,7 @@ def main() -> None:
     asks.add_argument("data", nargs="*", default=["amazon-games", "steam", "ml1m"])
     asks.add_argument("--seeds", type=int, nargs="+", default=[11])
     asks.add_argument("--kinds", nargs="+", default=[*KINDS], choices=[*KINDS])
-    asks.add_argument("--encoders", nargs="+", default=["minilm", "hash", "random"], choices=READERS)
+    asks.add_argument("--encoders", nargs="*", default=["minilm", "hash", "random"], choices=READERS)
     asks.add_argument("--prompt", nargs="*", default=[], help="encoders that are asked about every user, too")
     asks.add_argument("--zeroshot", type=int, default=0, help="how many users a model that writes is asked about")
     asks.add_argument("--scenario", default="an online shop")

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import shop, world
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -16,17 +17,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from lorec.attacks import Bandwagon, Random, Replace, forge, known_fakes
-from lorec.data import Catalog, Feed, Poison, Sequences, Weights, inject
+from lorec.data import Catalog, Dataset, Feed, Poison, Sequences, Weights, inject, leave_two_out
 from lorec.defenses import Filter, LoRec
 from lorec.detectors import (
     DETECTORS,
     FAP,
     PCA,
+    Audit,
     Coherence,
     Context,
     Degree,
     Groups,
     LLM4Dec,
+    Loss,
     Suspicion,
     ZeroShot,
     detect,
@@ -56,7 +59,7 @@ def test_a_detector_is_handed_no_labels_targets_or_held_out_items():
         assert set(inspect.signature(spec.detect).parameters) == {"self", "log", "n_items", "text", "known", "rng"}
 
 
-@pytest.mark.parametrize("name", sorted(set(DETECTORS) - {"zeroshot"}))
+@pytest.mark.parametrize("name", sorted(set(DETECTORS) - {"zeroshot", "audit"}))
 def test_what_it_says_fits_the_log(name, split):
     spec = DETECTORS[name](view="pooled") if name == "llm4dec" else DETECTORS[name]()
     known = known_fakes(split, share=0.2, seed=1)
@@ -319,6 +322,97 @@ class TestFilter:
             Filter(detector=ZeroShot())
         with pytest.raises(ConfigError, match="accuses nobody"):
             Suspicion(users=np.zeros(3)).weights()
+
+
+class TestLoss:
+    def test_single_losses_are_the_models_on_the_event_that_follows(self, split, monkeypatch):
+        seen = []
+
+        class Even:
+            """A model to which an event is as hard as its number in the log."""
+
+            def eval(self):
+                return self
+
+            def feed(self, log, tokens):
+                return Feed(log, len(split.catalog), 50, tokens)
+
+            def losses(self, batch):
+                seen.append(batch)
+                return torch.from_numpy(np.where(batch.positives > 0, batch.events, 0).astype(np.float32))
+
+        monkeypatch.setattr("lorec.detectors.hardness.learned", lambda *_: Even())
+        found = detect(Loss(looks=3), split)
+        log = split.train
+        firsts = np.isin(np.arange(len(log.items)), log.starts[:-1][log.lengths > 0])
+        events = np.arange(len(log.items))
+        np.testing.assert_allclose(found.interactions[~firsts], events[~firsts])
+        np.testing.assert_allclose(found.interactions[firsts], events[~firsts].mean())
+        for row in range(len(log)):
+            mine = events[log.starts[row] + 1 : log.starts[row + 1]]
+            assert found.users[row] == pytest.approx(mine.mean() if len(mine) else events[~firsts].mean())
+        assert len(seen) >= 3
+
+    def test_finds_those_who_take_what_nobody_else_would_expect(self):
+        """Where everybody walks in order, whoever jumps is hard to learn."""
+        walk = world(users=400, items=60, length=14)
+        rng = np.random.default_rng(1)
+        users = walk.interactions["user"].unique(maintain_order=True)[:20]
+        mixed = walk.interactions.with_columns(
+            item=pl.when(pl.col("user").is_in(users.implode()))
+            .then(pl.Series([f"i{n:03d}" for n in rng.integers(60, size=walk.interactions.height)]))
+            .otherwise("item")
+        )
+        split = leave_two_out(Dataset("mixed", mixed, walk.items))
+        odd = split.users.is_in(users.implode()).to_numpy()
+        found = detect(Loss(epochs=30, width=16, share=0.05), split)
+        assert detection(found.users, found.flagged, odd)["ROC-AUC"] > 0.9
+        assert found.flagged.mean() <= 0.05
+
+    def test_says_what_makes_no_sense(self):
+        with pytest.raises(ConfigError, match="1 or more"):
+            Loss(looks=0)
+
+
+class TestAudit:
+    @pytest.fixture
+    def text(self, town, tiny_model, tmp_path):
+        return TextVectors(town.catalog, Decoder(model=str(tiny_model), dtype="float32"), cache=tmp_path)
+
+    def test_only_suspects_are_accused_and_the_audit_only_clears(self, town, text):
+        _, bad, _ = poisoned(town, Random(share=0.02))
+        found = detect(Audit(suspects=0.03), bad, text=text)
+        suspects = found.users >= 1
+        assert 0 < suspects.mean() <= 0.03
+        assert (suspects | ~found.flagged).all()
+        assert 0 < found.flagged.sum() < suspects.sum()
+        # The order within the suspects is what the model that writes says of them.
+        alone = detect(ZeroShot(), bad, text=text).users
+        np.testing.assert_allclose(found.users[suspects] - 1, alone[suspects], rtol=1e-4)
+
+    def test_the_filter_passes_a_campaign_on_where_the_log_is_sparse(self, tiny_model, tmp_path):
+        split = leave_two_out(shop(users=2000, items=6000))
+        _, bad, _ = poisoned(split, Random(share=0.02))
+        reader = Decoder(model=str(tiny_model), dtype="float32", max_tokens=64)
+        found = detect(Audit(suspects=0.1), bad, text=TextVectors(bad.catalog, reader, cache=tmp_path))
+        assert (found.users[bad.fraudsters] >= 1).mean() > 0.9
+
+    def test_asks_nobody_else_than_suspects_and_as_many_others(self, town, text, monkeypatch):
+        asked = []
+        real = TextVectors.answers
+        monkeypatch.setattr(
+            TextVectors, "answers", lambda self, log, *more: (asked.append(len(log)), real(self, log, *more))[1]
+        )
+        found = detect(Audit(suspects=0.02), town, text=text)
+        assert asked == [2 * int((found.users >= 1).sum())]
+
+    def test_wants_a_model_that_writes(self, town):
+        with pytest.raises(ConfigError, match="a model that writes"):
+            detect(Audit(), town, text=TextVectors(town.catalog, Hash()))
+        with pytest.raises(ConfigError, match="text vectors"):
+            detect(Audit(), town)
+        with pytest.raises(ConfigError, match="shares in"):
+            Audit(suspects=0)
 
 
 class TestZeroShot:

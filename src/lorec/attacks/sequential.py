@@ -53,7 +53,7 @@ class Gradient(Profiles):
         if self.box == "white":
             model = view.victim_of(self)
         else:
-            model = view.judged(lambda log: self._learned(log, view.n_items, rng), rng)
+            model = view.judged(lambda log: learned(log, view.n_items, rng, self.width, self.epochs), rng)
         model.eval()
         each, fillers = dealt.shape[1], lengths - dealt.shape[1]
         rows = np.zeros((fraudsters, int(lengths.max())), dtype=np.int64)
@@ -93,17 +93,18 @@ class Gradient(Profiles):
         found: Ints = chosen.numpy()
         return found
 
-    def _learned(self, log: Sequences, n_items: int, rng: np.random.Generator) -> Recommender:
-        """A small SASRec, trained on a log."""
-        seed = int(rng.integers(2**31))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = Recommender(SASRec(width=self.width, dropout=0.1), "ids", n_items, seed=seed).train()
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-            for _ in range(self.epochs):
-                for batch in model.feed(log, 1024).epoch(rng):
-                    losses = model.losses(batch)
-                    optimizer.zero_grad()
-                    (losses.sum() / max(int((batch.positives > 0).sum()), 1)).backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-        return model
+
+def learned(log: Sequences, n_items: int, rng: np.random.Generator, width: int, epochs: int) -> Recommender:
+    """A small SASRec, trained on a log."""
+    seed = int(rng.integers(2**31))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Recommender(SASRec(width=width, dropout=0.1), "ids", n_items, seed=seed).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+        for _ in range(epochs):
+            for batch in model.feed(log, 1024).epoch(rng):
+                losses = model.losses(batch)
+                optimizer.zero_grad()
+                (losses.sum() / max(int((batch.positives > 0).sum()), 1)).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+    return model

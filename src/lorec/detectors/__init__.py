@@ -11,8 +11,10 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from lorec.data import Poison, Sequences, Split, stream
+from lorec.detectors.audit import Audit
 from lorec.detectors.clicks import FAP, PCA, Bursts, Copies, Degree, Groups
 from lorec.detectors.company import Coherence, Context
+from lorec.detectors.hardness import Loss
 from lorec.detectors.language import LLM4Dec, ZeroShot
 from lorec.detectors.lorec import LoRec
 from lorec.detectors.suspicion import Suspicion, first_of, harmed, judged, rounds_of
@@ -20,13 +22,13 @@ from lorec.errors import ConfigError
 from lorec.text import TextVectors
 
 __all__ = [
-    "DETECTORS", "FAP", "PCA", "Bursts", "Coherence", "Context", "Copies", "Degree", "Detector", "Groups", "LLM4Dec",
-    "LoRec", "Suspicion", "ZeroShot", "check", "detect", "first_of", "harmed", "judged", "rounds_of",
+    "DETECTORS", "FAP", "PCA", "Audit", "Bursts", "Coherence", "Context", "Copies", "Degree", "Detector", "Groups",
+    "LLM4Dec", "LoRec", "Loss", "Suspicion", "ZeroShot", "check", "detect", "first_of", "harmed", "judged", "rounds_of",
 ]  # fmt: skip
 
 DETECTORS: dict[str, type] = {
-    "bursts": Bursts, "coherence": Coherence, "context": Context, "copies": Copies, "degree": Degree, "fap": FAP,
-    "groups": Groups, "llm4dec": LLM4Dec, "lorec": LoRec, "pca": PCA, "zeroshot": ZeroShot,
+    "audit": Audit, "bursts": Bursts, "coherence": Coherence, "context": Context, "copies": Copies, "degree": Degree,
+    "fap": FAP, "groups": Groups, "llm4dec": LLM4Dec, "lorec": LoRec, "loss": Loss, "pca": PCA, "zeroshot": ZeroShot,
 }  # fmt: skip
 
 

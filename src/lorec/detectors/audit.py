@@ -1,0 +1,81 @@
+"""Two stages: a cheap filter, then a language model reads the few (SemanticShield, 2025)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from lorec.data import Floats, Poison, Sequences
+from lorec.detectors.clicks import PCA
+from lorec.detectors.language import ZeroShot
+from lorec.detectors.suspicion import Suspicion, worst
+from lorec.errors import ConfigError
+from lorec.text import TextVectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """A cheap filter by clicks names suspects, and a model that writes is asked about these alone.
+
+    After SemanticShield (2025): PCA similarity and the share of unpopular items, then an audit by a language model. The
+    audit only clears: who is accused was suspect by what they took, and the model's answer is more likely yes than for
+    as many users drawn by chance, who are asked, too, as small models say yes to nearly anybody. Deviation: the paper's
+    audit is trained by reinforcement; here the run's encoder is asked as it is. Of the filter no more than its two
+    quantities was known; suspect is who stands out by either.
+    """
+
+    suspects: float = 0.05
+    """Of users, that the filter passes on."""
+    components: int = 3
+    """Of the PCA."""
+    unpopular: float = 0.5
+    """The share of the items that count as unpopular."""
+    question: str = ZeroShot.question
+    """Of the audit, after a user's titles."""
+
+    needs_text: ClassVar[bool] = True
+    needs_known: ClassVar[bool] = False
+    decides: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.suspects < 1 or not 0 < self.unpopular < 1:
+            raise ConfigError("audit: suspects and unpopular are shares in (0, 1)")
+
+    def detect(
+        self,
+        log: Sequences,
+        n_items: int,
+        *,
+        text: TextVectors | None,
+        known: Sequence[Poison],
+        rng: np.random.Generator,
+    ) -> Suspicion:
+        """Ranks by the filter in [0, 1), and from 1 on the audit's likelihoods of the suspects.
+
+        Raises ConfigError where the encoder is none that writes, and as PCA does.
+        """
+        first = self._filter(log, n_items, rng)
+        suspects = np.flatnonzero(worst(first, self.suspects))
+        others = np.setdiff1d(np.arange(len(log)), suspects)
+        some = np.sort(rng.choice(others, min(len(suspects), len(others)), replace=False))
+        asked = np.concatenate([suspects, some])
+        said = ZeroShot(question=self.question).detect(log.take(asked), n_items, text=text, known=(), rng=rng).users
+        likely, usual = said[: len(suspects)], said[len(suspects) :]
+        users = first.argsort(kind="stable").argsort(kind="stable") / len(log)
+        users[suspects] = 1 + likely
+        flagged = np.zeros(len(log), dtype=bool)
+        flagged[suspects] = likely > (np.median(usual) if len(usual) else 0.5)
+        return Suspicion(users=users, flagged=flagged)
+
+    def _filter(self, log: Sequences, n_items: int, rng: np.random.Generator) -> Floats:
+        """[users]: the higher of two ranks: how unusual the loading on what all have in common, how unpopular the taste."""
+        loading = PCA(components=self.components).detect(log, n_items, text=None, known=(), rng=rng).users
+        # To either side: where histories are short a campaign is itself the largest of the common factors.
+        alien = np.abs(loading.argsort(kind="stable").argsort(kind="stable") - (len(log) - 1) / 2)
+        counts = log.counts(n_items)
+        rare = counts <= np.quantile(counts[1:], self.unpopular)
+        taste = np.bincount(log.users(), rare[log.items], len(log)) / np.maximum(log.lengths, 1)
+        ranks = [one.argsort(kind="stable").argsort(kind="stable") for one in (alien, taste)]
+        found: Floats = np.maximum(ranks[0], ranks[1]) / len(log)
+        return found
