@@ -69,7 +69,7 @@ class Audit:
         return Suspicion(users=users, flagged=flagged)
 
     def _filter(self, log: Sequences, n_items: int, rng: np.random.Generator) -> Floats:
-        """[users]: the higher of two ranks: how unusual the loading on what all have in common, how unpopular the taste."""
+        """[users]: the higher of two ranks, of how unusual the loading is and how unpopular the taste."""
         loading = PCA(components=self.components).detect(log, n_items, text=None, known=(), rng=rng).users
         # To either side: where histories are short a campaign is itself the largest of the common factors.
         alien = np.abs(loading.argsort(kind="stable").argsort(kind="stable") - (len(log) - 1) / 2)
