@@ -30,7 +30,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/codespell README.md CHANGELOG.md SECURITY.md src tests docs benchmarks recipes
+	$(BIN)/codespell README.md CHANGELOG.md SECURITY.md src tests docs benchmarks recipes examples
 	$(BIN)/python docs/generate.py --check
 
 # The site goes to build/docs; a warning is an error.
@@ -48,4 +48,4 @@ results: setup
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis

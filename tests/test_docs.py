@@ -20,7 +20,7 @@ from lorec.evaluation import evaluate
 from lorec.evidence import shapes
 from lorec.experiment import run
 from lorec.files import read_json
-from lorec.grids import read_grid_file
+from lorec.grids import Cell, Grid, grid, read_grid_file
 from lorec.models import Recommender
 from lorec.runfile import plain, resolve
 from lorec.text import TextVectors
@@ -203,6 +203,39 @@ class TestPlugins:
         assert weights["weight"].is_between(0, 1).all()
         assert weights["weight"].n_unique() > 2
         assert done.scorecard["arms"]["newcomers"]["HR@10"] > 0
+
+    def test_a_grid_a_report_and_recommendations_of_it(self, declared, document, tmp_path, monkeypatch, capsys):
+        def called(*words):
+            monkeypatch.setattr("sys.argv", ["lorec", *map(str, words)])
+            with pytest.raises(SystemExit) as end:
+                main()
+            return end.value.code, "".join(capsys.readouterr())
+
+        asked = [resolve(document | {"seed": seed}) for seed in (1, 2)]
+        cells = tuple(Cell(f"seed{one.seed}", one, {"backbone": "fading"}) for one in asked)
+        table = grid(Grid("plugged", ("backbone",), cells), tmp_path / "grid", map=map)
+        assert table["error"].null_count() == len(table)
+        folder = tmp_path / "grid" / "runs" / "seed1"
+        for words in (
+            ("recommend", folder, "--arm", "newcomers", "--history", "i001"),
+            ("evaluate", folder, "--arm", "newcomers"),
+            ("report", folder),
+        ):
+            code, said = called(*words)
+            assert code == 2, words
+            assert "loaded with --plugins alone" in said
+            code, said = called(*words, "--plugins")
+            assert code == 0, said
+
+    def test_a_plugin_that_is_broken_is_named(self, declared, document, tmp_path):
+        for text, said in (
+            ("import nothere\n", "ModuleNotFoundError: No module named 'nothere'"),
+            ("x = 1 /", "Syntax"),
+        ):
+            (tmp_path / "plugins" / "fading.py").write_text(text)
+            sys.modules.pop("fading", None)
+            with pytest.raises(lorec.errors.ConfigError, match=f"'fading', which plugins declares .*{said}"):
+                resolve(document)
 
     def test_what_a_plugin_gets_wrong_is_said_as_of_our_own(self, declared, document):
         with pytest.raises(lorec.errors.UnknownName, match="did you mean 'newest'"):

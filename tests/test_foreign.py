@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lorec.attacks import known_fakes
-from lorec.defenses import APR, TCE, VAT, CL4SRec, GraphRfi, LoRec, LoRecPaper, PamaCF, StDenoise
+from lorec.defenses import ADV, APR, TCE, VAT, CL4SRec, GraphRfi, LoRec, LoRecPaper, PamaCF, StDenoise
 from lorec.errors import ConfigError
 from lorec.evaluation import evaluate
 from lorec.models import Foreign, Recommender, SASRec
@@ -72,9 +72,40 @@ def test_says_what_does_not_fit(ours, split):
     batch = next(iter(closed.feed(split.train, 512).epoch(np.random.default_rng(1))))
     with pytest.raises(ConfigError, match="looks at losses"):
         TCE().start(closed, split.train, text=None, known=None, rng=np.random.default_rng(0)).loss(closed, batch)
-    for spec in (APR(enter=1), VAT(enter=1), PamaCF(enter=1), StDenoise()):
-        guard = spec.start(opened(ours), split.train, text=None, known=None, rng=np.random.default_rng(0))
+    for spec in (APR(), VAT(), PamaCF(), ADV(), StDenoise()):
         with pytest.raises(ConfigError, match="a foreign one does not open"):
-            guard.loss(opened(ours), batch)
+            spec.start(closed, split.train, text=None, known=None, rng=np.random.default_rng(0))
+    for inside in (closed.shifted, closed.keeping_states):
+        with pytest.raises(ConfigError, match="a foreign one does not open"), inside():
+            pass
+    with pytest.raises(ConfigError, match="a foreign one does not open"):
+        closed.encode(torch.zeros(1, 2, 16), torch.zeros(1, 2, dtype=torch.bool))
     with pytest.raises(ConfigError, match="saved by its own library"):
         closed.save("model.safetensors")
+
+
+@pytest.mark.parametrize("more", [-5, 5])
+def test_another_catalogue_is_noticed(split, more):
+    other = Recommender(SASRec(width=16, blocks=1), "ids", len(split.catalog) + more)
+    foreign = opened(other)
+    with pytest.raises(ConfigError, match="items, the split's catalogue"):
+        evaluate(foreign, split)
+    if more < 0:
+        with pytest.raises(ConfigError, match="number them as the split's catalogue"):
+            foreign.feed(split.train)
+        with pytest.raises(ConfigError, match="number them as the split's catalogue"):
+            foreign.histories(split.train, 512)
+
+
+def test_looking_at_a_model_changes_nothing_of_it():
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    drawn = torch.get_rng_state()
+
+    def states(history):
+        return model[2](model[1](model[0](history)).transpose(1, 2)).transpose(1, 2)
+
+    Foreign(model, lambda: model[0].weight, states)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -231,25 +231,46 @@ class TestGrid:
         pushed = [tuple(read_json(path)["targets"]) for path in (folder / "shared" / "poisons").glob("*/poison.json")]
         assert len(set(pushed)) == 2
 
-    def test_curves_are_the_histories_and_deciles_those_of_the_likelihoods(self, done):
+    def test_curves_are_the_histories(self, done):
         asked, folder, _ = done
-        curves, cells = pl.read_parquet(folder / "curves.parquet"), pl.read_parquet(folder / "cells.parquet")
+        curves = pl.read_parquet(folder / "curves.parquet")
         for cell in asked.cells:
             for arm in ("clean", "poisoned", "lorec", "oracle"):
                 history = pl.read_ndjson(folder / "runs" / cell.name / arm / "history.jsonl")
                 mine = curves.filter(run=cell.name, arm=arm)
                 polars.testing.assert_frame_equal(mine.select(history.columns), history)
                 assert set(mine["attack"]) == {cell.labels["attack"]}
-            told = pl.read_parquet(folder / "runs" / cell.name / "lorec" / "weights.parquet")
-            likely = told.filter(pl.col("injected"))["suspicion"].sort().to_list()
-            (decile,) = cells.filter(run=cell.name, arm="lorec")["p fraudsters, 90 %"]
-            assert likely[0] <= decile <= likely[-1]
-            assert sum(one <= decile for one in likely) >= 0.9 * len(likely) - 1
+        # Only a defense that says p_u has deciles of it.
+        assert not [name for name in pl.read_parquet(folder / "cells.parquet").columns if name.startswith("p ")]
 
-    def test_what_is_followed_is_not_shared(self, write):
-        of_one = read_grid_file(write())
-        followed = read_grid_file(write(("seed = [1, 2]", "seed = [1, 2]\nfollow = [1]")))
-        assert (of_one.arms, followed.arms) == (2 + 4 * 3, 4 + 4 * 3)
+    def test_an_axis_may_be_called_as_a_figure_is_and_what_is_followed_is_shared_by_targets(self, write, home):
+        paper = '[{name = "lorec-paper", view = "pooled", enter = 1, update_every = 1}]'
+        asked = read_grid_file(write(
+            ('["lorec", "oracle"]', f"{paper}\nfollow = 2"), ('attack = ["random", "bandwagon"]\nseed = [1, 2]',
+             'loss = ["bce", "softmax"]\n"known.share" = [0.05, 0.1]\nseed = [1]\nattack = ["random"]'),
+        ))  # fmt: skip
+        folder = home / "by loss"
+        grid(asked, folder, map=map)
+        curves = pl.read_parquet(folder / "curves.parquet")
+        assert set(curves["loss"]) == {"bce", "softmax"}
+        cell = next(one for one in asked.cells if one.labels["loss"] == "softmax")
+        history = pl.read_ndjson(folder / "runs" / cell.name / "poisoned" / "history.jsonl")
+        mine = curves.filter(run=cell.name, arm="poisoned")
+        assert mine["epoch loss"].to_list() == history["loss"].to_list()
+        assert [row["epoch"] for row in history.to_dicts() if row["T-HR@50"] is not None] == [2]
+        assert len([*(folder / "shared" / "clean").glob("*/model.safetensors")]) == 2
+        assert asked.arms == 2 + 4 * 2
+        cells = pl.read_parquet(folder / "cells.parquet")
+        told = pl.read_parquet(folder / "runs" / cell.name / "lorec-paper" / "weights.parquet")
+        likely = told.filter(pl.col("injected"))["likelihood"].sort().to_list()
+        (decile,) = cells.filter(run=cell.name, arm="lorec-paper")["p fraudsters, 90 %"]
+        assert likely[0] <= decile <= likely[-1]
+        assert sum(one <= decile for one in likely) >= 0.9 * len(likely) - 1
+
+    def test_other_targets_are_followed_apart(self, write):
+        both = read_grid_file(write(("seed = [1, 2]", "seed = [1, 2]\nfollow = [1]")))
+        apart = read_grid_file(write(("seed = [1, 2]", 'seed = [1, 2]\nfollow = [1]\n"targets.count" = [1, 2]')))
+        assert (both.arms, apart.arms) == (2 + 4 * 3, 4 + 8 * 3)
 
     def test_tells_every_arm_and_their_means(self, done):
         _, folder, table = done

@@ -166,6 +166,7 @@ class TestSchedule:
         said[:3] = 0.1, 0.5, 0.49
         monkeypatch.setattr(guard, "likelihoods", lambda recommender: said)
         for epoch in range(1, 9):
+            assert guard.likelihood is None or epoch > 5  # until somebody has been judged
             guard.end_epoch(recommender, epoch)
         assert (guard.weights.users == 1).all()  # they enter at epoch 10, as the states would
         guard.end_epoch(recommender, 9)

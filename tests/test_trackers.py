@@ -1,8 +1,10 @@
 """Trackers: what another program is told is what the run has put down, once, and never at the training's cost."""
 
+import dataclasses
 import json
 import logging
 import math
+import time
 
 import pytest
 from conftest import world
@@ -14,7 +16,7 @@ from lorec.experiment import Event, open_run, run
 from lorec.grids import grid, read_grid_file
 from lorec.models import SASRec
 from lorec.runfile import plain, read_run_file
-from lorec.trackers import MLflow, TensorBoard, Tracker, tracker
+from lorec.trackers import PATIENCE, MLflow, TensorBoard, Tracker, tracker
 from lorec.training import Training, fit
 
 TOML = """
@@ -94,6 +96,20 @@ class TestTensorBoard:
             assert told["test/HR_at_10"] == [(0, pytest.approx(done.arms[arm]["HR@10"], rel=1e-5))]
         assert [step for step, _ in scalars(tmp_path / "board" / "oracle")["epoch/T-HR_at_50"]] == [2]
 
+    def test_every_cell_has_the_curve_of_a_clean_model_that_they_share(self, files, tmp_path):
+        text = (files / "grid.toml").read_text("utf-8").replace("follow = 2", "").replace("seed = [1, 2]", "seed = [1]")
+        (files / "shared.toml").write_text(text + 'attack = ["random", "bandwagon"]\n', "utf-8")
+        asked = read_grid_file(files / "shared.toml")
+        for _ in range(2):
+            with TensorBoard(tmp_path / "board") as board:
+                grid(asked, tmp_path / "grid", workers=1, watch=lambda cell, event: board(event, cell))
+        assert len(list((tmp_path / "grid" / "shared" / "clean").glob("*/model.safetensors"))) == 1
+        for cell in asked.cells:
+            wanted = [row["epoch"] for row in history(tmp_path / "grid" / "runs" / cell.name, "clean")]
+            told = scalars(tmp_path / "board" / cell.name / "clean")
+            assert [step for step, _ in told["epoch/loss"]] == wanted
+            assert len(told["test/HR_at_10"]) == 1
+
     def test_a_fit_by_itself_is_one_series(self, tmp_path):
         with TensorBoard(tmp_path) as board:
             fitted = fit(
@@ -110,10 +126,11 @@ class TestMLflow:
 
         asked = read_grid_file(files / "grid.toml")
         about = {cell.name: plain(cell.config) for cell in asked.cells}
-        for _ in range(2):  # the second time everything is done before
+        for _ in range(2):  # the second time everything is done, and was told, before
             with MLflow("mine", tmp_path / "grid", about) as told:
                 grid(asked, tmp_path / "grid", workers=1, watch=lambda cell, event: told(event, cell))
                 told(Event("oracle", 1, 1, epoch=1, figures={"loss": math.nan, "late": 2.0}), asked.cells[0].name)
+        assert str(tmp_path) not in str([one.data for one in mlflow.MlflowClient().search_runs(["1"])])
         client = mlflow.MlflowClient()
         found = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
         assert {one.info.run_name for one in found} == {
@@ -129,6 +146,35 @@ class TestMLflow:
             losses = client.get_metric_history(one.info.run_id, "epoch/loss")
             assert [point.step for point in losses] == [1, 2, 3]
         assert by_name[f"{asked.cells[0].name}/oracle"].data.metrics["epoch/late"] == 2.0
+
+    def test_what_was_done_untold_is_told_and_another_run_in_the_same_place_is_another(self, files, tmp_path):
+        import shutil
+
+        import mlflow
+
+        config = read_run_file(files / "run.toml")
+        client = mlflow.MlflowClient()
+
+        def told(config):
+            with MLflow("mine", tmp_path / "run", {"": plain(config)}) as tracked:
+                return run(config, tmp_path / "run", watch=tracked)
+
+        def losses(name):
+            runs = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+            return [
+                [point.value for point in client.get_metric_history(one.info.run_id, "epoch/loss")]
+                for one in runs
+                if one.info.run_name == name
+            ]
+
+        run(config, tmp_path / "run")  # nobody watches
+        for _ in range(2):
+            done = told(config)
+            assert losses("poisoned") == [[row["loss"] for row in history(done.folder, "poisoned")]]
+        shutil.rmtree(tmp_path / "run")
+        other = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=1))
+        told(other)
+        assert sorted(map(len, losses("poisoned"))) == [1, 3]
 
     def test_a_killed_run_says_so(self, tmp_path):
         import mlflow
@@ -168,6 +214,41 @@ class TestTrouble:
     def test_a_name_that_is_none(self, tmp_path):
         with pytest.raises(ConfigError, match="no tracker 'tensorbord'; take one of tensorboard, mlflow"):
             tracker("tensorbord", "mine", tmp_path, {})
+
+    @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
+    def test_who_does_not_answer_is_asked_once(self, failure):
+        calls = []
+
+        class Silent(Tracker):
+            def tell(self, series, cell, epoch, figures):
+                calls.append("tell")
+                raise failure
+
+            def close(self, finished):
+                calls.append("close")
+
+        def watched():
+            with Silent() as told:
+                for epoch in range(3):
+                    told(Event("lorec", 1, 1, epoch=epoch, figures={"loss": 1.0}))
+
+        if failure is KeyboardInterrupt:
+            with pytest.raises(KeyboardInterrupt):
+                watched()
+        else:
+            watched()
+        assert calls == ["tell"]
+
+    def test_a_server_that_is_down_is_said_soon(self, tmp_path, monkeypatch):
+        pytest.importorskip("mlflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        for name in PATIENCE:
+            monkeypatch.delenv(name, raising=False)
+        started = time.monotonic()
+        with pytest.raises(RunError, match="MLflow can't be told anything"):
+            MLflow("mine", tmp_path)
+        assert time.monotonic() - started < 60
+        assert not list(tmp_path.iterdir())
 
     def test_a_store_that_is_not_there_is_said_before_anything_is_trained(self, files, tmp_path, monkeypatch):
         pytest.importorskip("mlflow")

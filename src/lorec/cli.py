@@ -43,6 +43,9 @@ app.add_typer(data_app, name="data")
 
 Folder = Annotated[Path, typer.Argument(help="A finished run folder.")]
 Arm = Annotated[str, typer.Option(help="clean, poisoned, or a defense's name.")]
+Plugins = Annotated[
+    bool, typer.Option("--plugins", help="Load what the run names of other installed packages, as a backbone of yours.")
+]
 Track = Annotated[
     list[str] | None, typer.Option("--track", metavar="NAME", help="tensorboard or mlflow, told of every epoch.")
 ]
@@ -121,7 +124,8 @@ def run(
     with _shown_progress() as shown, _trackers(track, config.name, folder, {"": plain(config)}) as tracked:
 
         def watch(event: "Event") -> None:
-            shown(event)
+            if not event.again:
+                shown(event)
             for one in tracked:
                 one(event)
 
@@ -157,6 +161,7 @@ def grid(
 
     asked = read_grid_file(grid_file, dict(_pair("--set", one) for one in settings or []))
     folder, part = out or Path("runs") / asked.name, _shard(shard)
+    _check_trackers(track)
     if dry_run:
         with _shown_progress() as seen:
             told = estimate(
@@ -172,7 +177,8 @@ def grid(
     with _shown_grid(arms, part[1]) as shown, _trackers(track, asked.name, folder, about) as tracked:
 
         def watch(cell: str, event: "Event") -> None:
-            shown(cell, event)
+            if not event.again:
+                shown(cell, event)
             for one in tracked:
                 one(event, cell)
 
@@ -342,11 +348,12 @@ def _reported(folder: Path) -> str:
 def report(
     folder: Annotated[Path, typer.Argument(help="What lorec run, grid or scan left.")],
     out: Annotated[Path | None, typer.Option(help="The file; report.html in FOLDER where not given.")] = None,
+    plugins: Plugins = False,
 ) -> None:
     """Tell of a run, a grid or a scan on one HTML page that opens offline, prints, and can be sent to others."""
     from lorec.reports import report as do
 
-    print(do(folder, out))
+    print(do(folder, out, plugins))
 
 
 def _stages(seen: Callable[["Event"], None]) -> Callable[[str, int, int], None]:
@@ -399,11 +406,12 @@ def evaluate(
     folder: Folder,
     arm: Annotated[list[str] | None, typer.Option(help="An arm; all of them where not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    plugins: Plugins = False,
 ) -> None:
     """Judge a run's saved models again, on the log as its configuration reads it."""
     from lorec.experiment import open_run, reevaluate
 
-    found = reevaluate(open_run(folder), arm)
+    found = reevaluate(open_run(folder, plugins=plugins), arm)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -431,6 +439,7 @@ def recommend(
         typer.Option(metavar="COLUMN=VALUE", help="Only items whose catalogue says so, as category=Tea; may repeat."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write Parquet, user by user, instead of showing a table.")] = None,
+    plugins: Plugins = False,
 ) -> None:
     """The top items for histories that are typed or come from a file; they need not have been in training.
 
@@ -445,7 +454,7 @@ def recommend(
 
     if (history is None) == (histories is None):
         raise ConfigError("give either --history ITEM,ITEM,... or --histories FILE")
-    opened = open_run(folder)
+    opened = open_run(folder, plugins=plugins)
     catalog = opened.catalog()
     if histories is not None:
         users, log, strangers = whole_histories(read(histories, columns=_columns(column)), catalog)
@@ -607,6 +616,14 @@ def _pair(option: str, text: str) -> tuple[str, str]:
     if not equals or not key:
         raise ConfigError(f"{option} {text!r} has no '='; write {option} a.b=c")
     return key, value
+
+
+def _check_trackers(names: list[str] | None) -> None:
+    if names:
+        from lorec.trackers import check
+
+        for name in names:
+            check(name)
 
 
 @contextmanager

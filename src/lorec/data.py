@@ -102,9 +102,9 @@ class Catalog:
         """Every item's text in order of its number, "" where it has none."""
         return self.items["title"].fill_null("").to_list()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the catalogue as Parquet."""
-        with replacing(path) as temporary:
+        with replacing(Path(path)) as temporary:
             self.items.write_parquet(temporary)
 
     @staticmethod

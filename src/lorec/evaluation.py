@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorec.data import Bools, Floats, Ints, Sequences, Split
-from lorec.errors import DataError
+from lorec.errors import ConfigError, DataError
 from lorec.models import Scorer, hide
 
 HitCuts = (10,)
@@ -47,8 +47,12 @@ def evaluate(
 
     `rows` are the users that count, such as a sample or those with short histories; all genuine ones where not given.
     `top` items of each user's list are kept, too. Where users may take an item again, seen items compete; otherwise
-    only unseen ones do. Raises DataError for no user, and for a fraudster among them, who has nothing held out.
+    only unseen ones do. Raises DataError for no user, and for a fraudster among them, who has nothing held out, and
+    ConfigError for a model of another catalogue.
     """
+    has = getattr(scorer, "n_items", len(split.catalog))
+    if has != len(split.catalog):
+        raise ConfigError(f"the model has {has} items, the split's catalogue {len(split.catalog)}; judge it on its own")
     rows = split.genuine() if rows is None else rows
     if not len(rows) or split.fraudsters[rows].any():
         raise DataError("users to judge are at least one, and genuine; choose among split.genuine()")

@@ -16,6 +16,7 @@ in common they may share through a folder of their own:
     clean/<key>/       model.safetensors, history.jsonl, fit.json; both with made.json, the digests
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -42,7 +43,7 @@ from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
 from lorec.defenses import Defense, Given, Guard, Oracle
 from lorec.detectors import DETECTORS, Suspicion, harmed, judged
 from lorec.detectors import detect as ask
-from lorec.errors import ConfigError, DiskError, RunError
+from lorec.errors import ConfigError, DiskError, RunError, UnknownName
 from lorec.evaluation import evaluate, overlap, success_removed
 from lorec.files import inside, read_json, replacing, sha256, write_json
 from lorec.models import Popularity, Recommender, load_recommender
@@ -59,6 +60,7 @@ __all__ = [
     "Encoding",
     "Event",
     "Run",
+    "again",
     "attack",
     "begun",
     "detect",
@@ -86,6 +88,8 @@ class Event:
     """The epoch that `figures` are of; None for those of the test items."""
     figures: dict[str, float] = field(default_factory=dict)
     """For curves and trackers."""
+    again: bool = False
+    """Whether it may have been told before, of what was finished earlier."""
 
 
 Watch = Callable[[Event], None]
@@ -99,6 +103,8 @@ class Run:
     config: RunFile
     record: dict[str, Any]
     scorecard: dict[str, Any]
+    plugins: bool = False
+    """Whether members of installed packages are loaded where the folder names them."""
 
     @property
     def arms(self) -> dict[str, dict[str, float]]:
@@ -114,7 +120,7 @@ class Run:
         """The trained model of an arm, its file checked against the record."""
         if arm not in self.arms:
             raise unknown("arm", arm, self.arms)
-        return load_recommender(self.file(f"{arm}/model.safetensors"))
+        return load_recommender(self.file(f"{arm}/model.safetensors"), self.plugins)
 
     def catalog(self) -> Catalog:
         """The items by number."""
@@ -164,7 +170,10 @@ def run(
         raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
     if record["finished"]:
         _same_weights(record, config, folder)
-        return open_run(folder)
+        opened = open_run(folder, plugins=True)  # the caller has named them
+        for event in again(opened):
+            watch(event)
+        return opened
     job = _prepared(config, folder, clean, cache, shared, watch)
     _seal(record, folder, [])  # before any other file: whatever a killed run leaves is known to be a run's
     record["weights"] = _same_weights(record, config, folder)
@@ -195,10 +204,9 @@ def run(
         _seal(record, folder, [])
     write_json(folder / "scorecard.json", scorecard)
     record["finished"] = not failed
-    told = {f"{arm}/{name}": value for arm, one in arms.items() for name, value in one.items()}
-    watch(Event("judge", 1, 1, f"{len(arms)} arms", finished=True, figures=told))
+    watch(dataclasses.replace(_judged(arms), finished=True, again=False))
     _seal(record, folder, ["scorecard.json"])
-    return Run(folder, config, record, scorecard)
+    return Run(folder, config, record, scorecard, plugins=True)
 
 
 def _same_weights(record: Mapping[str, Any], config: RunFile, folder: Path) -> dict[str, str]:
@@ -402,7 +410,12 @@ class Encoding:
 
 
 def encode(
-    config: RunFile, *, users: bool = False, dry: bool = False, cache: Path | None = None, watch: Watch | None = None
+    config: RunFile,
+    *,
+    users: bool = False,
+    dry: bool = False,
+    cache: str | Path | None = None,
+    watch: Watch | None = None,
 ) -> Encoding:
     """Encode a run's titles, with `users` also a prompt for each user, so that runs find it done.
 
@@ -499,7 +512,7 @@ class Detection:
         write_json(folder / "judged.json", {"detectors": self.figures, "notes": self.notes})
 
 
-def detect(config: RunFile, *, cache: Path | None = None, watch: Watch | None = None) -> Detection:
+def detect(config: RunFile, *, cache: str | Path | None = None, watch: Watch | None = None) -> Detection:
     """Poison a run's log and ask its detectors; no recommender is trained. Raises what `run` does."""
     watch = watch or (lambda _: None)
     asked = named("detectors", [name_of("detectors", DETECTORS, one) for one in config.detectors], config.detectors)
@@ -524,7 +537,7 @@ def detect(config: RunFile, *, cache: Path | None = None, watch: Watch | None = 
 
 
 def attack(
-    config: RunFile, path: Path, form: str = "folder", *, cache: Path | None = None, watch: Watch | None = None
+    config: RunFile, path: Path, form: str = "folder", *, cache: str | Path | None = None, watch: Watch | None = None
 ) -> Poison:
     """Make the poison of a run alone and save it in one of `FORMS`; nothing is trained.
 
@@ -585,6 +598,8 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     folder = job.folder / name
     if (folder / "scorecard.json").exists():
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        for event in _again(name, folder / "history.jsonl"):
+            job.watch(event)
         job.watch(Event(name, 1, 1, "done before", finished=True))
         kept: dict[str, float] = read_json(folder / "scorecard.json")
         return kept
@@ -659,12 +674,13 @@ def _told(defense: Defense, split: Split) -> Defense:
 
 def _clean_folder(job: _Job) -> Path | None:
     """Where runs share the clean model of this log, recommender, training and seed, which no attack touches."""
-    if job.shared is None or job.config.follow:  # what is followed are one attack's targets
+    if job.shared is None:
         return None
     config = plain(job.config)
     values = {key: config[key] for key in ("backbone", "items", "loss", "training", "seed")}
     read = job.text.identity() if job.config.items != "ids" else None
-    return job.shared / "clean" / _key(values | {"log": job.clean.digest(), "text": read})
+    followed = [job.config.follow, job.poison.targets.tolist()] if job.config.follow else None
+    return job.shared / "clean" / _key(values | {"log": job.clean.digest(), "text": read, "followed": followed})
 
 
 def _is_made_elsewhere(job: _Job) -> bool:
@@ -682,8 +698,10 @@ def _is_made_elsewhere(job: _Job) -> bool:
 
 def _shared(job: _Job, name: str, defense: Defense, folder: Path) -> Fit:
     """A fit that the first of many runs makes and the others take up. It has no opinion of its own on anybody."""
+    mine = []
 
     def make() -> list[str]:
+        mine.append(name)
         trained = _fitted(job, name, defense, folder)
         trained.recommender.save(folder / "model.safetensors")
         _save_history(folder / "history.jsonl", trained.history)
@@ -693,7 +711,9 @@ def _shared(job: _Job, name: str, defense: Defense, folder: Path) -> Fit:
 
     _once(folder, make)
     lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    model = load_recommender(folder / "model.safetensors").to(choose_device(job.config.training.device))
+    for event in () if mine else _again(name, folder / "history.jsonl"):
+        job.watch(event)
+    model = load_recommender(folder / "model.safetensors", plugins=True).to(choose_device(job.config.training.device))
     return Fit(model, Guard(), [json.loads(line) for line in lines], read_json(folder / "fit.json")["best epoch"])
 
 
@@ -797,10 +817,11 @@ def _save_interactions(path: Path, split: Split, trained: Fit) -> None:
         frame.write_parquet(temporary)
 
 
-def open_run(folder: str | Path, partial: bool = False) -> Run:
+def open_run(folder: str | Path, partial: bool = False, plugins: bool = False) -> Run:
     """Open a finished run folder; with `partial` also one where a defense failed, which others survived.
 
-    Runs no code that it names. Raises RunError where it is damaged or was edited.
+    Runs no code that it names, but for members that installed packages declare, with `plugins`. Raises RunError where
+    it is damaged or was edited, UnknownName for what nobody declares.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -809,7 +830,32 @@ def open_run(folder: str | Path, partial: bool = False) -> Run:
     if not record["finished"] and not (partial and "scorecard.json" in record["files"]):
         raise RunError(f"{folder} is not a finished run; continue it with lorec run, or choose another folder")
     path = _checked(folder, "scorecard.json", record)
-    return Run(folder, resolve(record["config"], strangers=False), record, read_json(path))
+    try:
+        config = resolve(record["config"], strangers=plugins)
+    except UnknownName as error:
+        if plugins:
+            raise
+        raise UnknownName(f"{error}; what an installed package declares is loaded with --plugins alone") from None
+    return Run(folder, config, record, read_json(path), plugins)
+
+
+def again(opened: Run) -> Iterator[Event]:
+    """What a finished run has told whoever watched, figure by figure; for those who did not."""
+    for arm in opened.arms:
+        yield from _again(arm, opened.file(f"{arm}/history.jsonl"))
+    yield _judged(opened.arms)
+
+
+def _again(arm: str, history: Path) -> Iterator[Event]:
+    for line in history.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        epoch = int(row.pop("epoch"))
+        yield Event(arm, epoch, epoch, epoch=epoch, figures=row, again=True)
+
+
+def _judged(arms: Mapping[str, Mapping[str, float]]) -> Event:
+    told = {f"{arm}/{name}": value for arm, one in arms.items() for name, value in one.items()}
+    return Event("judge", 1, 1, f"{len(arms)} arms", figures=told, again=True)
 
 
 def _checked(folder: Path, name: str, record: Mapping[str, Any]) -> Path:

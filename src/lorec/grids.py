@@ -42,7 +42,7 @@ from lorec.comparison import FORMATS, bootstrap, exposed, summary, write_table
 from lorec.data import Split
 from lorec.defenses import Given, Oracle
 from lorec.errors import ConfigError, DiskError, LorecError, RunError
-from lorec.experiment import Event, Run, begun, open_run, peak_memory, run
+from lorec.experiment import Event, Run, again, begun, open_run, peak_memory, run
 from lorec.files import read_json, write_json
 from lorec.registry import find
 from lorec.runfile import RunFile, arms_of, plain, put, read_document, resolve
@@ -176,7 +176,7 @@ def _clean_identity(config: RunFile) -> str:
     values = plain(config)
     keys = ("data", "split", "backbone", "items", "loss", "training", "seed")
     read = [values[key] for key in ("encoder", "scenario", "prompts")] if config.items != "ids" else None
-    followed = [values[key] for key in ("follow", "attack", "targets")] if config.follow else None
+    followed = [config.follow, values["targets"], values["attack"].get("path")] if config.follow else None
     return json.dumps({key: values[key] for key in keys} | {"text": read, "followed": followed})
 
 
@@ -316,6 +316,8 @@ def _open_jobs(asked: Grid, folder: Path, shard: tuple[int, int], cache: str | P
                 if record.get("data", {"digest": digest})["digest"] != digest:
                     raise RunError("the log has changed since; choose another --out, or delete the folder")
                 if record["finished"]:
+                    for event in again(open_run(folder / "runs" / cell.name, plugins=True)):
+                        watch(cell.name, event)
                     watch(cell.name, Event("cell", 1, 1, "done before", finished=True))
                     continue
                 _possible(cell.config, split, cache or folder / "shared" / "texts")
@@ -683,14 +685,13 @@ def _likelihoods(opened: Run, arm: str) -> dict[str, float]:
     if f"{arm}/weights.parquet" not in opened.record["files"]:
         return {}
     told = pl.read_parquet(opened.file(f"{arm}/weights.parquet"))
-    name = "likelihood" if "likelihood" in told.columns else "suspicion"
-    if not told[name].drop_nulls().is_between(0, 1).all():
+    if "likelihood" not in told.columns:
         return {}
     return {
         f"p {who}, {decile} %": float(value)
         for who, injected in (("genuine", False), ("fraudsters", True))
         for decile in (10, 50, 90)
-        if (value := told.filter(injected=injected)[name].quantile(decile / 100)) is not None
+        if (value := told.filter(injected=injected)["likelihood"].quantile(decile / 100)) is not None
     }
 
 
@@ -704,7 +705,10 @@ def _curves(asked: Grid, folder: Path) -> pl.DataFrame:
         for arm in opened.arms:
             of = {**cell.labels, "seed": cell.config.seed, "run": cell.name, "arm": arm}
             history = opened.file(f"{arm}/history.jsonl").read_text(encoding="utf-8")
-            rows += [of | json.loads(line) for line in history.splitlines()]
+            for line in history.splitlines():
+                # An axis may be called as a figure is, as the loss.
+                told = {f"epoch {key}" if key in of else key: one for key, one in json.loads(line).items()}
+                rows.append(of | told)
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -716,7 +720,7 @@ def _opened(folder: Path) -> Run | None:
     """A run that has a sealed scorecard, even where an arm of it failed; None for one that is not there yet."""
     if not (folder / "run.json").exists() or "scorecard.json" not in read_json(folder / "run.json")["files"]:
         return None
-    return open_run(folder, partial=True)
+    return open_run(folder, partial=True, plugins=True)  # the grid has named them
 
 
 def _ranks(folder: Path, arm: str) -> pl.DataFrame:

@@ -41,7 +41,15 @@ def find(family: str, table: Mapping[str, type], name: str, *, strangers: bool =
         return table[name]
     points = {point.name: point for point in entry_points(group=f"lorec.{family}")} if strangers else {}
     if name in points:  # an entry point's name can't smuggle in a module: the package itself declared it
-        found: type = points[name].load()
+        try:
+            found: type = points[name].load()
+        except Exception as error:
+            declared = points[name].dist
+            package = "a package" if declared is None else declared.name
+            raise ConfigError(
+                f"{name!r}, which {package} declares under lorec.{family}, can't be loaded "
+                f"({type(error).__name__}: {error}); mend that package, or take another name"
+            ) from error
         return found
     if name in REFUSED.get(family, {}):
         raise UnknownName(f"there is no {name}: {REFUSED[family][name]}")

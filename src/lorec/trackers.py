@@ -10,17 +10,19 @@ import math
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lorec.errors import ConfigError, MissingExtra, RunError
 from lorec.experiment import Event
+from lorec.files import read_json, write_json
 from lorec.training import Progress
 
 _logger = logging.getLogger(__name__)
 
-__all__ = ["TRACKERS", "MLflow", "TensorBoard", "Tracker", "tracker"]
+__all__ = ["TRACKERS", "MLflow", "TensorBoard", "Tracker", "check", "tracker"]
 
 
 class Tracker:
@@ -29,6 +31,7 @@ class Tracker:
     def __init__(self, about: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """`about`: the configuration as plain values, of each cell by name; that of a run by ""."""
         self.about, self.broken = about or {}, False
+        self.had: dict[str, bool] = {}
 
     def __enter__(self) -> "Tracker":
         return self
@@ -40,17 +43,30 @@ class Tracker:
         """Hear an event. The first failure is logged, and ends the tracking alone."""
         for arm, epoch, figures in _figures(told):
             series = "/".join(filter(None, (cell, arm))) or "fit"
+            if series not in self.had:
+                self.had[series] = isinstance(told, Event) and told.again and bool(self._try(self.has, series))
+            if isinstance(told, Event) and told.again and self.had[series]:
+                continue  # it was told when it happened
             finite = {_name(name): value for name, value in figures.items() if math.isfinite(value)}
             self._try(self.tell, series, cell, epoch, finite)
 
-    def _try(self, do: Callable[..., None], *given: object) -> None:
+    def _try(self, do: Callable[..., Any], *given: object) -> Any:
         if self.broken:
-            return
+            return None
         try:
-            do(*given)
+            return do(*given)
         except Exception as error:
             self.broken = True
-            _logger.warning("%s is told no more: %s: %s", type(self).__name__, type(error).__name__, error)
+            first = (str(error).splitlines() or [""])[0][:300]
+            _logger.warning("%s is told no more: %s: %s", type(self).__name__, type(error).__name__, first)
+            return None
+        except BaseException:  # an interruption, perhaps because nobody answers: don't ask once more
+            self.broken = True
+            raise
+
+    def has(self, series: str) -> bool:
+        """Whether a series was told of in an earlier session."""
+        raise NotImplementedError
 
     def tell(self, series: str, cell: str, epoch: int | None, figures: dict[str, float]) -> None:
         """Put down figures of an arm after an epoch, or (None) those of the test items."""
@@ -75,6 +91,10 @@ class TensorBoard(Tracker):
         self.make = SummaryWriter
         self.writers: dict[str, Any] = {}
 
+    def has(self, series: str) -> bool:
+        """Whether there are event files of it."""
+        return any((self.folder / series).glob("events.*"))
+
     def tell(self, series: str, cell: str, epoch: int | None, figures: dict[str, float]) -> None:
         """Scalars `epoch/...` over epochs and `test/...` at the end, under the series' own folder."""
         if series not in self.writers:
@@ -98,18 +118,18 @@ class MLflow(Tracker):
     def __init__(
         self, experiment: str, folder: str | Path = "", about: Mapping[str, Mapping[str, Any]] | None = None
     ) -> None:
-        """`folder`: of the run or grid; one that goes on finds the runs of before by it.
+        """`folder`: of the run or grid, which keeps in mlflow.json by what its runs are found when it goes on.
 
         Raises MissingExtra without the library, RunError where the server does not answer.
         """
         super().__init__(about)
-        # The library would tell its makers what it is used for; whoever wants that sets the variable.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
         try:
             import mlflow
         except ImportError:
             raise MissingExtra("MLflow needs its library: pip install 'lorec[track]'") from None
-        self.entities, self.folder = mlflow.entities, str(Path(folder).absolute()) if folder else ""
+        self.entities, self.kept = mlflow.entities, Path(folder) / "mlflow.json" if folder else None
         try:
             self.client = mlflow.MlflowClient()
             found = self.client.get_experiment_by_name(experiment)
@@ -119,26 +139,45 @@ class MLflow(Tracker):
             raise RunError(
                 f"MLflow can't be told anything ({first}); see that what MLFLOW_TRACKING_URI names is there"
             ) from None
+        self.id = ""
         self.runs: dict[str, str] = {}
+        self.earlier: dict[str, str] | None = None
+
+    def has(self, series: str) -> bool:
+        """Whether this folder has a run of it on the server."""
+        return self._found(series) is not None
 
     def tell(self, series: str, cell: str, epoch: int | None, figures: dict[str, float]) -> None:
         """Metrics `epoch/...` over epochs and `test/...` at the end, of the series' own run."""
         if series not in self.runs:
-            self.runs[series] = self._run(series, cell)
+            found = self._found(series)
+            if found is not None:
+                self.client.update_run(found, status="RUNNING")
+            self.runs[series] = found or self._made(series, cell)
         now, group = int(time.time() * 1000), "test" if epoch is None else "epoch"
         metrics = [self.entities.Metric(f"{group}/{name}", value, now, epoch or 0) for name, value in figures.items()]
         self.client.log_batch(self.runs[series], metrics=metrics)
 
-    def _run(self, series: str, cell: str) -> str:
-        """The run of a series: that of before, where this folder goes on."""
-        tags = {"lorec.folder": self.folder, "lorec.series": series}
-        if self.folder:
-            asked = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items() if "'" not in value)
-            for one in self.client.search_runs([self.experiment], asked):
-                if all(one.data.tags.get(key) == value for key, value in tags.items()):
-                    self.client.update_run(one.info.run_id, status="RUNNING")
-                    return str(one.info.run_id)
-        made = self.client.create_run(self.experiment, tags=tags, run_name=series)
+    def _tags(self, series: str) -> dict[str, str]:
+        """What tells this folder's runs from all others: not its name, which says where somebody's home is."""
+        if not self.id and self.kept is not None and self.kept.exists():
+            self.id = str(read_json(self.kept)["id"])
+        if not self.id:
+            self.id = uuid.uuid4().hex
+            if self.kept is not None:
+                write_json(self.kept, {"id": self.id})
+        return {"lorec.id": self.id, "lorec.series": series}
+
+    def _found(self, series: str) -> str | None:
+        """The run of a series from before, where this folder goes on."""
+        if self.earlier is None:
+            asked = f"tags.`lorec.id` = '{self._tags(series)['lorec.id']}'"
+            found = self.client.search_runs([self.experiment], asked, max_results=50_000)
+            self.earlier = {one.data.tags["lorec.series"]: str(one.info.run_id) for one in found}
+        return self.earlier.get(series)
+
+    def _made(self, series: str, cell: str) -> str:
+        made = self.client.create_run(self.experiment, tags=self._tags(series), run_name=series)
         params = [self.entities.Param(key, value[:6000]) for key, value in _flat(self.about.get(cell, {}))]
         for start in range(0, len(params), 100):  # as many as a server takes at once
             self.client.log_batch(made.info.run_id, params=params[start : start + 100])
@@ -150,14 +189,23 @@ class MLflow(Tracker):
             self.client.set_terminated(run, "FINISHED" if finished else "KILLED")
 
 
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_DISABLE_TELEMETRY": "true",
+}  # fmt: skip
+"""Unless the environment says otherwise: a training does not wait for minutes, nobody's makers are told of it."""
 TRACKERS = ("tensorboard", "mlflow")
 """By name, as `lorec run --track` takes them."""
 
 
-def tracker(name: str, experiment: str, folder: Path, about: Mapping[str, Mapping[str, Any]]) -> Tracker:
-    """A tracker of a run's or grid's folder by its name. Raises ConfigError, and what it raises."""
+def check(name: str) -> None:
+    """Raise ConfigError for a name that no tracker has."""
     if name not in TRACKERS:
         raise ConfigError(f"no tracker {name!r}; take one of {', '.join(TRACKERS)}")
+
+
+def tracker(name: str, experiment: str, folder: Path, about: Mapping[str, Mapping[str, Any]]) -> Tracker:
+    """A tracker of a run's or grid's folder by its name. Raises ConfigError, and what it raises."""
+    check(name)
     return TensorBoard(folder / "tensorboard", about) if name == "tensorboard" else MLflow(experiment, folder, about)
 
 

@@ -48,7 +48,8 @@ class _Adversarial:
         known: Sequence[Poison] | None,
         rng: np.random.Generator,
     ) -> Guard:
-        """Nothing is learned beforehand."""
+        """Nothing is learned beforehand. Raises ConfigError for a recommender that can't be opened."""
+        recommender.check_open()
         return _AdversarialGuard(self, rng)
 
 

@@ -46,7 +46,9 @@ class _Contrastive:
         known: Sequence[Poison] | None,
         rng: np.random.Generator,
     ) -> Guard:
-        """Nothing is learned beforehand."""
+        """Nothing is learned beforehand. Raises ConfigError where it must open a recommender and can't."""
+        if self.inside:
+            recommender.check_open()
         return _ContrastiveGuard(self, rng)
 
 
@@ -96,6 +98,7 @@ class CL4SRec(_Contrastive):
     with the batch's others. A masked item is left out, where theirs becomes a token of its own.
     """
 
+    inside: ClassVar[bool] = False
     crop: float = 0.6
     """The share of a history that a crop keeps, in one piece."""
     mask: float = 0.3
@@ -152,6 +155,7 @@ class StDenoise(_Contrastive):
     and states are contrasted with those under a small perturbation of what was read.
     """
 
+    inside: ClassVar[bool] = True
     noise: float = 0.1
     """The perturbation's length, as a share of each vector's."""
 

@@ -128,9 +128,9 @@ class _PaperGuard(Guard):
         return -self.states if self.spec.reweighting == "compensation" else self.likely.astype(np.float64)
 
     @property
-    def likelihood(self) -> NDArray[np.float32]:
-        """p_u at the last update."""
-        return self.likely
+    def likelihood(self) -> NDArray[np.float32] | None:
+        """p_u at the last update; None before the first."""
+        return self.likely if self.likely.any() else None
 
     def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
         figures = {"calibrator": sum(self._learn(recommender) for _ in range(self.spec.passes)) / self.spec.passes}

@@ -193,6 +193,9 @@ class Recommender(nn.Module):
     def _pad_to(self) -> int:
         return self.spec.max_length if self.spec.fixed_length else 0
 
+    def check_open(self) -> None:
+        """Raise ConfigError where nothing can be pushed inside; ours can be."""
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -295,6 +298,17 @@ class _Opened:
         raise ConfigError("a foreign model is built by its own library")
 
 
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """A model that learns nothing meanwhile, neither by its norms nor by its draws."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
 class Foreign(Recommender):
     """A model that is not ours, as defenses and `evaluate` see it: a module, and functions that open it.
 
@@ -324,7 +338,7 @@ class Foreign(Recommender):
         nn.Module.__init__(self)
         self.model, self.kind, self._shift = model, "ids", _Shift()
         self._items, self._states, self._losses = items, states, losses
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _evaluating(model):
             table = items()
             if table.dim() != 2 or len(table) < 2:
                 raise ConfigError(f"items() gives {list(table.shape)}; it is [V + 1, H], row 0 for padding")
@@ -353,22 +367,45 @@ class Foreign(Recommender):
             raise ConfigError("this defense looks at losses; give Foreign(losses=...) a function of a batch")
         return self._losses(batch)
 
-    def encode(self, vectors: Tensor, padding: Tensor) -> Tensor:
-        """Raises ConfigError: only histories can be given to it."""
+    def feed(self, log: Sequences, tokens: int = 4096) -> Feed:
+        """A log in batches. Raises ConfigError for a log of items that the model does not have."""
+        self._check(log)
+        return super().feed(log, tokens)
+
+    def histories(
+        self, log: Sequences, tokens: int, rows: Ints | None = None
+    ) -> Iterator[tuple[Ints, NDArray[np.int32]]]:
+        """Every user's newest items. Raises ConfigError as `feed` does."""
+        self._check(log)
+        return super().histories(log, tokens, rows)
+
+    def _check(self, log: Sequences) -> None:
+        if len(log.items) and (most := int(log.items.max())) > self.n_items:
+            raise ConfigError(
+                f"the log has an item {most} and the model {self.n_items} items; number them as the split's catalogue"
+            )
+
+    def check_open(self) -> None:
+        """Raise ConfigError: only histories can be given to it."""
         raise ConfigError("this defense pushes vectors inside the recommender, and a foreign one does not open them")
+
+    def encode(self, vectors: Tensor, padding: Tensor) -> Tensor:
+        """Raises ConfigError as `check_open` does."""
+        self.check_open()
+        return vectors
 
     @contextlib.contextmanager
     def shifted(
         self, *, table: Tensor | None = None, vectors: Tensor | None = None, states: Tensor | None = None
     ) -> Iterator[None]:
-        """Raises ConfigError as `encode` does."""
-        raise ConfigError("this defense pushes vectors inside the recommender, and a foreign one does not open them")
+        """Raises ConfigError as `check_open` does."""
+        self.check_open()
         yield
 
     @contextlib.contextmanager
     def keeping_states(self) -> Iterator[list[Tensor]]:
-        """Raises ConfigError as `encode` does."""
-        raise ConfigError("this defense looks inside the recommender, and a foreign one does not open its states")
+        """Raises ConfigError as `check_open` does."""
+        self.check_open()
         yield []
 
     def save(self, path: str | Path) -> None:
@@ -376,15 +413,18 @@ class Foreign(Recommender):
         raise ConfigError("a foreign model is saved by its own library; lorec can't load it again")
 
 
-def load_recommender(path: str | Path) -> Recommender:
-    """Read a saved model. Raises RunError where it is damaged."""
+def load_recommender(path: str | Path, plugins: bool = False) -> Recommender:
+    """Read a saved model; with `plugins` also one of a backbone that an installed package declares.
+
+    Raises RunError where it is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         spec = json.loads(header["spec"])
         kind, n_items = header["items"], int(header["n_items"])
-        backbone = build(find("backbones", BACKBONES, spec.pop("backbone"), strangers=False), spec, Path(path).name)
+        backbone = build(find("backbones", BACKBONES, spec.pop("backbone"), strangers=plugins), spec, Path(path).name)
         model = Recommender(backbone, kind, n_items, tensors.get("text"))
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, ConfigError) as error:

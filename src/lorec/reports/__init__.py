@@ -25,8 +25,10 @@ MOST = 3_000_000
 """Bytes of a page."""
 
 
-def report(folder: str | Path, out: str | Path | None = None) -> Path:
+def report(folder: str | Path, out: str | Path | None = None, plugins: bool = False) -> Path:
     """Write a folder's report, `report.html` in it where no name is given, and say where it is.
+
+    With `plugins`, members that installed packages declare are loaded where a run names them.
 
     Raises RunError for a folder that is none of a run, a grid and a scan, half of one, of another version, or damaged;
     MissingExtra where the library for charts is not installed; DiskError where it can't be written.
@@ -39,7 +41,8 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     if path.resolve().parent == folder.resolve() and path.name != "report.html":
         raise RunError(f"{path} is the folder's own; a report inside it is called report.html")
     try:
-        html = rendered(KINDS[kind](folder)).encode("utf-8")
+        page = of_run(folder, plugins) if kind == "run.json" else KINDS[kind](folder)
+        html = rendered(page).encode("utf-8")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise RunError(
             f"{folder} is not what this version of lorec leaves ({type(error).__name__}: {str(error)[:200]}): of "

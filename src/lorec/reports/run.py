@@ -24,9 +24,9 @@ FORMS = {"target rank": ",.0f", "best epoch": ".0f", "epochs": ".0f", "seconds a
 """How figures are written that are no shares."""
 
 
-def of_run(folder: Path) -> Page:
+def of_run(folder: Path, plugins: bool = False) -> Page:
     """Raises RunError, and what reading raises, for a folder that no run left whole."""
-    run = open_run(folder, partial=True)
+    run = open_run(folder, partial=True, plugins=plugins)
     titles = {
         item: title for item, title, _ in _read(run, "catalog.parquet").select("item", "title", "count").iter_rows()
     }

@@ -100,7 +100,7 @@ def located(name: str, options: dict[str, Any]) -> dict[str, Any]:
     try:
         find("sources", SOURCES, name)
     except UnknownName as error:
-        if "root" in options:
+        if options.keys() == {"root"}:
             return {"name": "folder", "path": name, **options}
         raise UnknownName(
             f"{error}; nor a folder in {folder.place()}: set LOREC_DATA or root= to where it is"
