@@ -1,9 +1,9 @@
-"""What lorec's weights do in other libraries: a poisoned log, a scan that never knew its kind, training without and with.
+"""What lorec's weights do in other libraries: a poisoned log, a scan that knows other kinds, training without and with.
 
 LOREC_DATA=... python benchmarks/other_libraries.py amazon-beauty --rectools ENV/bin/python [--recbole ENV/bin/python]
 
-Each library in its own environment, as the heads of examples/ say. Prints the share of users to whom each pushed item is
-shown among the first 50. A shop's whole log, fraudsters among its people: nothing is held out, nobody is judged for hits.
+Each library in its own environment, as the heads of examples/ say. Prints the share of users to whom each pushed item
+is shown among the first 50. A shop's whole log, fraudsters among its people: nothing is held out, no hits are counted.
 """
 
 import argparse

@@ -251,8 +251,8 @@ def paper_recipes() -> str:
     return "\n".join([
         "The tables and figures of the paper (Zhang et al. 2024) are recipes: `small` in a quarter of an hour to one "
         "and a half on two cores, `full` after the paper's logs, sizes and language model (their heads say what is not "
-        "known or not the same). None of the full ones was run here. In all tables HR@10 and T-HR@50 are those of the epoch "
-        "that validation selected, weights and detection those of the last.\n",
+        "known or not the same). None of the full ones was run here. In all tables HR@10 and T-HR@50 are those of "
+        "the epoch that validation selected, weights and detection those of the last.\n",
         "| the paper's table or figure | small | full |", "| --- | --- | --- |", *rows,
     ])  # fmt: skip
 
