@@ -161,7 +161,7 @@ class MLflow(Tracker):
     def _tags(self, series: str) -> dict[str, str]:
         """What tells this folder's runs from all others: not its name, which says where somebody's home is."""
         if not self.id and self.kept is not None and self.kept.exists():
-            self.id = str(read_json(self.kept)["id"])
+            self.id = uuid.UUID(str(read_json(self.kept)["id"])).hex  # whoever wrote the file: no query
         if not self.id:
             self.id = uuid.uuid4().hex
             if self.kept is not None:
