@@ -34,6 +34,7 @@ from lorec.attacks import (
 )
 from lorec.attacks.adaptive import MEASURED
 from lorec.attacks.factors import RIDGE, UNSEEN, Factors, Normal, Taken
+from lorec.attacks.sequential import learned
 from lorec.data import Dataset, Poison, Sequences, leave_two_out
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.evidence import Examiner, shapes
@@ -325,7 +326,7 @@ class TestGradient:
     def test_the_model_expects_the_target_less_after_its_fillers(self, town):
         """Less than after random ones: what the profile has to teach is more."""
         attack = Gradient(share=0.02, width=16, epochs=20, length=6, targets_each=2)
-        model = attack._learned(town.train, len(town.catalog), np.random.default_rng(1)).eval()
+        model = learned(town.train, len(town.catalog), np.random.default_rng(1), attack.width, attack.epochs).eval()
         white = Gradient(box="white", share=0.02, length=6, targets_each=2)
         surprise = []
         for kind in (white, Random(share=0.02, length=6, targets_each=2)):
