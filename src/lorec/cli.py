@@ -166,7 +166,7 @@ def grid(
         with _shown_progress() as seen:
             told = estimate(
                 asked, folder, workers=workers, threads=threads, shard=part, cache=_cache(),
-                watch=lambda cell, event: seen(event),
+                watch=lambda cell, event: None if event.again else seen(event),
             )  # fmt: skip
         _rows(told.rates.columns, ([*row[:-2], f"{row[-2]:.1f}", f"{row[-1]:.2f}"] for row in told.rates.iter_rows()))
         print(f"{told.cells} cells, {told.left} to do: {told.arms} recommenders, about {_time(told.seconds)}")
