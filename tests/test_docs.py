@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -73,8 +74,6 @@ def shop(tmp_path, monkeypatch):
 
 
 def words_of(line: str) -> list[str]:
-    import shlex
-
     return shlex.split(line, comments=True)
 
 

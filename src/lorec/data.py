@@ -104,7 +104,7 @@ class Catalog:
 
     def save(self, path: str | Path) -> None:
         """Write the catalogue as Parquet."""
-        with replacing(Path(path)) as temporary:
+        with replacing(path) as temporary:
             self.items.write_parquet(temporary)
 
     @staticmethod

@@ -20,11 +20,12 @@ from lorec.errors import DiskError, RunError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name to write to; rename it to `path` when all went well, remove it when not.
 
     Raises DiskError for what the disk refuses (full, read-only) and for a name that is something else than a file.
     """
+    path = Path(path)
     if path.exists() and not path.is_file():
         raise DiskError(f"can't write {path}: it is {'a folder' if path.is_dir() else 'no file'}; choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

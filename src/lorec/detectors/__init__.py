@@ -17,13 +17,14 @@ from lorec.detectors.company import Coherence, Context
 from lorec.detectors.hardness import Loss
 from lorec.detectors.language import LLM4Dec, ZeroShot
 from lorec.detectors.lorec import LoRec
-from lorec.detectors.suspicion import Suspicion, first_of, harmed, judged, rounds_of
+from lorec.detectors.suspicion import Suspicion, first_of, harmed, judged, places, rounds_of
 from lorec.errors import ConfigError
 from lorec.text import TextVectors
 
 __all__ = [
     "DETECTORS", "FAP", "PCA", "Audit", "Bursts", "Coherence", "Context", "Copies", "Degree", "Detector", "Groups",
-    "LLM4Dec", "LoRec", "Loss", "Suspicion", "ZeroShot", "check", "detect", "first_of", "harmed", "judged", "rounds_of",
+    "LLM4Dec", "LoRec", "Loss", "Suspicion", "ZeroShot", "check", "detect", "first_of", "harmed", "judged", "places",
+    "rounds_of",
 ]  # fmt: skip
 
 DETECTORS: dict[str, type] = {

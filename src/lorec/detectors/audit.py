@@ -9,7 +9,7 @@ import numpy as np
 from lorec.data import Floats, Poison, Sequences
 from lorec.detectors.clicks import PCA
 from lorec.detectors.language import ZeroShot
-from lorec.detectors.suspicion import Suspicion, worst
+from lorec.detectors.suspicion import Suspicion, places, worst
 from lorec.errors import ConfigError
 from lorec.text import TextVectors
 
@@ -62,7 +62,7 @@ class Audit:
         asked = np.concatenate([suspects, some])
         said = ZeroShot(question=self.question).detect(log.take(asked), n_items, text=text, known=(), rng=rng).users
         likely, usual = said[: len(suspects)], said[len(suspects) :]
-        users = first.argsort(kind="stable").argsort(kind="stable") / len(log)
+        users = places(first) / len(log)
         users[suspects] = 1 + likely
         flagged = np.zeros(len(log), dtype=bool)
         flagged[suspects] = likely > (np.median(usual) if len(usual) else 0.5)
@@ -72,10 +72,9 @@ class Audit:
         """[users]: the higher of two ranks, of how unusual the loading is and how unpopular the taste."""
         loading = PCA(components=self.components).detect(log, n_items, text=None, known=(), rng=rng).users
         # To either side: where histories are short a campaign is itself the largest of the common factors.
-        alien = np.abs(loading.argsort(kind="stable").argsort(kind="stable") - (len(log) - 1) / 2)
+        alien = np.abs(places(loading) - (len(log) - 1) / 2)
         counts = log.counts(n_items)
         rare = counts <= np.quantile(counts[1:], self.unpopular)
         taste = np.bincount(log.users(), rare[log.items], len(log)) / np.maximum(log.lengths, 1)
-        ranks = [one.argsort(kind="stable").argsort(kind="stable") for one in (alien, taste)]
-        found: Floats = np.maximum(ranks[0], ranks[1]) / len(log)
+        found: Floats = np.maximum(places(alien), places(taste)) / len(log)
         return found

@@ -52,6 +52,12 @@ def first_of(known: Sequence[Poison] | None) -> Poison:
     return next(one for one in rounds_of(known) if len(one.profiles))
 
 
+def places(values: Floats) -> Ints:
+    """[n]: of each value in their order, 0 the smallest, ties as they stand."""
+    found: Ints = values.argsort(kind="stable").argsort(kind="stable")
+    return found
+
+
 def worst(suspicion: Floats, share: float) -> Bools:
     """[n]: the most suspicious share of all, those of one suspicion together as long as they fit."""
     n = int(share * len(suspicion))

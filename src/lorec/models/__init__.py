@@ -280,7 +280,7 @@ class Recommender(nn.Module):
         """Write weights and spec as one safetensors file; it holds no histories."""
         spec = {"backbone": name_of("backbones", BACKBONES, self.spec), **dataclasses.asdict(self.spec)}  # type: ignore[call-overload]
         header = {"spec": json.dumps(spec), "items": self.kind, "n_items": str(self.n_items)}
-        with replacing(Path(path)) as temporary:
+        with replacing(path) as temporary:
             save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary, header)
 
 

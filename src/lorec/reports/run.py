@@ -11,6 +11,7 @@ import polars as pl
 
 from lorec.comparison import MAIN, REFERENCES, target_ranks
 from lorec.data import Bools, Floats
+from lorec.detectors import places
 from lorec.experiment import Run, open_run
 from lorec.reports.charts import histogram, lines
 from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table
@@ -152,7 +153,7 @@ def _suspected(run: Run, arms: list[str]) -> list[Block]:
             continue
         is_share = likely.min() >= 0 and likely.max() <= 1
         if not is_share:  # by ranks
-            likely = suspicion.argsort(kind="stable").argsort(kind="stable") / max(len(bad) - 1, 1)
+            likely = places(suspicion) / max(len(bad) - 1, 1)
         blocks.append(
             Chart(
                 f"Suspicion of {arm}",

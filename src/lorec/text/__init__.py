@@ -125,9 +125,7 @@ class TextVectors:
             )
         prompts = replace(self.prompts, question=question)
         asked = user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget, prompts)
-        return Store(Path(self.cache) if self.cache else None, Answers(self.encoder, words)).vectors(
-            asked, self.on_progress
-        )
+        return Store(self.cache, Answers(self.encoder, words)).vectors(asked, self.on_progress)
 
     def texts(self, log: Sequences | None = None) -> list[str]:
         """What it takes for `items`, and with a log for its `users`: the distinct titles and prompts."""
@@ -155,7 +153,7 @@ class TextVectors:
         return self._store().vectors(texts, self.on_progress)
 
     def _store(self) -> Store:
-        return Store(Path(self.cache) if self.cache else None, self.encoder, self._kept)
+        return Store(self.cache, self.encoder, self._kept)
 
 
 def _centred(vectors: NDArray[Any]) -> Vectors:

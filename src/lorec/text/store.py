@@ -44,12 +44,12 @@ Matrix = NDArray[np.float32]
 class Store:
     """The vectors of one encoder."""
 
-    def __init__(self, root: Path | None, encoder: "Encoder", memory: dict[bytes, Matrix] | None = None) -> None:
+    def __init__(self, root: str | Path | None, encoder: "Encoder", memory: dict[bytes, Matrix] | None = None) -> None:
         """Keep vectors on disk under `root`, where it is given, and in `memory`."""
         self.encoder, self.memory = encoder, {} if memory is None else memory
         identity = json.dumps(encoder.identity() | {"format": FORMAT}, sort_keys=True)
         name = f"{encoder.identity()['encoder']}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-        self.folder = None if root is None else root / name
+        self.folder = Path(root) / name if root else None
 
     def vectors(self, texts: list[str], on_progress: Callable[[int, int], None] | None = None) -> Matrix:
         """float32 [n, dim] in the texts' order; each distinct text that is not kept yet is encoded once.
