@@ -8,7 +8,8 @@ import torch
 
 from lorec.errors import ConfigError, DataError, MissingExtra
 from lorec.text import Decoder, MiniLM, SmolLM2
-from lorec.text.decoders import OPENING, QUESTION, _cut
+from lorec.text.decoders import QUESTION
+from lorec.text.encoders import OPENING, cut
 
 transformers = pytest.importorskip("transformers")
 
@@ -71,13 +72,30 @@ def test_counts_the_tokens_that_it_reads(tiny_model, asked):
 
 
 def test_half_the_digits_say_nearly_the_same():
-    whole, half = vectors_of(MiniLM()), vectors_of(MiniLM(dtype="bfloat16"))
+    exact, short = MiniLM(dtype="float32"), MiniLM(dtype="bfloat16")
+    whole, half = vectors_of(exact), vectors_of(short)
     assert half.dtype == np.float32
     assert 0 < np.abs(whole - half).max() < 0.02
     cosines = (whole * half).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(half, axis=1)
     assert cosines.min() > 0.999
-    assert MiniLM().identity() != MiniLM(dtype="bfloat16").identity()
-    assert "dtype" not in MiniLM().identity()  # what was encoded before is found again
+    assert exact.identity() != short.identity()
+    able = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    assert MiniLM().identity() == (short if able or torch.cuda.is_available() else exact).identity()
+
+
+def test_a_title_of_many_tokens_does_not_push_the_question_out():
+    minilm = MiniLM(max_tokens=64, tokens=64, dtype="float32")
+    tokenizer = minilm._load().tokenizer
+    title = "1.2.3.4.5." * 40  # six bytes count as a word, and these are six tokens
+    made = f'The items of one account: "{title}". Is it a fraudster?'
+    ids = tokenizer(made, add_special_tokens=False)["input_ids"]
+    kept = tokenizer.decode(cut(ids, 62))
+    assert kept.startswith("the items of one account")
+    assert kept.endswith("is it a fraudster?")
+    assert minilm.count([made]) == 64 < len(ids)
+    np.testing.assert_allclose(vectors_of(minilm, [made]), vectors_of(minilm, [kept]), atol=1e-5)
+    other = made.replace("a fraudster", "an honest one")
+    assert np.abs(vectors_of(minilm, [made]) - vectors_of(minilm, [other])).max() > 1e-3
 
 
 def test_batches_by_tokens_change_nothing(tiny_model):
@@ -90,7 +108,7 @@ def test_a_text_too_long_loses_its_middle_and_never_the_question(tiny_model, ask
     ids, states = asked
     text = "these are the items: " + "old title; " * 300 + "new title. How likely is it?"
     whole = ids(text)
-    kept = _cut(whole, 64)
+    kept = cut(whole, 64)
     assert (len(kept), kept[:OPENING], kept[OPENING:]) == (64, whole[:OPENING], whole[-32:])
     found = vectors_of(Decoder(model=str(tiny_model), dtype="float32", max_tokens=64, tokens=64), [text])
     np.testing.assert_allclose(found[0], states(kept)[-1].mean(axis=0), atol=1e-4)

@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from test_server import Fake
 
@@ -256,14 +259,30 @@ def test_half_the_batch_where_memory_does_not_suffice():
             raise MemoryError
         return np.ones((len(some), 2), dtype=np.float32)
 
-    assert sum(len(part) for part in in_batches(work, ["x"] * 10, 8)) == 10
+    ten = ["xx"] * 10
+    assert sum(len(part) for part in in_batches(ten, list, len, work, 16)) == 10
     assert sizes == [8, 4, 2, 2, 2, 2, 2]
     with pytest.raises(RuntimeError) as real:  # what a CPU says
         torch.empty(1 << 60)
     assert is_lack_of_memory(real.value)
     assert not is_lack_of_memory(RuntimeError("another"))
-    with pytest.raises(DataError, match="even one text"):
-        next(in_batches(lambda some: (_ for _ in ()).throw(MemoryError), ["x"], 8))
+    with pytest.raises(DataError, match="one text"):
+        next(in_batches(["x"], list, len, lambda some: (_ for _ in ()).throw(MemoryError), 8))
+
+
+@given(st.lists(st.text("x", max_size=9), max_size=30), st.integers(1, 40))
+def test_batches_fill_their_tokens_and_no_more(texts, tokens):
+    taken = []
+
+    def work(some):
+        taken.append(some)
+        return np.zeros((len(some), 1), dtype=np.float32)
+
+    assert sum(len(part) for part in in_batches(texts, list, len, work, tokens)) == len(texts)
+    assert [text for some in taken for text in some] == texts
+    assert all(len(some) == 1 or len(some) * max(map(len, some)) <= tokens for some in taken)
+    for some, following in itertools.pairwise(taken):
+        assert (len(some) + 1) * max(map(len, [*some, following[0]])) > tokens
 
 
 def test_a_model_that_is_nowhere_is_told_with_what_works(tmp_path):

@@ -2,7 +2,7 @@
 
 import functools
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorec.errors import ConfigError, DataError, MissingExtra
-from lorec.text.encoders import is_lack_of_memory, missing_model, silent, version_of
+from lorec.errors import ConfigError, MissingExtra
+from lorec.text.encoders import OPENING, arithmetic, cut, in_batches, missing_model, silent, version_of
 
 Vectors = NDArray[np.float32]
 QUESTION = ('This text: "', '" means in one word: "')
 """Around a text, what leads a model to put its meaning into the last state (PromptEOL, Jiang et al. 2023)."""
-OPENING = 32
-"""Tokens at the beginning of a text too long that stay; what goes are the next ones, a prompt's oldest titles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,56 +64,28 @@ class Decoder:
     def encode(self, texts: list[str]) -> Iterator[Vectors]:
         """[n, dim] in parts; raises MissingExtra without transformers or the model, DataError where memory is short."""
         tokenizer, model = self._load("AutoModel")
-        yield from self._batches(
-            texts, functools.partial(self._tokens, tokenizer), functools.partial(self._read, model)
-        )
+        tokens, read = functools.partial(self._tokens, tokenizer), functools.partial(self._read, model)
+        yield from in_batches(texts, tokens, len, read, self.tokens)
 
     def count(self, texts: list[str]) -> int:
         """Tokens that it reads of the texts. Raises MissingExtra as `encode` does."""
         tokenizer = self._tokenizer()
         parts = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
-        return sum(len(ids) for part in parts for ids in self._tokens(tokenizer, [one[:8000] or " " for one in part]))
-
-    @torch.no_grad()
-    def _batches(
-        self,
-        texts: list[str],
-        tokens: Callable[[list[str]], list[list[int]]],
-        read: Callable[[list[list[int]]], Vectors],
-    ) -> Iterator[Vectors]:
-        """What is read of the texts, batch by batch; half as much at a time where memory does not suffice."""
-        budget = self.tokens
-        for start in range(0, len(texts), 1024):
-            ids = tokens([one[:8000] or " " for one in texts[start : start + 1024]])
-            first = 0
-            while first < len(ids):
-                last, longest = first + 1, len(ids[first])
-                while last < len(ids) and max(longest, len(ids[last])) * (last + 1 - first) <= budget:
-                    longest = max(longest, len(ids[last]))
-                    last += 1
-                try:
-                    yield read(ids[first:last])
-                except (MemoryError, RuntimeError) as error:
-                    if not is_lack_of_memory(error):
-                        raise
-                    if last - first == 1:
-                        raise DataError("there is not enough memory to read one text; lower max_tokens") from None
-                    budget = max(1, (last - first) * longest // 2)
-                    continue
-                first = last
+        return sum(len(ids) for part in parts for ids in self._tokens(tokenizer, part))
 
     def _tokens(self, tokenizer: Any, texts: list[str]) -> list[list[int]]:
         """Each text's tokens, one at least and as many as may be; inside the question, where that is asked."""
-
+        texts = [text[:8000] or " " for text in texts]
         of = functools.partial(_letters, tokenizer)
         if self.pooling != "prompt":
-            return [_cut(one, self.max_tokens) or [0] for one in of(texts, special=True)]
+            return [cut(one, self.max_tokens) or [0] for one in of(texts, special=True)]
         before, after = of(list(QUESTION))
         (bare,), (whole,) = of(["a"]), of(["a"], special=True)
         lead = whole[: next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)]
         room = self.max_tokens - len(lead) - len(before) - len(after)
-        return [lead + before + _cut(one, room) + after for one in of([text.replace('"', "'") for text in texts])]
+        return [lead + before + cut(one, room) + after for one in of([text.replace('"', "'") for text in texts])]
 
+    @torch.inference_mode()
     def _read(self, model: Any, ids: list[list[int]]) -> Vectors:
         tokens, seen, lengths = _padded(ids, model.device)
         every = self.layer != -1
@@ -138,10 +108,7 @@ class Decoder:
             raise ConfigError(f"[encoder] device is {self.device!r}, and there is none; take auto or cpu") from None
 
     def _type(self) -> torch.dtype:
-        if self.dtype != "auto":
-            return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
-        able = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-        return torch.bfloat16 if self._device().type == "cuda" or able else torch.float32
+        return arithmetic(self.dtype, self._device())
 
     def _place(self) -> str:
         return self.model
@@ -250,8 +217,11 @@ class Answers:
         room = self.reader.max_tokens - len(before) - len(after)
 
         def tokens(some: list[str]) -> list[list[int]]:
-            return [before + _cut(one, room) + after for one in _letters(tokenizer, some)]
+            return [
+                before + cut(one, room) + after for one in _letters(tokenizer, [text[:8000] or " " for text in some])
+            ]
 
+        @torch.inference_mode()
         def read(ids: list[list[int]]) -> Vectors:
             tokens, seen, lengths = _padded(ids, model.device)
             states = model.base_model(input_ids=tokens, attention_mask=seen.long(), use_cache=False).last_hidden_state
@@ -259,7 +229,7 @@ class Answers:
             said: Vectors = _scaled(last.float() @ weight.T + bias, model.config).cpu().numpy()
             return said
 
-        yield from self.reader._batches(texts, tokens, read)
+        yield from in_batches(texts, tokens, len, read, self.reader.tokens)
 
 
 def _scaled(logits: Tensor, config: Any) -> Tensor:
@@ -304,13 +274,6 @@ def _transformers() -> Any:
     except ImportError:
         raise MissingExtra("language models need transformers: pip install 'lorec[text]'") from None
     return transformers
-
-
-def _cut(tokens: list[int], most: int) -> list[int]:
-    if len(tokens) <= most:
-        return tokens
-    opening = min(OPENING, most // 2)
-    return tokens[:opening] + tokens[len(tokens) - most + opening :]
 
 
 def _unpacked() -> Any:

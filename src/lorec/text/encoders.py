@@ -1,6 +1,7 @@
 """Encoders of sentences, and two controls that know nothing, so that a gain can be credited to knowledge."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import io
@@ -9,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,24 +21,55 @@ from lorec.data import stream
 from lorec.errors import ConfigError, DataError, MissingExtra
 
 Vectors = NDArray[np.float32]
+Piece = TypeVar("Piece")
+OPENING = 32
+"""Tokens at the beginning of a text too long that stay; what goes are the next ones, a prompt's oldest titles."""
 
 
-def in_batches(work: Callable[[list[str]], Vectors], texts: list[str], batch: int) -> Iterator[Vectors]:
-    """Work on so many texts at a time, on half as many from then on where memory does not suffice."""
-    start = 0
-    while start < len(texts):
-        some = texts[start : start + batch]
-        try:
-            found = work(some)
-        except (MemoryError, RuntimeError) as error:
-            if not is_lack_of_memory(error):
-                raise
-            if len(some) == 1:
-                raise DataError(f"there is not enough memory to encode even one text: {some[0][:60]!r}") from None
-            batch = len(some) // 2
-            continue
-        start += len(some)
-        yield found
+def in_batches(
+    texts: list[str],
+    prepare: Callable[[list[str]], list[Piece]],
+    size: Callable[[Piece], int],
+    read: Callable[[list[Piece]], Vectors],
+    tokens: int,
+) -> Iterator[Vectors]:
+    """What is read of texts, as many at a time as fit so many tokens with padding, and one at least.
+
+    Half as much from then on where memory does not suffice; raises DataError where it does not for one text.
+    """
+    for start in range(0, len(texts), 1024):
+        pieces, first = prepare(texts[start : start + 1024]), 0
+        while first < len(pieces):
+            last, longest = first + 1, size(pieces[first])
+            while last < len(pieces) and max(longest, size(pieces[last])) * (last + 1 - first) <= tokens:
+                longest = max(longest, size(pieces[last]))
+                last += 1
+            try:
+                yield read(pieces[first:last])
+            except (MemoryError, RuntimeError) as error:
+                if not is_lack_of_memory(error):
+                    raise
+                if last - first == 1:
+                    raise DataError("there is not enough memory to read one text; lower max_tokens") from None
+                tokens = max(1, (last - first) * longest // 2)
+                continue
+            first = last
+
+
+def cut(tokens: list[int], most: int) -> list[int]:
+    """So many of the tokens, without those in the middle: of a prompt the oldest titles go, never the question."""
+    if len(tokens) <= most:
+        return tokens
+    opening = min(OPENING, most // 2)
+    return tokens[:opening] + tokens[len(tokens) - most + opening :]
+
+
+def arithmetic(dtype: str, device: torch.device) -> torch.dtype:
+    """The type of numbers that a name stands for; auto: bfloat16 on a GPU and where the processor has it."""
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    able = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if device.type == "cuda" or able else torch.float32
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
@@ -106,16 +138,16 @@ class Sentence:
     """A folder, or a name on the hub."""
     revision: str = "main"
     """Of a model on the hub: a branch, tag or commit; give a commit where results must stay the same."""
-    batch: int = 64
-    """Texts encoded at once; half as many where memory does not suffice."""
+    tokens: int = 2048
+    """Tokens in a batch, padding too; half as many where memory does not suffice."""
     max_tokens: int = 512
-    """Longer texts are cut, at most at the model's own limit."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the arithmetic; bfloat16 is nearly the same and twice as fast, on a GPU and on processors that have it."""
+    """Longer texts lose their middle; at most the model's own limit."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the arithmetic; auto: bfloat16, nearly the same and twice as fast, on a GPU and a processor that has it."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.max_tokens < 8:
-            raise ConfigError("[encoder] batch is 1 or more, and max_tokens 8 or more")
+        if self.max_tokens < 8 or self.tokens < self.max_tokens:
+            raise ConfigError("[encoder] max_tokens is 8 or more, and tokens, of a batch, no fewer")
 
     @property
     def budget(self) -> int:
@@ -127,31 +159,40 @@ class Sentence:
         return {"encoder": "sentence"} | self._kind() | version_of(self.model, self.revision)
 
     def _kind(self) -> dict[str, Any]:
-        return {"max_tokens": self.max_tokens} | ({} if self.dtype == "float32" else {"dtype": self.dtype})
+        kind = str(self._type()).removeprefix("torch.")
+        return {"max_tokens": self.max_tokens, "cut": "middle"} | ({} if kind == "float32" else {"dtype": kind})
 
     def encode(self, texts: list[str]) -> Iterator[Vectors]:
         """[n, dim] in parts; raises MissingExtra without sentence-transformers or the model."""
         model = self._load()
-        special = re.compile("|".join(map(re.escape, getattr(model.tokenizer, "all_special_tokens", None) or ["\\0"])))
 
-        def work(some: list[str]) -> Vectors:
+        def read(some: list[tuple[str, int]]) -> Vectors:
             found = model.encode(
-                [special.sub(" ", text[:4000]) for text in some],  # a stranger's text commands nothing
-                batch_size=len(some),
-                show_progress_bar=False,
-                convert_to_tensor=True,
+                [text for text, _ in some], batch_size=len(some), show_progress_bar=False, convert_to_tensor=True
             )
             vectors: Vectors = found.float().cpu().numpy()
             return vectors
 
-        yield from in_batches(work, texts, self.batch)
+        yield from in_batches(texts, functools.partial(self._sized, model), lambda one: one[1], read, self.tokens)
 
     def count(self, texts: list[str]) -> int:
         """Tokens that it reads of the texts. Raises MissingExtra as `encode` does."""
-        model = self._load()
-        read = [text[:4000] for text in texts]
-        ids = model.tokenizer(read, truncation=True, max_length=model.max_seq_length)["input_ids"] if read else []
-        return sum(map(len, ids))
+        return sum(size for _, size in self._sized(self._load(), texts))
+
+    def _sized(self, model: Any, texts: list[str]) -> list[tuple[str, int]]:
+        """What is read of each text, and its tokens."""
+        special = re.compile("|".join(map(re.escape, getattr(model.tokenizer, "all_special_tokens", None) or ["\\0"])))
+        read = [special.sub(" ", text[:4000]) for text in texts]  # a stranger's text commands nothing
+        ids = model.tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"] if read else []
+        around = model.tokenizer.num_special_tokens_to_add()
+        room = max(1, model.max_seq_length - around)
+        return [
+            (text if len(one) <= room else model.tokenizer.decode(cut(one, room)), min(len(one), room) + around)
+            for text, one in zip(read, ids, strict=True)
+        ]
+
+    def _type(self) -> torch.dtype:
+        return arithmetic(self.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     def _place(self) -> str:
         return self.model
@@ -164,8 +205,7 @@ class Sentence:
         place = self._place()
         revision = None if Path(place).is_dir() else self.revision
         with silent(), missing_model(place):
-            kind = {"dtype": getattr(torch, self.dtype)}
-            model = SentenceTransformer(place, revision=revision, model_kwargs=kind)
+            model = SentenceTransformer(place, revision=revision, model_kwargs={"dtype": self._type()})
         model.max_seq_length = min(self.max_tokens, model.max_seq_length or self.max_tokens)
         return model
 
@@ -180,7 +220,7 @@ class MiniLM(Sentence):
     model: str = DEFAULT
     """Its name on the hub, asked only where the package is not installed; or a folder."""
     max_tokens: int = 256
-    """Longer texts are cut; the model's own limit."""
+    """Longer texts lose their middle; the model's own limit."""
 
     def identity(self) -> dict[str, Any]:
         """Model and cut; a package and the hub hold the same weights."""
