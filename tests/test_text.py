@@ -392,3 +392,22 @@ def test_the_page_on_encoders_is_true():
         given = {key.removeprefix("encoder."): value for key, value in pairs.items()}
         made = resolve({"encoder": {"name": name, **given}}).encoder
         assert {key: getattr(made, key) for key in given} == given
+
+
+def test_texts_are_laid_by_their_tokens_where_there_are_many():
+    class Spelling(Hash):
+        """Counts commas as tokens."""
+
+        def count(self, texts):
+            return [text.count(",") for text in texts]
+
+    rng = np.random.default_rng(3)
+    texts = [f"{n} " + "," * int(rng.integers(1, 30)) + "x" * int(rng.integers(1, 30)) for n in range(300)]
+    ordered = [texts[place] for place in store.by_length(Spelling(), texts)]
+    commas, letters = [text.count(",") for text in ordered], [*map(len, ordered)]
+    assert commas == sorted(commas, reverse=True)
+    assert letters != sorted(letters, reverse=True)
+    few = [len(texts[place]) for place in store.by_length(Spelling(), texts[:256])]
+    assert few == sorted(few, reverse=True)
+    unknown = [len(texts[place]) for place in store.by_length(Hash(), texts)]
+    assert unknown == sorted(unknown, reverse=True)

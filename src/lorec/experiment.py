@@ -51,6 +51,7 @@ from lorec.registry import name_of, unknown
 from lorec.runfile import RunFile, arms_of, named, plain, resolve
 from lorec.sources import prepared
 from lorec.text import TextVectors
+from lorec.text.store import by_length
 from lorec.training import Fit, Follow, Progress, choose_device, fit
 
 _logger = logging.getLogger(__name__)
@@ -434,8 +435,9 @@ def encode(
     else:
         text.prepare(missing)
         seconds = time.perf_counter() - started
-    tokens = config.encoder.count(missing) if missing else 0
-    return Encoding(len(every), len(missing), tokens, seconds, peak_memory() + 4 * width * len(missing))
+    tokens = config.encoder.count(missing) if missing else []
+    read = None if tokens is None else sum(tokens)
+    return Encoding(len(every), len(missing), read, seconds, peak_memory() + 4 * width * len(missing))
 
 
 def peak_memory() -> int:
@@ -448,10 +450,10 @@ def _sampled(text: TextVectors, missing: list[str], group: int = 64, groups: int
     """Seconds that the missing texts would take, and the length of a vector."""
     if not missing:
         return 0.0, 0
-    by_length = sorted(missing, key=len, reverse=True)  # as they would be: texts of like length together
+    ordered = [missing[place] for place in by_length(text.encoder, missing)]  # as they would be
     middles = (np.arange(groups) + 0.5) / groups * len(missing)
     starts = np.unique(np.clip(middles - group / 2, 0, max(len(missing) - group, 0)).astype(int))
-    some = list(dict.fromkeys(one for start in starts for one in by_length[start : start + group]))
+    some = list(dict.fromkeys(one for start in starts for one in ordered[start : start + group]))
 
     started = time.perf_counter()
     ends, sizes, width = [], [], 0

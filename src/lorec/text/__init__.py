@@ -54,8 +54,8 @@ class Encoder(Protocol):
         """Everything that a vector depends on besides the text: the store's address."""
         ...
 
-    def count(self, texts: list[str]) -> int | None:
-        """How many tokens it reads of some texts; None where that is not known here."""
+    def count(self, texts: list[str]) -> list[int] | None:
+        """How many tokens it reads of each text; None where that is not known here."""
         ...
 
     def encode(self, texts: list[str]) -> Iterator[Vectors]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorec.errors import ConfigError, MissingExtra
-from lorec.text.encoders import OPENING, arithmetic, cut, in_batches, missing_model, silent, version_of
+from lorec.text.encoders import OPENING, arithmetic, cut, in_a_batch, in_batches, missing_model, silent, version_of
 
 Vectors = NDArray[np.float32]
 QUESTION = ('This text: "', '" means in one word: "')
@@ -40,13 +40,13 @@ class Decoder:
     """Of the weights on a GPU, by bitsandbytes."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
-    tokens: int = 4096
-    """Tokens in a batch, padding too; half as many where memory does not suffice."""
+    tokens: int | None = None
+    """Tokens in a batch, padding too; None: 1,024 on a processor, 16,384 on a GPU. Half where memory is short."""
     max_tokens: int = 512
     """Longer texts lose their middle, so that the opening and the question of a prompt stay."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 2 * OPENING or self.tokens < self.max_tokens:
+        if self.max_tokens < 2 * OPENING or (self.tokens is not None and self.tokens < self.max_tokens):
             raise ConfigError("[encoder] max_tokens is 64 or more, and tokens, of a batch, no fewer")
 
     @property
@@ -65,13 +65,13 @@ class Decoder:
         """[n, dim] in parts; raises MissingExtra without transformers or the model, DataError where memory is short."""
         tokenizer, model = self._load("AutoModel")
         tokens, read = functools.partial(self._tokens, tokenizer), functools.partial(self._read, model)
-        yield from in_batches(texts, tokens, len, read, self.tokens)
+        yield from in_batches(texts, tokens, len, read, self._together(model))
 
-    def count(self, texts: list[str]) -> int:
-        """Tokens that it reads of the texts. Raises MissingExtra as `encode` does."""
+    def count(self, texts: list[str]) -> list[int]:
+        """Tokens that it reads of each text. Raises MissingExtra as `encode` does."""
         tokenizer = self._tokenizer()
         parts = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
-        return sum(len(ids) for part in parts for ids in self._tokens(tokenizer, part))
+        return [len(ids) for part in parts for ids in self._tokens(tokenizer, part)]
 
     def _tokens(self, tokenizer: Any, texts: list[str]) -> list[list[int]]:
         """Each text's tokens, one at least and as many as may be; inside the question, where that is asked."""
@@ -98,6 +98,9 @@ class Decoder:
         if self.pooling == "mean":
             return (states * seen[:, :, None]).sum(1) / lengths[:, None]
         return states[torch.arange(len(states), device=states.device), lengths - 1]
+
+    def _together(self, model: Any) -> int:
+        return self.tokens or in_a_batch(model.device, self.max_tokens)
 
     def _device(self) -> torch.device:
         if self.device == "auto":
@@ -192,8 +195,8 @@ class Answers:
         }
         return rest | {"encoder": f"answers-{rest['encoder']}", "answers": list(self.words)}
 
-    def count(self, texts: list[str]) -> int:
-        """Tokens of the texts, without the template around each."""
+    def count(self, texts: list[str]) -> list[int]:
+        """Tokens of each text, without the template around it."""
         return self.reader.count(texts)
 
     def encode(self, texts: list[str]) -> Iterator[Vectors]:
@@ -229,7 +232,7 @@ class Answers:
             said: Vectors = _scaled(last.float() @ weight.T + bias, model.config).cpu().numpy()
             return said
 
-        yield from in_batches(texts, tokens, len, read, self.reader.tokens)
+        yield from in_batches(texts, tokens, len, read, self.reader._together(model))
 
 
 def _scaled(logits: Tensor, config: Any) -> Tensor:

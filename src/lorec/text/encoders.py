@@ -56,6 +56,11 @@ def in_batches(
             first = last
 
 
+def in_a_batch(device: torch.device, at_least: int) -> int:
+    """Tokens that are read together: on a processor what its caches hold, on a GPU what keeps it busy."""
+    return max(at_least, 1024 if device.type == "cpu" else 16_384)
+
+
 def cut(tokens: list[int], most: int) -> list[int]:
     """So many of the tokens, without those in the middle: of a prompt the oldest titles go, never the question."""
     if len(tokens) <= most:
@@ -138,15 +143,15 @@ class Sentence:
     """A folder, or a name on the hub."""
     revision: str = "main"
     """Of a model on the hub: a branch, tag or commit; give a commit where results must stay the same."""
-    tokens: int = 2048
-    """Tokens in a batch, padding too; half as many where memory does not suffice."""
+    tokens: int | None = None
+    """Tokens in a batch, padding too; None: 1,024 on a processor, 16,384 on a GPU. Half where memory is short."""
     max_tokens: int = 512
     """Longer texts lose their middle; at most the model's own limit."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the arithmetic; auto: bfloat16, nearly the same and twice as fast, on a GPU and a processor that has it."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 8 or self.tokens < self.max_tokens:
+        if self.max_tokens < 8 or (self.tokens is not None and self.tokens < self.max_tokens):
             raise ConfigError("[encoder] max_tokens is 8 or more, and tokens, of a batch, no fewer")
 
     @property
@@ -173,11 +178,14 @@ class Sentence:
             vectors: Vectors = found.float().cpu().numpy()
             return vectors
 
-        yield from in_batches(texts, functools.partial(self._sized, model), lambda one: one[1], read, self.tokens)
+        tokens = self.tokens or in_a_batch(model.device, self.max_tokens)
+        yield from in_batches(texts, functools.partial(self._sized, model), lambda one: one[1], read, tokens)
 
-    def count(self, texts: list[str]) -> int:
-        """Tokens that it reads of the texts. Raises MissingExtra as `encode` does."""
-        return sum(size for _, size in self._sized(self._load(), texts))
+    def count(self, texts: list[str]) -> list[int]:
+        """Tokens that it reads of each text. Raises MissingExtra as `encode` does."""
+        model = self._load()
+        parts = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
+        return [size for part in parts for _, size in self._sized(model, part)]
 
     def _sized(self, model: Any, texts: list[str]) -> list[tuple[str, int]]:
         """What is read of each text, and its tokens."""

@@ -95,8 +95,8 @@ class Store:
     def _encode(
         self, missing: dict[bytes, str], on_progress: Callable[[int, int], None] | None, in_memory: bool
     ) -> None:
-        # Of like length together, longest first: less padding, and the time left is not underestimated.
-        todo = sorted(missing.items(), key=lambda pair: -len(pair[1]))
+        todo = list(missing.items())
+        todo = [todo[place] for place in by_length(self.encoder, list(missing.values()))]
         keys, done, kept, width = [key for key, _ in todo], 0, 0, self._width()
         rows: list[Matrix] = []
         written = time.monotonic()
@@ -171,6 +171,17 @@ class Store:
             for path in group:
                 if path != made:
                     path.unlink(missing_ok=True)
+
+
+def by_length(encoder: "Encoder", texts: list[str]) -> list[int]:
+    """The texts' places, of like length together, longest first: less padding, and time left is not underestimated.
+
+    Letters tell tokens badly: sorted by letters, half of what is read of a shop's titles is padding. For few texts
+    a tokenizer takes longer to load than it saves.
+    """
+    sizes = encoder.count(texts) if len(texts) > 256 else None
+    sizes = [len(text) for text in texts] if sizes is None else sizes
+    return sorted(range(len(texts)), key=lambda place: -sizes[place])
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, Matrix]]:
