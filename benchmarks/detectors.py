@@ -4,15 +4,16 @@ LOREC_DATA=... python benchmarks/detectors.py amazon-games steam ml1m --seeds 11
                python benchmarks/detectors.py --table runs/detectors.jsonl
 
 No recommender is trained. Every seed draws new targets; known fakes are of every cheap kind but the judged one; what is
-in the file already is not done again. The first four read nothing. LLM4Dec's view is `pooled`, with --prompt also the
-paper's question over all titles, which costs a text for every user and known fake. `zeroshot` (--zeroshot) asks
-smollm2 about a sample of users, fraudsters among them, as it takes a tenth of a second each.
+in the file already is not done again. The first six read nothing. LLM4Dec has each of --views; `prompt`, the paper's,
+and `recent` cost a text for every user and known fake. `zeroshot` (--zeroshot) asks smollm2 about a sample of users,
+fraudsters among them, as it takes a tenth of a second each. --only takes the detectors whose names begin so.
 """
 
 import argparse
 import json
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import platformdirs
@@ -21,7 +22,7 @@ from side_by_side import machine
 
 import lorec
 from lorec.detectors import DETECTORS, judged
-from lorec.text import ENCODERS
+from lorec.text import ENCODERS, View
 
 READERS = ("minilm", "smollm2", "hash", "random")
 TOLD = (
@@ -38,10 +39,9 @@ def asked(it: argparse.Namespace) -> dict[str, tuple[str, object]]:
     for encoder in it.encoders:
         for name in ("coherence", "context", "lorec"):
             found[f"{name}, {encoder}"] = encoder, DETECTORS[name]()
-        found[f"llm4dec pooled, {encoder}"] = encoder, DETECTORS["llm4dec"](view="pooled")
-        if encoder in it.prompt:
-            found[f"llm4dec prompt, {encoder}"] = encoder, DETECTORS["llm4dec"]()
-    return found
+        for view in it.views:
+            found[f"llm4dec {view}, {encoder}"] = encoder, DETECTORS["llm4dec"](view=view)
+    return {name: what for name, what in found.items() if name.startswith(tuple(it.only))}
 
 
 def measure(name: str, seed: int, it: argparse.Namespace, done: set[tuple]) -> None:
@@ -103,7 +103,8 @@ def main() -> None:
     asks.add_argument("--seeds", type=int, nargs="+", default=[11])
     asks.add_argument("--kinds", nargs="+", default=[*KINDS], choices=[*KINDS])
     asks.add_argument("--encoders", nargs="*", default=["minilm", "hash", "random"], choices=READERS)
-    asks.add_argument("--prompt", nargs="*", default=[], help="encoders that are asked about every user, too")
+    asks.add_argument("--views", nargs="*", default=["pooled"], choices=get_args(View), help="LLM4Dec's")
+    asks.add_argument("--only", nargs="*", default=[""], help="detectors by the beginning of their names")
     asks.add_argument("--zeroshot", type=int, default=0, help="how many users a model that writes is asked about")
     asks.add_argument("--scenario", default="an online shop")
     asks.add_argument("--out", type=Path, default=Path("runs/detectors.jsonl"))

@@ -20,6 +20,7 @@ from lorec.attacks import (
     Bandwagon,
     CoVisit,
     Gradient,
+    NoAttack,
     Random,
     Replace,
     Rev,
@@ -35,7 +36,7 @@ from lorec.attacks import (
 from lorec.attacks.adaptive import MEASURED
 from lorec.attacks.factors import RIDGE, UNSEEN, Factors, Normal, Taken
 from lorec.attacks.sequential import learned
-from lorec.data import Dataset, Poison, Sequences, leave_two_out
+from lorec.data import Dataset, Poison, Sequences, inject, leave_two_out
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.evidence import Examiner, shapes
 from lorec.files import save_state
@@ -48,7 +49,7 @@ CHEAP = {
     "adaptive": {"tries": 2}, "dp": {"rounds": 2, "watched": 30, "width": 4},
     "gradient": {"epochs": 1, "steps": 1, "width": 4}, "rev": {"epochs": 3, "watched": 30, "width": 4},
 }  # fmt: skip
-FILLED = sorted(set(ATTACKS) - COPIED - {"stored"})
+FILLED = sorted(set(ATTACKS) - COPIED - {"stored", "none"})
 """The kinds that choose fillers."""
 
 
@@ -239,12 +240,26 @@ def test_many_targets_for_a_small_catalogue(kind, count, split):
     assert int(profiles.lengths.max()) < 60
 
 
+def test_where_nobody_attacks_the_log_is_as_it_was(split, tmp_path):
+    poison = forge(NoAttack(), split, 3, 0)
+    same = forge(Random(), split, 3, 0)
+    np.testing.assert_array_equal(poison.targets, same.targets)
+    assert (len(poison.profiles), poison.provenance["fraudsters"], poison.provenance["share"]) == (0, 0, 0.0)
+    save_poison(poison, split.catalog, tmp_path / "poison")
+    again = open_poison(tmp_path / "poison", split)
+    assert len(again.profiles) == 0
+    bad = inject(split, again, 5)
+    assert not bad.fraudsters.any()
+    histories = [sorted(tuple(one.train[row]) for row in range(len(one))) for one in (bad, split)]
+    assert histories[0] == histories[1]
+
+
 def test_a_view_holds_no_held_out_item(split):
     assert set(View.__dataclass_fields__) == {"log", "n_items", "watch", "draft", "text", "victim", "detector", "note"}
     assert View(split.train, len(split.catalog)).log is split.train
 
 
-@pytest.mark.parametrize("kind", sorted(set(ATTACKS) - {"stored"}))
+@pytest.mark.parametrize("kind", sorted(set(ATTACKS) - {"stored", "none"}))
 def test_gets_what_it_declares_and_no_more(kind, split, monkeypatch):
     """A victim and texts are at hand; an attack sees only those that its spec speaks of."""
     seen = []

@@ -16,7 +16,7 @@ from conftest import world
 from lorec import experiment
 from lorec.attacks import ATTACKS
 from lorec.cli import literal, main
-from lorec.defenses import Filter, LoRec, LoRecPaper
+from lorec.defenses import DEFENSES, Filter, LoRec, LoRecPaper
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
 from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
@@ -199,6 +199,25 @@ class TestRun:
     def test_a_defense_is_fitted_on_text_items_too(self, recipe, tmp_path):
         settings = {"items": "both", "training.epochs": "3", "split.last": "0"}
         assert run(read_run_file(recipe, settings), tmp_path / "t").arms["lorec"]["HR@10"] >= 0
+
+    def test_without_an_attack_every_defense_has_its_price(self, recipe, tmp_path, monkeypatch, capsys):
+        every = [*sorted(set(DEFENSES) - {"weighted", "none", "filter", "lorec-paper"})]
+        named = ", ".join(f'"{name}"' for name in every)
+        some = f'[{named}, {{name = "filter", detector = "fap"}}, {{name = "lorec-paper", view = "pooled", enter = 2}}]'
+        config = read_run_file(recipe, {"attack": "none", "training.epochs": "3", "defenses": some})
+        made = run(config, tmp_path / "t")
+        assert len(made.arms) == 2 + len(every) + 2
+        for name, arm in made.arms.items():
+            assert arm["HR@10"] >= 0
+            assert not {"success removed", "ROC-AUC", "recall@1%"} & arm.keys()
+            if name in ("lorec", "llm4dec", "filter"):
+                assert 0 <= arm["genuine interactions turned down"] <= 1
+        assert any("Nobody attacks" in note for note in made.scorecard["notes"])
+        code, out, _ = call(
+            monkeypatch, capsys, "detect", recipe, "--set", "attack=none", "--set", 'detectors=["lorec"]'
+        )
+        assert code == 0
+        assert "0 fraudsters" in out
 
     def test_one_defense_with_other_settings_is_another_arm(self, recipe, tmp_path):
         twice = '[{name = "lorec"}, {name = "lorec", sources = ["log"], budget = 0.1}]'

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from test_server import Fake
 from lorec.data import Catalog, Sequences
 from lorec.errors import ConfigError, DataError, DiskError, MissingExtra, UnknownName
 from lorec.runfile import plain, resolve
-from lorec.text import ENCODERS, Decoder, Hash, MiniLM, Random, Sentence, Server, TextVectors, store
+from lorec.text import ENCODERS, Decoder, Hash, MiniLM, Random, Sentence, Server, TextVectors, View, store
 from lorec.text.encoders import in_batches, is_lack_of_memory
 from lorec.text.prompts import Prompts, item_texts, user_prompts
 from lorec.text.store import Store
@@ -95,9 +96,9 @@ class TestContract:
         np.testing.assert_allclose(told.mean(axis=0), 0, atol=1e-5)
         assert told.std() == pytest.approx(1, abs=1e-4)
 
-    def test_users_have_two_views(self, encoder):
+    def test_users_have_views(self, encoder):
         text = TextVectors(CATALOG, encoder)
-        for view in ("prompt", "pooled"):
+        for view in get_args(View):
             found = text.users(LOG, view)
             assert found.shape[0] == 3
             np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)
@@ -127,6 +128,26 @@ def test_pooled_users_are_means_of_their_items():
     raw = np.stack([items[LOG[row]].mean(axis=0) for row in range(3)])
     wanted = raw - raw.mean(axis=0)
     np.testing.assert_allclose(text.users(LOG, "pooled"), wanted / wanted.std(), atol=1e-5)
+
+
+def test_spread_is_the_mean_and_the_standard_deviation_of_a_users_items():
+    text = TextVectors(CATALOG, Hash())
+    items, found = text.items(), text.users(LOG, "spread")
+    np.testing.assert_allclose(found[:, :256], text.users(LOG, "pooled"), atol=1e-6)
+    raw = np.stack([items[LOG[row]].std(axis=0) for row in range(3)])
+    assert not raw[1].any()  # of one item
+    wanted = raw - raw.mean(axis=0)
+    np.testing.assert_allclose(found[:, 256:], wanted / wanted.std(), atol=2e-3)
+
+
+def test_recent_asks_about_the_last_titles_alone():
+    titles = [f"title {n}" for n in range(1, 10)]
+    catalog = Catalog(pl.DataFrame({"item": [str(n) for n in range(9)], "title": titles}))
+    text = TextVectors(catalog, Hash())
+    log = Sequences.of([[1, 2, 3, 4, 5, 6, 7, 8], [9, 8], [1, 2, 9, 4, 5, 6, 7, 8]])
+    short = Sequences.of([[4, 5, 6, 7, 8], [9, 8], [4, 5, 6, 7, 8]])
+    np.testing.assert_array_equal(text.users(log, "recent"), text.users(short, "prompt"))
+    assert not np.array_equal(text.users(log, "prompt"), text.users(short, "prompt"))
 
 
 def test_no_text_at_all_is_an_error():

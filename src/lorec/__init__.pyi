@@ -17,6 +17,9 @@ from .attacks import (
     Gradient as Gradient,
 )
 from .attacks import (
+    NoAttack as NoAttack,
+)
+from .attacks import (
     Random as Random,
 )
 from .attacks import (
@@ -230,6 +233,7 @@ __all__ = [
     "LoRec",
     "LoRecPaper",
     "MiniLM",
+    "NoAttack",
     "Oracle",
     "Poison",
     "Popularity",

@@ -740,7 +740,9 @@ def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: boo
     untold = job.clean.record["items without text"]
     if untold:
         notes.append(f"{untold} of {len(job.clean.catalog)} items have no text; their text vectors are zero.")
-    if not attack_works:
+    if not len(job.poison.profiles):
+        notes.append("Nobody attacks: arms show what defenses cost a clean log; clean and poisoned differ by chance.")
+    elif not attack_works:
         notes.append(
             f"The attack did not work on the undefended model (T-HR@50 {arms['poisoned']['T-HR@50']:.4f}; it should be "
             "at least five times the clean model's and above chance): attack success removed has no meaning here."

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lorec.attacks.adaptive import Adaptive
 from lorec.attacks.folders import Draft, Stored, open_poison, save_poison
-from lorec.attacks.heuristics import Bandwagon, CoVisit, Random, Replace, Segment
+from lorec.attacks.heuristics import Bandwagon, CoVisit, NoAttack, Random, Replace, Segment
 from lorec.attacks.language import LLM
 from lorec.attacks.optimised import DP, Rev
 from lorec.attacks.sequential import Gradient
@@ -39,6 +39,7 @@ __all__ = [
     "Bandwagon",
     "CoVisit",
     "Gradient",
+    "NoAttack",
     "Random",
     "Replace",
     "Rev",
@@ -55,7 +56,7 @@ __all__ = [
 
 ATTACKS: dict[str, type] = {
     "adaptive": Adaptive, "bandwagon": Bandwagon, "covisit": CoVisit, "dp": DP, "gradient": Gradient, "llm": LLM,
-    "random": Random, "replace": Replace, "rev": Rev, "segment": Segment, "stored": Stored,
+    "none": NoAttack, "random": Random, "replace": Replace, "rev": Rev, "segment": Segment, "stored": Stored,
 }  # fmt: skip
 KINDS = ("bandwagon", "covisit", "random", "replace", "segment")
 """Those that a defender knows by default: cheap enough to be made in many rounds."""
@@ -139,6 +140,8 @@ class Attack(Protocol):
 
 def budget(attack: Attack, users: int) -> int:
     """m = ceil(share x users). Raises ConfigError for a budget below one fraudster or above all users."""
+    if isinstance(attack, NoAttack):
+        return 0
     if not 0 < attack.share <= 1:
         raise ConfigError(f"a share of {attack.share} gives no fraudster; give a share in (0, 1], as 0.01 for 1 %")
     return math.ceil(round(attack.share * users, 9))
@@ -198,6 +201,7 @@ def forge(
     chosen, m = aimed(attack, split, targets, seed, rule, where)
     provenance = {
         "attack": _named(attack),
+        "share": attack.share,
         **_plain(attack),
         "knowledge": attack.knowledge,
         "seed": int(seed),

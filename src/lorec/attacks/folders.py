@@ -147,6 +147,8 @@ def _of_json(path: Path, split: Split) -> Poison:
 
 
 def _checked(poison: Poison, path: Path) -> Poison:
+    if poison.provenance["attack"] == "none" and not len(poison.profiles):
+        return poison
     if not len(poison.profiles) or not len(poison.targets):
         raise DataError(f"{path} has {len(poison.profiles)} profiles and {len(poison.targets)} targets; it needs some")
     empty = np.flatnonzero(poison.profiles.lengths == 0)

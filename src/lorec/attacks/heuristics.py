@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from lorec.attacks import View
 
 
+@dataclass(frozen=True)
+class NoAttack:
+    """Nobody attacks: for what defenses cost a log that is clean. Targets are drawn, so that their exposure shows."""
+
+    share: ClassVar[float] = 0.0
+    knowledge: ClassVar[Literal["black", "grey", "white"]] = "black"
+    needs_text: ClassVar[bool] = False
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """No history."""
+        return view.log.take(np.zeros(0, np.int64))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profiles:
     """What attacks share: how many fraudsters, how long their profiles, how many targets in each."""

@@ -27,7 +27,7 @@ from lorec.detectors import first_of
 from lorec.detectors.language import Head, calibration_loss
 from lorec.errors import ConfigError
 from lorec.models import Recommender
-from lorec.text import TextVectors
+from lorec.text import TextVectors, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class LoRecPaper:
     """lambda 1: lets the calibrator become sure about unlabelled users."""
     alignment: float = 1.0
     """lambda 2: draws its view of a user to the language model's; 0: no language model."""
-    view: Literal["prompt", "pooled"] = "prompt"
-    """The language model's view of a user: the paper's question over all titles, or the mean of the items' vectors."""
+    view: View = "prompt"
+    """The language model's of a user: as of LLM4Dec."""
     passes: int = 2
     """Passes of the calibrator over all users after each epoch."""
     learning_rate: float = 1e-2

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lorec.data import Poison, Sequences
 from lorec.detectors.suspicion import Suspicion
 from lorec.errors import ConfigError, DataError
-from lorec.text import TextVectors
+from lorec.text import TextVectors, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class LLM4Dec:
 
     entropy: float = 0.5
     """lambda 1: lets it become sure about unlabelled users."""
-    view: Literal["prompt", "pooled"] = "prompt"
-    """The paper's question over all titles, or the mean of the items' vectors."""
+    view: View = "prompt"
+    """Of users: the paper's question over all titles, over the last five, or the items' mean, or mean and spread."""
     width: int = 128
     """Of g_u."""
     learning_rate: float = 1e-2

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lorec.attacks import NoAttack
 from lorec.comparison import MAIN, REFERENCES, target_ranks
 from lorec.data import Bools, Floats
 from lorec.detectors import places
@@ -62,6 +63,8 @@ def _verdict(run: Run) -> tuple[str, bool]:
     """In one sentence; grave where the attack works and every defense leaves more than half of its success."""
     arms = run.arms
     exposed = f"T-HR@50 {arms['clean']['T-HR@50']:.4f} clean, {arms['poisoned']['T-HR@50']:.4f} poisoned"
+    if isinstance(run.config.attack, NoAttack):
+        return "Nobody attacks: the arms show what defenses cost a clean log. One seed.", False
     if not run.scorecard["attack works"]:
         return f"The attack did not work on this recommender ({exposed}).", False
     removed = {arm: one[MAIN] for arm, one in arms.items() if MAIN in one and arm not in REFERENCES}

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from lorec.data import Catalog, Sequences
 from lorec.errors import ConfigError, DataError
@@ -32,6 +33,7 @@ __all__ = [
     "Server",
     "SmolLM2",
     "TextVectors",
+    "View",
 ]
 
 ENCODERS: dict[str, type] = {
@@ -40,6 +42,11 @@ ENCODERS: dict[str, type] = {
 }  # fmt: skip
 
 Vectors = NDArray[np.float32]
+View = Literal["prompt", "recent", "pooled", "spread"]
+"""Of a user: the paper's question over all titles or over the last `RECENT`, the mean of the items' vectors, or their
+mean and standard deviation."""
+RECENT = 5
+"""Titles."""
 
 
 class Encoder(Protocol):
@@ -104,14 +111,18 @@ class TextVectors:
         vectors[1:][told] = _centred(raw)
         return vectors
 
-    def users(self, log: Sequences, view: Literal["prompt", "pooled"] = "prompt") -> Vectors:
-        """[users, dim]: the vector of a question about the user's titles, or the mean of their items' vectors."""
-        if view == "prompt":
-            return _centred(self._encode(self._prompts(log)))
+    def users(self, log: Sequences, view: View = "prompt") -> Vectors:
+        """[users, dim], or [users, 2 dim] of "spread"."""
+        if view in ("prompt", "recent"):
+            return _centred(self._encode(self._prompts(log if view == "prompt" else _last(log, RECENT))))
         items = self.items()
-        sums = np.zeros((len(log), items.shape[1]), dtype=np.float32)
-        np.add.at(sums, log.users(), items[log.items])
-        return _centred(sums / np.maximum(log.lengths, 1)[:, None].astype(np.float32))
+        share = np.repeat(1 / np.maximum(log.lengths, 1), log.lengths).astype(np.float32)
+        mean_of = sparse.csr_array((share, log.items, log.starts), shape=(len(log), len(items)))
+        means = mean_of @ items
+        if view == "pooled":
+            return _centred(means)
+        spread = np.sqrt(np.maximum(mean_of @ items**2 - means**2, 0))
+        return np.concatenate([_centred(means), _centred(spread)], axis=1)
 
     def answers(self, log: Sequences, question: str, words: tuple[str, ...]) -> Vectors:
         """[users, words]: logits of the encoder's model for answering a question about each user's titles so.
@@ -154,6 +165,11 @@ class TextVectors:
 
     def _store(self) -> Store:
         return Store(self.cache, self.encoder, self._kept)
+
+
+def _last(log: Sequences, n: int) -> Sequences:
+    lengths = np.minimum(log.lengths, n)
+    return log.slices(log.starts[1:] - lengths, lengths)
 
 
 def _centred(vectors: NDArray[Any]) -> Vectors:
