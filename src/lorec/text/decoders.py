@@ -47,7 +47,9 @@ class Decoder:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2 * OPENING or (self.tokens is not None and self.tokens < self.max_tokens):
-            raise ConfigError("[encoder] max_tokens is 64 or more, and tokens, of a batch, no fewer")
+            raise ConfigError(
+                f"[encoder] max_tokens {self.max_tokens}, tokens {self.tokens}: the first is 64 or more, tokens no less"
+            )
 
     @property
     def budget(self) -> int:

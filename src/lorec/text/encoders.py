@@ -148,11 +148,14 @@ class Sentence:
     max_tokens: int = 512
     """Longer texts lose their middle; at most the model's own limit."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the arithmetic; auto: bfloat16, nearly the same and twice as fast, on a GPU and a processor that has it."""
+    """Of the arithmetic; auto: bfloat16, twice as fast, on a GPU and a processor that has it. Vectors are the same then
+    to three digits; what a text is read together with moves them by as little."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 8 or (self.tokens is not None and self.tokens < self.max_tokens):
-            raise ConfigError("[encoder] max_tokens is 8 or more, and tokens, of a batch, no fewer")
+            raise ConfigError(
+                f"[encoder] max_tokens {self.max_tokens}, tokens {self.tokens}: the first is 8 or more, tokens no less"
+            )
 
     @property
     def budget(self) -> int:
