@@ -5,7 +5,7 @@ LOREC_DATA=... python benchmarks/detectors.py amazon-games steam ml1m --seeds 11
 
 No recommender is trained. Every seed draws new targets; known fakes are of every cheap kind but the judged one; what is
 in the file already is not done again. The first six read nothing. LLM4Dec has each of --views; `prompt`, the paper's,
-and `recent` cost a text for every user and known fake. `zeroshot` (--zeroshot) asks smollm2 about a sample of users,
+costs a text for every user and known fake. `zeroshot` (--zeroshot) asks smollm2 about a sample of users,
 fraudsters among them, as it takes a tenth of a second each. --only takes the detectors whose names begin so; with
 --known they learn from the judged kind itself, with other targets.
 """

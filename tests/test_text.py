@@ -152,16 +152,6 @@ def test_spread_is_the_mean_and_the_standard_deviation_of_a_users_items():
     np.testing.assert_allclose(found[:, 256:], wanted / wanted.std(), atol=2e-3)
 
 
-def test_recent_asks_about_the_last_titles_alone():
-    titles = [f"title {n}" for n in range(1, 10)]
-    catalog = Catalog(pl.DataFrame({"item": [str(n) for n in range(9)], "title": titles}))
-    text = TextVectors(catalog, Hash())
-    log = Sequences.of([[1, 2, 3, 4, 5, 6, 7, 8], [9, 8], [1, 2, 9, 4, 5, 6, 7, 8]])
-    short = Sequences.of([[4, 5, 6, 7, 8], [9, 8], [4, 5, 6, 7, 8]])
-    np.testing.assert_array_equal(text.users(log, "recent"), text.users(short, "prompt"))
-    assert not np.array_equal(text.users(log, "prompt"), text.users(short, "prompt"))
-
-
 def test_no_text_at_all_is_an_error():
     bare = Catalog(pl.DataFrame({"item": ["1"], "title": [None]}, schema={"item": pl.String, "title": pl.String}))
     with pytest.raises(DataError, match="no item has a text"):

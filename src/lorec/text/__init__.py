@@ -42,11 +42,8 @@ ENCODERS: dict[str, type] = {
 }  # fmt: skip
 
 Vectors = NDArray[np.float32]
-View = Literal["prompt", "recent", "pooled", "spread"]
-"""Of a user: the paper's question over all titles or over the last `RECENT`, the mean of the items' vectors, or their
-mean and standard deviation."""
-RECENT = 5
-"""Titles."""
+View = Literal["prompt", "pooled", "spread"]
+"""Of a user: the paper's question over all titles, the mean of the items' vectors, or their mean and deviation."""
 
 
 class Encoder(Protocol):
@@ -113,8 +110,8 @@ class TextVectors:
 
     def users(self, log: Sequences, view: View = "prompt") -> Vectors:
         """[users, dim], or [users, 2 dim] of "spread"."""
-        if view in ("prompt", "recent"):
-            return _centred(self._encode(self._prompts(log if view == "prompt" else _last(log, RECENT))))
+        if view == "prompt":
+            return _centred(self._encode(self._prompts(log)))
         items = self.items()
         share = np.repeat(1 / np.maximum(log.lengths, 1), log.lengths).astype(np.float32)
         mean_of = sparse.csr_array((share, log.items, log.starts), shape=(len(log), len(items)))
@@ -165,11 +162,6 @@ class TextVectors:
 
     def _store(self) -> Store:
         return Store(self.cache, self.encoder, self._kept)
-
-
-def _last(log: Sequences, n: int) -> Sequences:
-    lengths = np.minimum(log.lengths, n)
-    return log.slices(log.starts[1:] - lengths, lengths)
 
 
 def _centred(vectors: NDArray[Any]) -> Vectors:
