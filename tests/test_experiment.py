@@ -20,6 +20,7 @@ from lorec.defenses import DEFENSES, Filter, LoRec, LoRecPaper
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
 from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
+from lorec.reports import report
 from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import CompleteJourney, prepared
 from lorec.text import Hash, TextVectors
@@ -209,10 +210,13 @@ class TestRun:
         assert len(made.arms) == 2 + len(every) + 2
         for name, arm in made.arms.items():
             assert arm["HR@10"] >= 0
-            assert not {"success removed", "ROC-AUC", "recall@1%"} & arm.keys()
+            assert not {"success removed", "ROC-AUC", "recall@1%", "weight fraudsters"} & arm.keys()
             if name in ("lorec", "llm4dec", "filter"):
                 assert 0 <= arm["genuine interactions turned down"] <= 1
         assert any("Nobody attacks" in note for note in made.scorecard["notes"])
+        page = report(tmp_path / "t").read_text("utf-8")
+        assert "Nobody attacks: the arms show" in page
+        assert "No defense has an opinion" not in page
         code, out, _ = call(
             monkeypatch, capsys, "detect", recipe, "--set", "attack=none", "--set", 'detectors=["lorec"]'
         )

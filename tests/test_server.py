@@ -191,6 +191,44 @@ def test_one_text_too_long_is_cut_until_the_server_takes_it(fake):
     assert fake.asked[-1] == ["y" * 250]
 
 
+def test_a_server_that_drips_is_slow(fake):
+    def drip(handler, body):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        for _ in range(30):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.1)
+
+    fake.faults = [drip]
+    started = time.monotonic()
+    with pytest.raises(ServerError, match=r"did not answer within 0\.5 s"):
+        list(Server(url=fake.url, model="tiny", timeout=0.5, retries=0).encode(["a"]))
+    assert time.monotonic() - started < 2.5
+
+
+def test_a_question_cut_for_a_server_keeps_its_end(fake):
+    asked = 'These are the items: "' + "x" * 5000 + '". How likely is it that this account is a fraudster?'
+
+    def too_long(handler, body):
+        handler.answer(413, {"error": "too long"})
+
+    fake.faults = [too_long] * 3
+    list(Server(url=fake.url, model="tiny", max_tokens=512).encode([asked]))
+    sent = [one[0] for one in fake.asked]
+    assert len(sent) == 4
+    assert [len(one) for one in sent] == sorted(map(len, sent), reverse=True)
+    assert all(one.startswith("These are the items") and one.endswith("is a fraudster?") for one in sent)
+
+
+def test_an_index_that_stands_twice_is_refused(fake):
+    twice = {"data": [{"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}
+    fake.faults = [lambda handler, body: handler.answer(200, twice)]
+    with pytest.raises(ServerError, match="something else than embeddings"):
+        list(Server(url=fake.url, model="tiny").encode(["a", "b"]))
+
+
 def test_stops_at_once_when_nobody_listens_any_more(fake):
     def busy_but_for_the_first(handler, body):
         first = TEXTS[0] in body["input"]

