@@ -142,16 +142,6 @@ def test_pooled_users_are_means_of_their_items():
     np.testing.assert_allclose(text.users(LOG, "pooled"), wanted / wanted.std(), atol=1e-5)
 
 
-def test_spread_is_the_mean_and_the_standard_deviation_of_a_users_items():
-    text = TextVectors(CATALOG, Hash())
-    items, found = text.items(), text.users(LOG, "spread")
-    np.testing.assert_allclose(found[:, :256], text.users(LOG, "pooled"), atol=1e-6)
-    raw = np.stack([items[LOG[row]].std(axis=0) for row in range(3)])
-    assert not raw[1].any()  # of one item
-    wanted = raw - raw.mean(axis=0)
-    np.testing.assert_allclose(found[:, 256:], wanted / wanted.std(), atol=2e-3)
-
-
 def test_what_was_good_before_something_that_is_no_number_is_kept(tmp_path):
     class Odd(Hash):
         def encode(self, texts):

@@ -30,7 +30,7 @@ class LLM4Dec:
     entropy: float = 0.5
     """lambda 1: lets it become sure about unlabelled users."""
     view: View = "prompt"
-    """Of users: the paper's question over all titles; the mean of their items' vectors; that and their deviation."""
+    """Of users: the paper's question over all titles, or the mean of their items' vectors."""
     width: int = 128
     """Of g_u."""
     learning_rate: float = 1e-2

@@ -42,8 +42,8 @@ ENCODERS: dict[str, type] = {
 }  # fmt: skip
 
 Vectors = NDArray[np.float32]
-View = Literal["prompt", "pooled", "spread"]
-"""Of a user: the paper's question over all titles, the mean of the items' vectors, or their mean and deviation."""
+View = Literal["prompt", "pooled"]
+"""Of a user: the paper's question over all titles, or the mean of the items' vectors."""
 
 
 class Encoder(Protocol):
@@ -109,17 +109,12 @@ class TextVectors:
         return vectors
 
     def users(self, log: Sequences, view: View = "prompt") -> Vectors:
-        """[users, dim], or [users, 2 dim] of "spread"."""
+        """[users, dim]."""
         if view == "prompt":
             return _centred(self._encode(self._prompts(log)))
         items = self.items()
         share = np.repeat(1 / np.maximum(log.lengths, 1), log.lengths).astype(np.float32)
-        mean_of = sparse.csr_array((share, log.items, log.starts), shape=(len(log), len(items)))
-        means = mean_of @ items
-        if view == "pooled":
-            return _centred(means)
-        spread = np.sqrt(np.maximum(mean_of @ items**2 - means**2, 0))
-        return np.concatenate([_centred(means), _centred(spread)], axis=1)
+        return _centred(sparse.csr_array((share, log.items, log.starts), shape=(len(log), len(items))) @ items)
 
     def answers(self, log: Sequences, question: str, words: tuple[str, ...]) -> Vectors:
         """[users, words]: logits of the encoder's model for answering a question about each user's titles so.
