@@ -222,6 +222,16 @@ def test_a_question_cut_for_a_server_keeps_its_end(fake):
     assert all(one.startswith("These are the items") and one.endswith("is a fraudster?") for one in sent)
 
 
+def test_titles_go_whole_where_a_question_is_too_much_for_a_server(fake):
+    asked = 'These are the items: "' + '"; "'.join(f"thing {n} of iron" for n in range(60)) + '". Is it a fraudster?'
+    fake.faults = [lambda handler, body: handler.answer(413, {"error": "too long"})]
+    list(Server(url=fake.url, model="tiny", max_tokens=512).encode([asked]))
+    between = fake.asked[-1][0].split('"')
+    assert (between[0], between[-1]) == ("These are the items: ", ". Is it a fraudster?")
+    assert between[1::2] == [f"thing {n} of iron" for n in range(60 - len(between[1::2]), 60)]
+    assert 20 < len(between[1::2]) < 30
+
+
 def test_an_index_that_stands_twice_is_refused(fake):
     twice = {"data": [{"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}
     fake.faults = [lambda handler, body: handler.answer(200, twice)]

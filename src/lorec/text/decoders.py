@@ -25,7 +25,7 @@ from lorec.text.encoders import (
     shortened,
     silent,
     version_of,
-)  # fmt: skip
+)
 
 Vectors = NDArray[np.float32]
 QUESTION = ('This text: "', '" means in one word: "')

@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -82,7 +82,7 @@ def read_of(text: str, max_tokens: int) -> str:
     return cut(text, max(4000, 16 * max_tokens), 400)
 
 
-def shortened(text: str, tokens: Callable[[str], list[int]], most: int) -> str:
+def shortened(text: str, tokens: Callable[[str], Sized], most: int) -> str:
     """A question without as many of its oldest titles as it takes; the question and the last title stay."""
     while len(tokens(text)) > most and (shorter := without_oldest(text)) != text:
         text = shorter

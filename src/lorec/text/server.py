@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorec.errors import ConfigError, MissingExtra, ServerError
-from lorec.text.encoders import cut
+from lorec.text.encoders import cut, shortened
 
 if TYPE_CHECKING:
     import httpx2
@@ -158,7 +158,8 @@ class _Asking:
             self.most = max(1, min(self.most, len(texts) // 2))
             return self.embed(texts)
         if answer.status_code in TOO_MUCH and len(texts[0]) > 200:  # longer than the model reads, in its language
-            return self.embed([cut(texts[0], len(texts[0]) // 2, len(texts[0]) // 8)])
+            half = len(texts[0]) // 2
+            return self.embed([cut(shortened(texts[0], list, half), half, half // 4)])
         if answer.status_code in (401, 403):
             name = self.spec.key_variable or "that key_variable names"
             raise self.error(f"refuses ({answer.status_code}); put its key into the variable {name}")
