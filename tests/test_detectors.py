@@ -393,7 +393,7 @@ class TestAudit:
     def test_the_filter_passes_a_campaign_on_where_the_log_is_sparse(self, tiny_model, tmp_path):
         split = leave_two_out(shop(users=2000, items=6000))
         _, bad, _ = poisoned(split, Random(share=0.02))
-        reader = Decoder(model=str(tiny_model), dtype="float32", max_tokens=64)
+        reader = Decoder(model=str(tiny_model), dtype="float32", max_tokens=128)
         found = detect(Audit(suspects=0.1), bad, text=TextVectors(bad.catalog, reader, cache=tmp_path))
         assert (found.users[bad.fraudsters] >= 1).mean() > 0.9
 
