@@ -404,7 +404,7 @@ class Encoding:
     missing: int
     """Of these, not encoded before."""
     tokens: int | None
-    """That the encoder reads of the missing ones; None where it has no tokens, or a server counts its own."""
+    """That the encoder would read of the missing ones; None where that is not known, or nobody asked before."""
     seconds: float
     """For the missing ones: measured, or estimated from a sample."""
     memory: int
@@ -436,7 +436,7 @@ def encode(
     else:
         text.prepare(missing)
         seconds = time.perf_counter() - started
-    tokens = config.encoder.count(missing) if missing else []
+    tokens = [] if not missing else config.encoder.count(missing) if dry else None
     read = None if tokens is None else sum(tokens)
     return Encoding(len(every), len(missing), read, seconds, peak_memory() + 4 * width * len(missing))
 
