@@ -111,7 +111,9 @@ class TextVectors:
     def users(self, log: Sequences, view: View = "prompt") -> Vectors:
         """[users, dim]."""
         if view == "prompt":
-            return _centred(self._encode(self._prompts(log)))
+            # There are as many as users: what is on disk is not kept in memory besides.
+            store = Store(self.cache, self.encoder, None if self.cache else self._kept)
+            return _centred(store.vectors(self._prompts(log), self.on_progress))
         items = self.items()
         share = np.repeat(1 / np.maximum(log.lengths, 1), log.lengths).astype(np.float32)
         return _centred(sparse.csr_array((share, log.items, log.starts), shape=(len(log), len(items))) @ items)
@@ -159,7 +161,8 @@ class TextVectors:
         return Store(self.cache, self.encoder, self._kept)
 
 
-def _centred(vectors: NDArray[Any]) -> Vectors:
-    centred = vectors - vectors.mean(axis=0)
-    scaled: Vectors = (centred / max(float(centred.std()), 1e-12)).astype(np.float32)
-    return scaled
+def _centred(vectors: Vectors) -> Vectors:
+    """The same array, whose numbers are nobody else's."""
+    vectors -= vectors.mean(axis=0)
+    vectors /= max(float(vectors.std()), 1e-12)
+    return vectors
