@@ -141,7 +141,7 @@ def test_links_of_the_readme_lead_somewhere():
 
 
 def test_every_verb_has_a_page():
-    listed = subprocess.run([sys.executable, "-m", "lorec.cli", "--help"], capture_output=True, text=True).stdout
+    listed = subprocess.run([sys.executable, "-m", "lorec", "--help"], capture_output=True, text=True).stdout
     verbs = set(re.findall(r"^  ([a-z]+) {2,}\S", listed, re.M)) - {"data"}
     assert len(verbs) > 8
     assert verbs <= {path.stem for path in (DOCS / "verbs").glob("*.md")}

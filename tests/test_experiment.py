@@ -91,7 +91,7 @@ def done(recipe, tmp_path_factory) -> Run:
 
 def lorec(*arguments, **more):
     return subprocess.run(
-        [sys.executable, "-m", "lorec.cli", *map(str, arguments)], capture_output=True, text=True, timeout=300, **more
+        [sys.executable, "-m", "lorec", *map(str, arguments)], capture_output=True, text=True, timeout=300, **more
     )
 
 
@@ -587,7 +587,7 @@ class TestCommandLine:
     def test_ctrl_c_says_how_to_go_on_and_going_on_gives_the_same(self, recipe, done, tmp_path):
         import signal
 
-        command = [sys.executable, "-m", "lorec.cli", "run", str(recipe), "--out", str(tmp_path / "cut")]
+        command = [sys.executable, "-m", "lorec", "run", str(recipe), "--out", str(tmp_path / "cut")]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 120
         while not (tmp_path / "cut" / "poisoned" / "checkpoint.safetensors").exists():
@@ -776,6 +776,12 @@ class TestDetect:
         assert json.loads((tmp_path / "out" / "judged.json").read_text())["detectors"]["degree"]["ROC-AUC"] > 0
         code, out, _ = call(monkeypatch, capsys, *asked, "--json")
         assert json.loads(out)["notes"] == []
+        monkeypatch.delenv("COLUMNS", raising=False)  # nothing is broken where there is no edge
+        long = '[{name = "fap", rounds = 3}, {name = "fap", share = 0.02, rounds = 2}]'
+        _, out, _ = call(monkeypatch, capsys, "detect", recipe, "--set", f"detectors={long}")
+        head, *rows = [line.split() for line in out.splitlines() if "AUC" in line or " fap" in line]
+        assert {"seconds", "recall"} <= set(head)
+        assert [row[0] for row in rows] == ["fap-rounds-3", "fap-rounds-2-share-0.02"]
         for given, said in (
             ('["degre"]', "did you mean 'degree'"), ('["degree", "degree"]', "stands twice"),
             ("[]", "name at least one"),

@@ -472,7 +472,7 @@ class TestProcesses:
         """Again and again everything is killed at a random moment; the tables are those of an undisturbed grid."""
         _, folder, _ = done
         rng, out = random.Random(5), home / "killed"
-        command = [sys.executable, "-m", "lorec.cli", "grid", str(write()), "--out", str(out)]
+        command = [sys.executable, "-m", "lorec", "grid", str(write()), "--out", str(out)]
         killed = 0
         for _ in range(3):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -495,7 +495,7 @@ class TestProcesses:
         command = [
             sys.executable,
             "-m",
-            "lorec.cli",
+            "lorec",
             "grid",
             str(write(("epochs = 3", "epochs = 3000\npatience = 3000"))),
         ]

@@ -679,13 +679,18 @@ def _rows(head: list[str], rows: Iterator[list[Any]], longest: int = 120) -> Non
     from rich.table import Table
     from rich.text import Text
 
+    # Text, never str: rich would read markup in a stranger's title.
+    told = [[Text(literal("" if one is None else str(one), longest)) for one in row] for row in rows]
+    about = max((len(row[0]) for row in told), default=0)
     table = Table(box=box.SIMPLE_HEAD)
-    for name in head:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        # Text, never str: rich would read markup in a stranger's title.
-        table.add_row(*(Text(literal("" if one is None else str(one), longest)) for one in row))
-    Console().print(table)
+    for nth, name in enumerate(head):  # what a row is about stays whole where the edge is near
+        table.add_column(name, overflow="fold", min_width=None if nth else min(about, 30))
+    for row in told:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 10_000  # a file or a pipe has no edge to break names at
+    console.print(table)
 
 
 METRICS = {
@@ -849,7 +854,3 @@ def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-if __name__ == "__main__":
-    main()
