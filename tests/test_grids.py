@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from test_experiment import call
 
 from lorec import grids
+from lorec.attacks import DP, NoAttack, Random
 from lorec.defenses import DEFENSES, LoRec
 from lorec.detectors.lorec import VIEWS
 from lorec.errors import ConfigError, DataError, DiskError, RunError
@@ -154,6 +155,14 @@ class TestFile:
         assert len(set(names)) == len(names) == 8
         path = write(("seed = [1, 2]", f'scenario = ["{"x" * 300}"]'))
         assert all(len(cell.name) <= 100 for cell in read_grid_file(path).cells)
+
+    def test_nobody_attacks_with_the_section_of_an_attack(self, write):
+        made = read_grid_file(write(('["random", "bandwagon"]', '["none", "random", {name = "dp", rounds = 2}]')))
+        assert [cell.config.attack for cell in made.cells][::2] == [
+            NoAttack(),
+            Random(share=0.1),
+            DP(share=0.1, rounds=2),
+        ]
 
     def test_a_table_on_an_axis_is_not_changed_by_another_axis(self, write):
         path = write(('"bandwagon"]', '{name = "dp", targets_each = 1}]\n"attack.share" = [0.1, 0.2]'))

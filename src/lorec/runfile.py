@@ -263,7 +263,10 @@ def put(document: dict[str, Any], key: str, value: Any) -> None:
     section = document.get(key)
     if key in MEMBERS and isinstance(value, str | Mapping) and section is not None:
         old = {"name": section} if isinstance(section, str) else dict(section)
-        value = old | ({"name": value} if isinstance(value, str) else dict(value))
+        new = {"name": value} if isinstance(value, str) else dict(value)
+        spec = FAMILIES[MEMBERS[key]].get(str(new.get("name")))
+        # One without settings, as no attack has, can't be meant by them; any other says which it does not know.
+        value = new if spec is not None and not dataclasses.fields(spec) else old | new
     _put(document, key, copy.deepcopy(value))  # or another key would be put into the caller's
 
 
