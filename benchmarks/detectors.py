@@ -6,7 +6,7 @@ LOREC_DATA=... python benchmarks/detectors.py amazon-games steam ml1m --seeds 11
 No recommender is trained. Every seed draws new targets; known fakes are of every cheap kind but the judged one; what is
 in the file already is not done again. The first six read nothing. LLM4Dec has each of --views; `prompt`, the paper's,
 costs a text for every user and known fake. `zeroshot` (--zeroshot) asks smollm2 about a sample of users,
-fraudsters among them, as it takes a tenth of a second each. --only takes the detectors whose names begin so; with
+fraudsters among them, as it takes a tenth of a second each; `audit` asks it about its suspects. --only takes the detectors whose names begin so; with
 --known they learn from the judged kind itself, with other targets.
 """
 
@@ -42,6 +42,8 @@ def asked(it: argparse.Namespace) -> dict[str, tuple[str, object]]:
             found[f"{name}, {encoder}"] = encoder, DETECTORS[name]()
         for view in it.views:
             found[f"llm4dec {view}, {encoder}"] = encoder, DETECTORS["llm4dec"](view=view)
+        if encoder == "smollm2":
+            found["audit, smollm2"] = encoder, DETECTORS["audit"]()
     return {name: what for name, what in found.items() if name.startswith(tuple(it.only))}
 
 
