@@ -6,8 +6,8 @@ LOREC_DATA=... python benchmarks/detectors.py amazon-games steam ml1m --seeds 11
 No recommender is trained. Every seed draws new targets; known fakes are of every cheap kind but the judged one; what is
 in the file already is not done again. The first six read nothing. LLM4Dec has each of --views; `prompt`, the paper's,
 costs a text for every user and known fake. `zeroshot` (--zeroshot) asks smollm2 about a sample of users,
-fraudsters among them, as it takes a tenth of a second each; `audit` asks it about its suspects. --only takes the detectors whose names begin so; with
---known they learn from the judged kind itself, with other targets.
+fraudsters among them, as it takes a tenth of a second each; `audit` asks it about its suspects. --only takes the
+detectors whose names begin so; with --known they learn from the judged kind itself, with other targets.
 """
 
 import argparse

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lorec.attacks import known_fakes
-from lorec.data import Feed
-from lorec.defenses import DEFENSES, Given, Oracle, Undefended, Weighted
+from lorec.data import Feed, Weights
+from lorec.defenses import DEFENSES, Given, Guard, Oracle, Undefended, Weighted
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender, SASRec
@@ -128,3 +128,15 @@ def test_plain_guards_weigh_nothing(split):
     assert guard.suspicion is None
     assert guard.ready
     assert Weighted().start(None, split.train, text=None, known=None, rng=None).flagged is None
+
+
+def test_half_a_weight_or_less_turns_down_whoever_gave_it(split):
+    """One rule, that of `judged`: a user as a whole, or in one interaction."""
+    users, events = np.ones(len(split), dtype=np.float32), np.ones(len(split.train.items), dtype=np.float32)
+    users[:3] = 0.51, 0.5, 0.0
+    events[split.train.starts[5]], events[split.train.starts[6]] = 0.2, 0.7
+    weights = Weights(users=users, events=events)
+    _, guard = start(Weighted(weights), split)
+    assert np.flatnonzero(guard.flagged).tolist() == [1, 2, 5]
+    assert np.flatnonzero(Guard(Weights(users=users)).flagged).tolist() == [1, 2]
+    assert weights.turned_down(split.train).sum() == split.train.lengths[1:3].sum() + 1

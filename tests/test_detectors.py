@@ -3,7 +3,10 @@
 import dataclasses
 import importlib.util
 import inspect
+import math
 import shutil
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -24,6 +27,7 @@ from lorec.detectors import (
     FAP,
     PCA,
     Audit,
+    Bursts,
     Coherence,
     Context,
     Degree,
@@ -32,6 +36,7 @@ from lorec.detectors import (
     Loss,
     Suspicion,
     ZeroShot,
+    clicks,
     detect,
     harmed,
     judged,
@@ -232,6 +237,15 @@ class TestClicks:
         np.testing.assert_allclose(found.users, users)
         np.testing.assert_allclose(found.items, items)
 
+    def test_a_machine_that_takes_everything_makes_no_groups(self, town, monkeypatch):
+        """Its pairs would be as many as the catalogue's, and memory with them."""
+        monkeypatch.setattr(clicks, "LONGEST", 30)
+        crew = Sequences.of([[1, 2, 3]] * 5 + [list(range(1, 61))] + [[n] for n in range(4, 61)] * 3)
+        alone = detect(Groups(rare=1.0), replace(town, train=crew, users=pl.Series(range(177))))
+        assert alone.users[5] == 0
+        assert (alone.users[:5] > 0).all()
+        assert np.flatnonzero(alone.items).tolist() == [1, 2, 3]
+
     def test_finds_those_who_took_the_same_rare_things(self, town):
         """Their one assumption, at its plainest: a crew of twenty, each with the same five rare items."""
         rare = np.argsort(town.train.counts(len(town.catalog))[1:])[200:205] + 1
@@ -283,7 +297,8 @@ class TestCompany:
 @pytest.mark.parametrize(
     "make",
     [lambda: PCA(share=0.0), lambda: PCA(components=0), lambda: FAP(rounds=0), lambda: Groups(rare=0.0),
-     lambda: Context(sources=()), lambda: Coherence(share=1.0), lambda: Degree(ridge=0.0)],
+     lambda: Context(sources=()), lambda: Context(sources=("txt",)), lambda: Audit(components=0),
+     lambda: LLM4Dec(entropy=math.nan), lambda: Coherence(share=1.0), lambda: Degree(ridge=0.0)],
 )  # fmt: skip
 def test_refuses_what_makes_no_sense(make):
     with pytest.raises(ConfigError):
@@ -322,6 +337,32 @@ class TestFilter:
             Filter(detector=ZeroShot())
         with pytest.raises(ConfigError, match="accuses nobody"):
             Suspicion(users=np.zeros(3)).weights()
+        with pytest.raises(ConfigError, match="give one"):
+            Filter(detector=Degree)
+
+    def test_who_accuses_everybody_leaves_nothing_to_train_on(self, town):
+        @dataclass(frozen=True)
+        class Everybody:
+            needs_text: ClassVar[bool] = False
+            needs_known: ClassVar[bool] = False
+            decides: ClassVar[bool] = True
+
+            def detect(self, log, n_items, *, text, known, rng):
+                return Suspicion(users=np.ones(len(log)), flagged=np.ones(len(log), dtype=bool))
+
+        _, guard = self.started(Filter(detector=Everybody()), town, ())
+        with pytest.raises(DataError, match="Everybody turns every interaction down"):
+            guard.decide()
+
+    def test_says_at_once_what_it_could_not_do_later(self, town):
+        timeless = replace(town.train, times=None)
+        for spec, said in (
+            (Bursts(), "no times"), (PCA(components=1000), "take fewer"), (Audit(), "a model that writes"),
+        ):  # fmt: skip
+            with pytest.raises((ConfigError, DataError), match=said):
+                self.started(Filter(detector=spec), replace(town, train=timeless), ())
+        with pytest.raises(ConfigError, match="nothing that they have in common"):
+            PCA(components=1).fits(Sequences.of([[1, 2]] * 5), 3, None)
 
 
 class TestLoss:

@@ -247,6 +247,8 @@ class TestWhatItSees:
             (Replace(share=0.02), "incoherence"),
             (Replace(share=0.02), "copying"),
             (CoVisit(share=0.02), "copying"),
+            (Random(share=0.02), "contradiction"),
+            (Bandwagon(share=0.02), "contradiction"),
         ],
     )
     @pytest.mark.parametrize("vectors", [True, False])
@@ -267,7 +269,7 @@ class TestWhatItSees:
             for log in (town.train.extended(poison.profiles), town.train)
         )
         found = apart.beside(poison.profiles, poison.targets)
-        for view in ("collusion", "incoherence", "surprise"):
+        for view in ("collusion", "incoherence", "contradiction", "surprise"):
             # Its fillers belong to the crowd, or they don't: ranks among honest items are near, not equal.
             honest = [np.delete(getattr(one.evidence, view)[1:], poison.targets - 1) for one in (whole, apart)]
             theirs = [getattr(whole.evidence, view)[poison.targets], getattr(found, view)]

@@ -19,7 +19,7 @@ from lorec.cli import literal, main
 from lorec.defenses import DEFENSES, Filter, LoRec, LoRecPaper
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
-from lorec.experiment import Run, open_run, reevaluate, run, save_recommendations
+from lorec.experiment import Run, detect, open_run, reevaluate, run, save_recommendations
 from lorec.reports import report
 from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import CompleteJourney, prepared
@@ -253,6 +253,9 @@ class TestRunFile:
             ({"seed.x": "3"}, ConfigError, "has no keys"),
             ({"items": "letters"}, ConfigError, "items is 'letters'"),
             ({"attack": "{share = 1}"}, ConfigError, r"\[attack\] has no name"),
+            ({"attack.share": "nan"}, ConfigError, r"\[attack\] share is nan: give a number that is finite"),
+            ({"known.share": "inf"}, ConfigError, "finite"),
+            ({"known.share": "5.0"}, ConfigError, "a share in"),
         ],
     )
     def test_wrong_keys_and_names_are_told(self, recipe, settings, error, message):
@@ -798,6 +801,25 @@ class TestDetect:
 
 
 class TestFilter:
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            ('{name = "filter", detector = {name = "pca", components = 100}}', "100 components of"),
+            ('{name = "filter", detector = "audit"}', "a model that writes"),
+            ('"pld"', "one at a time"),
+        ],
+    )
+    def test_what_can_not_be_done_is_said_before_anything_is_trained(self, recipe, tmp_path, monkeypatch, asked, said):
+        monkeypatch.setattr("lorec.experiment.fit", lambda *of, **how: pytest.fail("too late"))
+        circular = {"backbone": '{name = "fmlp", circular = true, width = 8, max_length = 10}'}
+        config = read_run_file(recipe, circular | {"defenses": f"[{asked}]"})
+        with pytest.raises(ConfigError, match=said):
+            run(config, tmp_path / "one")
+        if "filter" in asked:
+            monkeypatch.setattr("lorec.experiment.ask", lambda *of, **how: pytest.fail("too late"))
+            with pytest.raises(ConfigError, match=said):
+                detect(dataclasses.replace(config, detectors=(Degree(), config.defenses[0].detector)))
+
     def test_any_detector_is_a_defense_by_its_name(self, recipe, tmp_path):
         given = '[{name = "filter", detector = "degree"}, '
         given += '{name = "filter", detector = {name = "llm4dec", view = "pooled"}}]'

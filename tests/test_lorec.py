@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from lorec.attacks import ATTACKS, Bandwagon, Random, Replace, Segment, forge, known_fakes
+from lorec.attacks import ATTACKS, Adaptive, Bandwagon, Random, Replace, Segment, forge, known_fakes
 from lorec.data import Dataset, Feed, Poison, Sequences, inject, leave_two_out
 from lorec.defenses import LoRec, LoRecPaper, Undefended
 from lorec.detectors.logistic import calibrate, fit_logistic, sigmoid, squared
-from lorec.detectors.lorec import _over_holders, _Scene, _within
+from lorec.detectors.lorec import VIEWS, _over_holders, _Scene, _within
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection, evaluate
+from lorec.evidence import Examiner
 from lorec.files import load_state, save_state
 from lorec.models import Recommender, SASRec
 from lorec.text import Hash, TextVectors
@@ -153,7 +154,7 @@ class TestProfile:
         poison, bad, known = poisoned(leave_two_out(bands, k_core=1), attack)
         users = bad.train.users()
         lies = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
-        off = dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "association"), 0.0)
+        off = dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "association", "contradiction"), 0.0)
         counted = decided(bad, known, LoRec(**off, silence=1.0)).weights.events
         assert counted[lies].mean() < 0.5
         assert (counted[~bad.fraudsters[users]] < 1).mean() < 0.05
@@ -193,7 +194,9 @@ class TestAssociation:
         lies = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
         caught = {}
         for association in (0.0, 15.0):
-            spec = LoRec(incoherence=0, surprise=0, copying=0, profile=0, collusion=60, association=association)
+            spec = LoRec(
+                incoherence=0, surprise=0, copying=0, profile=0, contradiction=0, collusion=60, association=association
+            )
             caught[association] = 1 - decided(bad, known, spec).weights.events
         assert 0 < caught[0.0][lies].mean() < 1
         assert caught[15.0][lies].mean() == 1
@@ -233,8 +236,24 @@ class TestGuard:
     def test_incoherence_turns_down_no_more_than_its_budget(self, town):
         _, bad, known = poisoned(town, Replace(share=0.02))
         for budget in (0.005, 0.05):
-            alone = LoRec(collusion=0, surprise=0, copying=0, profile=0, association=0, incoherence=1, budget=budget)
+            off = dict.fromkeys((view for view in VIEWS if view != "incoherence"), 0.0)
+            alone = LoRec(**off, incoherence=1, budget=budget)
             assert 0 < (decided(bad, known, alone).weights.events < 1).mean() <= budget
+
+    def test_who_hides_from_each_view_is_seen_by_two_together(self, town, monkeypatch):
+        """A crowd that adapts to every view but this one."""
+        monkeypatch.setattr("lorec.attacks.adaptive.MEASURED", ("collusion", "incoherence", "copying", "surprise"))
+        text, above = TextVectors(town.catalog, Hash(dim=64)), {}
+        for seed in range(1, 5):
+            poison = forge(Adaptive(share=0.02), town, 5, seed=seed, text=text)
+            bad = inject(town, poison, seed=seed)
+            found = Examiner(bad.train, len(town.catalog), text.items(), np.random.default_rng(0)).evidence
+            for view in ("collusion", "incoherence", "contradiction"):
+                scores = getattr(found, view)
+                honest = np.delete(scores[1:], poison.targets - 1)
+                above.setdefault(view, []).extend((honest > scores[target]).mean() for target in poison.targets)
+        told = {view: np.mean(shares) for view, shares in above.items()}
+        assert told["contradiction"] < min(told["collusion"], told["incoherence"]), told
 
     def test_a_clean_log_is_hardly_touched(self, town):
         clean = decided(town, known_fakes(town, share=0.02)).weights.events
@@ -310,7 +329,7 @@ class TestGuard:
             {"budget": 0.0},
             {"silence": 1.5},
             {"surprise": 0.5},
-            dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "profile"), 0.0),
+            dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "profile", "contradiction"), 0.0),
         ):
             with pytest.raises(ConfigError, match="LoRec"):
                 LoRec(**wrong)

@@ -29,7 +29,7 @@ from lorec.defenses.contrastive import nt_xent
 from lorec.defenses.graphrfi import Forest
 from lorec.errors import ConfigError
 from lorec.evaluation import detection, evaluate
-from lorec.models import BACKBONES, Recommender, SASRec
+from lorec.models import BACKBONES, FMLP, Recommender, SASRec, Softmax
 from lorec.models.losses import mean_loss
 from lorec.text import Hash, TextVectors
 from lorec.training import Training, fit
@@ -80,7 +80,36 @@ class TestReweighting:
         # So the mean is over those kept.
         assert float((late * losses).sum() / 5) == pytest.approx((3 + 1 + 2) / 3)
 
-    def test_reweighted_cross_entropy_is_the_likelihood_of_what_happened(self, split):
+    def test_what_is_dropped_is_fitted_badly_itself_whatever_its_negatives_are(self, split):
+        recommender, guard = started(TCE(most=0.4, rise=1), split)
+        guard.step = 1
+        batch = batch_of(split, recommender)
+        history, positives, negatives = (
+            torch.from_numpy(x).long() for x in (batch.history, batch.positives, batch.negatives)
+        )
+        table = recommender.table()
+        states, real = recommender(history, table), positives > 0
+        own = -torch.sigmoid((states * table[positives]).sum(2)).log()[real]
+        others = -torch.sigmoid(-(states * table[negatives[..., 0]]).sum(2)).log()[real]
+        kept = own.argsort()[: len(own) - int(len(own) * 0.4)]
+        wanted = (own + others)[kept].mean()
+        assert set(kept.tolist()) != set((own + others).argsort()[: len(kept)].tolist())
+        torch.testing.assert_close(guard.loss(recommender, batch), wanted)
+
+    def test_a_loss_that_tells_no_parts_is_its_positives_own(self, split):
+        recommender, _ = started(TCE(), split)
+        recommender.loss = Softmax()
+        batch = batch_of(split, recommender)
+        losses, own = recommender.parts(batch)
+        assert torch.equal(losses, own)
+        torch.testing.assert_close(losses, recommender.losses(batch))
+
+    def test_nothing_is_drawn_again_where_a_history_is_learned_a_step_at_a_time(self, split):
+        with pytest.raises(ConfigError, match="one at a time"):
+            started(PLD(), split, FMLP(width=8, max_length=10, circular=True))
+        started(PLD(), split, FMLP(width=8, max_length=10))
+
+    def test_reweighted_cross_entropy_is_by_the_likelihood_of_the_positive(self, split):
         recommender, guard = started(RCE(beta=0.5), split)
         batch = batch_of(split, recommender)
         history, positives, negatives = (
@@ -91,7 +120,7 @@ class TestReweighting:
         up, down = (states * table[positives]).sum(2), (states * table[negatives[..., 0]]).sum(2)
         real = positives > 0
         likely = torch.sigmoid(up) * torch.sigmoid(-down)
-        wanted = (-likely.log() * likely.detach().pow(0.5))[real].sum() / real.sum()
+        wanted = (-likely.log() * torch.sigmoid(up).detach().pow(0.5))[real].sum() / real.sum()
         torch.testing.assert_close(guard.loss(recommender, batch), wanted)
         torch.testing.assert_close(
             gradient(guard.loss(recommender, batch), recommender), gradient(wanted, recommender), atol=1e-6, rtol=1e-4

@@ -6,7 +6,7 @@ import torch
 
 from lorec.attacks import Random, forge, known_fakes
 from lorec.data import Weights, inject
-from lorec.defenses import LoRec, LoRecPaper, Undefended, Weighted
+from lorec.defenses import APR, GraphRfi, LoRec, LoRecPaper, Trimmed, Undefended, Weighted
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
 from lorec.files import load_state, save_state
@@ -92,8 +92,23 @@ class TestStopping:
             known=known_fakes(bad, share=0.2), training=Training(epochs=30, patience=2, tokens=256), seed=0,
         )  # fmt: skip
         assert fitted.best_epoch >= 6
-        assert all("valid NDCG@10" not in row for row in fitted.history[:5])
+        later = max(fitted.history[5:], key=lambda row: row["valid NDCG@10"])
+        assert fitted.best_epoch == later["epoch"]
         assert len(fitted.history) == 30 or len(fitted.history) == fitted.best_epoch + 2
+
+    @pytest.mark.parametrize(
+        "defense", [Trimmed(share=0.1, enter=4), GraphRfi(), APR(enter=5), LoRecPaper(alignment=0, enter=9)]
+    )
+    def test_a_defense_that_never_was_in_force_is_undefended(self, bad, defense):
+        """Chosen as the undefended model is: by its best epoch, not its last; and it says that it is not ready."""
+        training = Training(epochs=4 if not isinstance(defense, GraphRfi) else 1, patience=9, learning_rate=1e-2)
+        known = known_fakes(bad, share=0.2)
+        fitted = fit(bad, SMALL, defense=defense, known=known, training=training, seed=1)
+        plain = fit(bad, SMALL, training=training, seed=1)
+        assert not fitted.guard.ready
+        assert fitted.best_epoch == plain.best_epoch
+        for mine, theirs in zip(fitted.recommender.parameters(), plain.recommender.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
 
     def test_keeps_the_weights_of_the_best_epoch(self, bad):
         fitted = fit(bad, SMALL, training=Training(epochs=8, tokens=256, learning_rate=1e-2), seed=1)

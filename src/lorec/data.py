@@ -537,6 +537,10 @@ def inject(split: Split, poison: Poison, seed: int = 0) -> Split:
     )
 
 
+TURNED_DOWN = 0.5
+"""The weight from which on downwards an interaction, or a user, is turned down."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """How much the loss counts, per user and per interaction; None means 1 everywhere."""
@@ -555,6 +559,11 @@ class Weights:
         """[events]: what each interaction of a log counts."""
         weights = np.ones(len(log.items), dtype=np.float32) if self.events is None else self.events
         return weights if self.users is None else weights * self.users[log.users()]
+
+    def turned_down(self, log: Sequences) -> Bools:
+        """[events]: which interactions of a log are turned down."""
+        down: Bools = self.of_events(log) <= TURNED_DOWN
+        return down
 
     def of_users(self, log: Sequences) -> NDArray[np.float32]:
         """[users]: the mean of what a user's interactions count; of a user without any, the user's own weight."""

@@ -1,8 +1,9 @@
 """What a log and its texts say about every item: does it keep the company that its popularity leads one to expect?
 
-A pushed item was put into its holders' histories by one hand, and that shows in one of four ways. Its holders share
+A pushed item was put into its holders' histories by one hand, and that shows in one of five ways. Its holders share
 more than the rest of the world's view of their choices explains (`collusion`: profiles made to one pattern). Or they
-are a random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or they are
+are a random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or a little of
+both (`contradiction`: people of one taste share much and go well together, and a crowd does neither). Or they are
 doubles of people who lack the item (`copying`: whose histories were those). Or the item lies far from the crowd in some
 other way (`surprise`). All are measured against items of like popularity and without a
 label, and none moves when a recommender's weights do.
@@ -68,6 +69,8 @@ class Evidence:
     """[n]: a mean of normal scores."""
     incoherence: Floats
     """[n]: a mean of normal scores."""
+    contradiction: Floats
+    """[n]: the lesser of these two."""
     copying: Floats
     """[n]: how nearly its holders are doubles of people who lack it: what a normal score has above `USUAL`."""
     surprise: Floats
@@ -664,7 +667,8 @@ class _Scale:
         away = _suspect(scores) - self.centre
         distances = np.where(told, np.sqrt(np.einsum("ij,ij->i", away @ self.inverse, away)), 0)
         copying = np.maximum(scores.get(COPYING, np.zeros(len(holders))) - USUAL, 0)
-        return Evidence(scores, _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE), copying, distances)
+        collusion, incoherence = _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE)
+        return Evidence(scores, collusion, incoherence, np.minimum(collusion, incoherence), copying, distances)
 
 
 def _suspect(scores: dict[str, Floats]) -> Floats:

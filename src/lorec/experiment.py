@@ -41,8 +41,8 @@ from polars.io.plugins import register_io_source
 from lorec.attacks import Stored, forge, known_fakes, open_poison, save_poison
 from lorec.attacks.folders import FORMS
 from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
-from lorec.defenses import Defense, Given, Guard, Oracle
-from lorec.detectors import DETECTORS, Suspicion, harmed, judged
+from lorec.defenses import Defense, Given, Guard, Oracle, suits
+from lorec.detectors import DETECTORS, Suspicion, fits, harmed, judged
 from lorec.detectors import detect as ask
 from lorec.errors import ConfigError, DiskError, RunError, UnknownName
 from lorec.evaluation import evaluate, overlap, success_removed
@@ -331,6 +331,8 @@ def _prepared(
     bad = inject(clean, poison, config.seed)
     for defense in config.defenses:
         _told(defense, bad)  # a file of weights that does not fit is said now
+        fits(defense, bad.train, len(bad.catalog), text)
+        suits(defense, config.backbone)
     return _Job(config, folder, clean, bad, poison, _known(config, bad, poison), text, shared, watch)
 
 
@@ -527,6 +529,8 @@ def detect(config: RunFile, *, cache: str | Path | None = None, watch: Watch | N
         text.check()
     poison = _forged(config, clean, text, None, watch)
     bad = inject(clean, poison, config.seed)
+    for one in asked.values():
+        fits(one, bad.train, len(bad.catalog), text)
     known = _known(config, bad, poison)
     said, figures = {}, {}
     for place, (name, one) in enumerate(asked.items()):

@@ -604,13 +604,8 @@ def _rates(
             split, config.backbone, items=config.items, text=text, loss=config.loss, defense=defense, known=known,
             training=twice, seed=config.seed,
         )  # fmt: skip
-        # A defense that is not in force yet is not validated yet: then the undefended model's validation stands in.
-        last = trained.history[1]
-        epoch = last["seconds with validation"] if trained.guard.ready else last["seconds"] + found["validation"][1]
-        found[name] = time.perf_counter() - started - last["seconds with validation"] * 2, epoch
-        if name == "clean":
-            found["validation"] = 0.0, last["seconds with validation"] - last["seconds"]
-    del found["validation"]
+        epoch = trained.history[1]["seconds with validation"]
+        found[name] = time.perf_counter() - started - 2 * epoch, epoch
     return found
 
 

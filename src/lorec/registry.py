@@ -6,6 +6,7 @@ types, because pydantic drops the unknown keys of a plain dataclass without a wo
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, get_type_hints
@@ -103,6 +104,8 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
         return value
     if isinstance(value, list):  # TOML has lists only, a frozen dataclass wants tuples
         value = tuple(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} is {value!r}: give a number that is finite")
     try:
         return pydantic.TypeAdapter(kind).validate_python(value, strict=True)
     except pydantic.ValidationError as error:

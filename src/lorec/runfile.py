@@ -56,6 +56,10 @@ class Known:
     rounds: int = 16
     """How many poisoned logs the defender imagines; `lorec-paper` learns from the first alone."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1 or self.rounds < 1:
+            raise ConfigError(f"[known] share is {self.share}, rounds {self.rounds}; a share in (0, 1], and 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:

@@ -136,6 +136,11 @@ def fit(
     result on the same machine and thread count. Raises RunError for a damaged or foreign checkpoint.
     """
     training = training or Training()
+    defense = Undefended() if defense is None else defense
+    if not hasattr(defense, "start") or isinstance(defense, type):
+        raise ConfigError(
+            f"defense is {defense!r}; give one of lorec.defenses, as lorec.LoRec(), or Filter(detector=...)"
+        )
     device = choose_device(training.device)
     if training.threads:
         torch.set_num_threads(training.threads)
@@ -144,14 +149,14 @@ def fit(
         torch.manual_seed(seed)
         recommender = Recommender(backbone, items, len(split.catalog), vectors, seed, loss).to(device)
         rng = stream(seed, "guard")
-        guard = (defense or Undefended()).start(recommender, split.train, text=text, known=known, rng=rng)
+        guard = defense.start(recommender, split.train, text=text, known=known, rng=rng)
         loop = _Loop(split, recommender, guard, training, seed, watch, follow)
         described = {
             "backbone": repr(backbone),
             "loss": repr(recommender.loss),
             "items": items,
             "text": None if vectors is None else _digest(vectors),
-            "encoder": text.identity() if text is not None and defense is not None and defense.needs_text else None,
+            "encoder": text.identity() if text is not None and defense.needs_text else None,
             "defense": repr(defense),
             "weights": [None if one is None else _digest(one) for one in (guard.weights.users, guard.weights.events)],
             "known": [[one.profiles.digest(), _digest(one.targets)] for one in known or ()],
@@ -204,7 +209,7 @@ class _Loop:
         self.judges = _judges(split, training.valid_users, seed)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
-        self.best_epoch, self.best_value = 0, -1.0
+        self.best_epoch, self.best_value, self.in_force = 0, -1.0, False
 
     def run(self, checkpoint: Path | None, described: dict[str, Any]) -> Fit:
         identity = self._identity(described)
@@ -217,8 +222,8 @@ class _Loop:
             self._epoch(epoch, steps)
             if checkpoint is not None:
                 save_state(checkpoint, self._state() | {"identity": identity})
-        self.recommender.load_state_dict(self.best or self.recommender.state_dict())
-        return Fit(self.recommender.eval(), self.guard, self.history, self.best_epoch or len(self.history))
+        self.recommender.load_state_dict(self.best)
+        return Fit(self.recommender.eval(), self.guard, self.history, self.best_epoch)
 
     def _epoch(self, epoch: int, steps: int) -> None:
         started = time.perf_counter()
@@ -233,23 +238,22 @@ class _Loop:
             self.watch(Progress(epoch, self.training.epochs, done, steps, total / done))
         figures = {"loss": total / max(done, 1)} | self.guard.end_epoch(self.recommender, epoch)
         trained = time.perf_counter() - started
-        if self.guard.ready:
-            figures |= self._validate(epoch)
+        figures |= self._validate(epoch)
         figures |= {"seconds": trained, "seconds with validation": time.perf_counter() - started}
         figures |= self.follow(self.recommender, epoch)
         self.history.append({"epoch": float(epoch)} | figures)
         self.watch(Progress(epoch, self.training.epochs, done, steps, figures["loss"], figures))
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        """Judge the epoch. The first one under a defense in force starts the count afresh."""
+        """Judge the epoch. One under a defense in force is better than any before; where none is, the best is taken."""
         metrics = evaluate(self.recommender, self.split, on="valid", rows=self.judges).metrics
-        if metrics["NDCG@10"] > self.best_value:
-            self.best_epoch, self.best_value = epoch, metrics["NDCG@10"]
+        if (self.guard.ready, metrics["NDCG@10"]) > (self.in_force, self.best_value):
+            self.best_epoch, self.best_value, self.in_force = epoch, metrics["NDCG@10"], self.guard.ready
             self.best = {name: value.detach().clone() for name, value in self.recommender.state_dict().items()}
         return {f"valid {name}": value for name, value in metrics.items()}
 
     def _is_over(self) -> bool:
-        return bool(self.best_epoch) and len(self.history) - self.best_epoch >= self.training.patience
+        return self.in_force and len(self.history) - self.best_epoch >= self.training.patience
 
     def _identity(self, described: dict[str, Any]) -> str:
         """What must be the same for a checkpoint to be ours."""
@@ -268,6 +272,7 @@ class _Loop:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
+            "in_force": self.in_force,
             "history": self.history,
             "rng": self.rng.bit_generator.state,
             "torch": generators,
@@ -282,6 +287,7 @@ class _Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.guard.restore(state["guard"])
         self.best, self.best_epoch, self.best_value = state["best"], state["best_epoch"], state["best_value"]
+        self.in_force = state["in_force"]
         self.history = state["history"]
         self.rng.bit_generator.state = state["rng"]
         torch.set_rng_state(state["torch"]["cpu"].cpu())

@@ -18,7 +18,7 @@ Kind = Literal["random", "bandwagon", "segment", "covisit", "replace"]
 KINDS: dict[Kind, type] = {
     "random": Random, "bandwagon": Bandwagon, "segment": Segment, "covisit": CoVisit, "replace": Replace
 }  # fmt: skip
-MEASURED = ("collusion", "incoherence", "copying", "surprise")
+MEASURED = ("collusion", "incoherence", "contradiction", "copying", "surprise")
 """The views of LoRec that follow from the log alone; `profile` and `association` are learned, and not counted here."""
 
 

@@ -19,12 +19,12 @@ from lorec.defenses.guard import Guard
 from lorec.defenses.lorec_paper import LoRecPaper
 from lorec.defenses.robust import PLD, RCE, TCE, Trimmed
 from lorec.defenses.weighted import Given, Oracle, Undefended, Weighted
-from lorec.models import Recommender
+from lorec.models import Backbone, Recommender
 from lorec.text import TextVectors
 
 __all__ = [
     "ADV", "APR", "DEFENSES", "PLD", "RCE", "TCE", "VAT", "CL4SRec", "Defense", "Filter", "Given", "GraphRfi", "Guard",
-    "LLM4Dec", "LoRec", "LoRecPaper", "Oracle", "PamaCF", "StDenoise", "Trimmed", "Undefended", "Weighted",
+    "LLM4Dec", "LoRec", "LoRecPaper", "Oracle", "PamaCF", "StDenoise", "Trimmed", "Undefended", "Weighted", "suits",
 ]  # fmt: skip
 
 DEFENSES: dict[str, type] = {
@@ -32,6 +32,13 @@ DEFENSES: dict[str, type] = {
     "lorec": LoRec, "lorec-paper": LoRecPaper, "none": Undefended, "oracle": Oracle, "pamacf": PamaCF, "pld": PLD,
     "rce": RCE, "stdenoise": StDenoise, "tce": TCE, "trimmed": Trimmed, "vat": VAT, "weighted": Given,
 }  # fmt: skip
+
+
+def suits(spec: object, backbone: Backbone) -> None:
+    """Raise ConfigError now, by the method `suits` of a defense that has one, where it can't work on a backbone."""
+    told = getattr(spec, "suits", None)
+    if told is not None:
+        told(backbone)
 
 
 class Defense(Protocol):

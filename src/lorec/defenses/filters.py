@@ -11,8 +11,8 @@ from torch import Tensor
 from lorec import detectors
 from lorec.data import Batch, Bools, Floats, Poison, Sequences
 from lorec.defenses.guard import Guard
-from lorec.detectors import Detector, Suspicion, check
-from lorec.errors import ConfigError
+from lorec.detectors import Detector, Suspicion, check, fits
+from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
@@ -32,6 +32,7 @@ class _FilterGuard(Guard):
         super().__init__()
         self.detector, self.log, self.n_items, self.text, self.rng = detector, log, n_items, text, rng
         self.known = check(detector, text, known)
+        fits(detector, log, n_items, text)
         self.found: Suspicion | None = None
 
     @property
@@ -68,6 +69,11 @@ class _FilterGuard(Guard):
         self.found = found
         if self.detector.decides:
             self.weights = found.weights()
+            if len(self.log.items) and self.weights.turned_down(self.log).all():
+                raise DataError(
+                    f"{type(self.detector).__name__} turns every interaction down, so nothing is left to train on; "
+                    "take another detector, or one that accuses fewer"
+                )
 
     def state(self) -> dict[str, Any]:
         said = {} if self.found is None else vars(self.found)
@@ -112,7 +118,7 @@ class Filter:
     """By its name, or a table with one."""
 
     def __post_init__(self) -> None:
-        if not hasattr(self.detector, "detect"):
+        if not hasattr(self.detector, "detect") or isinstance(self.detector, type):
             raise ConfigError(f"a filter's detector is {self.detector!r}; give one, as lorec.Degree()")
         if not self.detector.decides:
             raise ConfigError(
@@ -123,6 +129,10 @@ class Filter:
     def needs_text(self) -> bool:
         """As its detector."""
         return self.detector.needs_text
+
+    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+        """Raise what its detector would."""
+        fits(self.detector, log, n_items, text)
 
     def start(
         self,

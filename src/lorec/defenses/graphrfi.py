@@ -66,6 +66,8 @@ class _ForestGuard(Guard):
         self.spec, self.everyone, self.n_users, self.rng = spec, everyone, n_users, rng
         self.likely: NDArray[np.float32] | None = None
         """[users]: of fraud."""
+        self.weighed = False
+        """Whether weights stood in the losses of the last epoch."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**31)))
             self.forest = Forest(recommender.spec.width + 1, spec.trees, spec.depth).to(recommender.device)
@@ -73,7 +75,7 @@ class _ForestGuard(Guard):
 
     @property
     def ready(self) -> bool:
-        return self.likely is not None
+        return self.weighed
 
     @property
     def suspicion(self) -> Floats | None:
@@ -96,6 +98,7 @@ class _ForestGuard(Guard):
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
                 total += float(loss.detach()) / len(parts) / self.spec.passes
+        self.weighed = self.likely is not None
         with torch.no_grad():
             self._set(self.forest(seen[: self.n_users])[:, 1].exp().clamp(max=1).cpu().numpy())
         return {"forest": total}
@@ -123,7 +126,8 @@ class _ForestGuard(Guard):
         self.weights = Weights(users=1 - likely)
 
     def state(self) -> dict[str, Any]:
-        found = {
+        found: dict[str, Any] = {
+            "weighed": self.weighed,
             "forest": self.forest.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": self.rng.bit_generator.state,
@@ -133,7 +137,7 @@ class _ForestGuard(Guard):
     def restore(self, state: dict[str, Any]) -> None:
         self.forest.load_state_dict(state["forest"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.bit_generator.state = state["rng"]
+        self.rng.bit_generator.state, self.weighed = state["rng"], state["weighed"]
         if "likely" in state:
             self._set(state["likely"].cpu().numpy())
 

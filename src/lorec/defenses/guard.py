@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorec.data import Batch, Weights
+from lorec.data import TURNED_DOWN, Batch, Weights
 from lorec.models import Recommender
 from lorec.models.losses import mean_loss
 
@@ -36,7 +36,7 @@ class Guard:
     @property
     def flagged(self) -> NDArray[np.bool_] | None:
         """[users]: the defense's own decision, who is turned down."""
-        return None if self.weights.users is None else self.weights.users < 1
+        return None if self.weights.users is None else self.weights.users <= TURNED_DOWN
 
     @property
     def interactions(self) -> NDArray[np.floating[Any]] | None:

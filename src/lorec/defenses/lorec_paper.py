@@ -60,6 +60,8 @@ class LoRecPaper:
     """Positions in a calibrator's batch; the authors take 512 users, whatever their lengths."""
 
     def __post_init__(self) -> None:
+        if self.reweighting not in ("compensation", "threshold"):
+            raise ConfigError(f"reweighting is {self.reweighting!r}; it is compensation or threshold")
         if min(self.entropy, self.alignment) < 0 or self.passes < 1 or self.update_every < 1 or self.enter < 1:
             raise ConfigError("entropy and alignment are 0 or more; passes, update_every and enter are 1 or more")
         figures = (self.entropy, self.alignment, self.learning_rate, self.weight_decay)
@@ -164,7 +166,13 @@ class _PaperGuard(Guard):
         return likely
 
     def _learn(self, recommender: Recommender) -> float:
-        """One pass over all users and known fakes; the mean loss."""
+        """One pass over all users and known fakes; the mean loss. Its dropout takes no draw from the recommender."""
+        device = recommender.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(self.rng.integers(2**31)))
+            return self._passed(recommender)
+
+    def _passed(self, recommender: Recommender) -> float:
         self.calibrator.train()
         table = self._table(recommender)
         order = self.rng.permutation(len(self.everyone))

@@ -16,7 +16,7 @@ from torch import Tensor
 from lorec.data import Batch, Floats, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard
 from lorec.errors import ConfigError
-from lorec.models import Recommender
+from lorec.models import Backbone, Recommender
 from lorec.models.losses import mean_loss
 from lorec.text import TextVectors
 
@@ -24,16 +24,20 @@ from lorec.text import TextVectors
 
 
 class _Reweighted(Guard):
-    """A guard that weighs each batch by its own losses."""
+    """A guard that weighs each batch by its positives' own losses.
+
+    A position keeps or loses its negatives with its positive, where the papers take negatives for examples by
+    themselves: here they are drawn for that positive.
+    """
 
     def __init__(self, spec: "TCE | RCE | PLD", rng: np.random.Generator) -> None:
         super().__init__()
         self.spec, self.rng, self.step = spec, rng, 0
 
     def loss(self, recommender: Recommender, batch: Batch) -> Tensor:
-        losses = recommender.losses(batch)
+        losses, own = recommender.parts(batch)
         scored = torch.from_numpy(batch.positives > 0).to(losses.device)
-        weights = self.spec.weigh(losses.detach(), scored, self.step, self.rng)
+        weights = self.spec.weigh(own.detach(), scored, self.step, self.rng)
         self.step += 1
         return mean_loss(losses, batch, weights)
 
@@ -59,13 +63,15 @@ class _Losses:
         known: Sequence[Poison] | None,
         rng: np.random.Generator,
     ) -> Guard:
-        """Nothing is learned beforehand."""
+        """Nothing is learned beforehand. Raises ConfigError as `suits` does, where there is one."""
+        if isinstance(self, PLD):
+            self.suits(recommender.spec)
         return _Reweighted(self, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TCE(_Losses):
-    """Truncated cross-entropy: the largest losses of a batch count nothing (Wang et al. 2021, adaptive denoising)."""
+    """Truncated cross-entropy: a batch's positives of the largest losses count nothing (Wang et al. 2021)."""
 
     most: float = 0.1
     """The share of positives that is dropped in the end."""
@@ -90,8 +96,7 @@ class TCE(_Losses):
 class RCE(_Losses):
     """Reweighted cross-entropy: a position counts by how likely the model finds it (Wang et al. 2021).
 
-    The weight is e^(-beta loss), under BCE the likelihood of the positive and of its negatives together; theirs weighs
-    each of the two by its own. Without gradient.
+    The weight is e^(-beta loss) of the positive, under BCE its likelihood to the power of beta. Without gradient.
     """
 
     beta: float = 0.1
@@ -112,7 +117,8 @@ class PLD(_Losses):
 
     For every positive of a history `candidates` of its positives are drawn, and one of them is kept with probability
     softmax(-loss / temperature). They draw once a user and step; a draw for each of a history's positives is the same
-    on average, and every user keeps as much weight as they have positives.
+    on average, and every user keeps as much weight as they have positives. A history that is longer than the
+    recommender's length is drawn from window by window, as it is trained on.
     """
 
     candidates: int = 5
@@ -123,6 +129,14 @@ class PLD(_Losses):
     def __post_init__(self) -> None:
         if self.candidates < 1 or not 0 < self.temperature < math.inf:
             raise ConfigError("pld: candidates is 1 or more, and temperature above 0 and finite")
+
+    def suits(self, backbone: Backbone) -> None:
+        """Raise ConfigError for a backbone that is trained on one positive of a history at a time."""
+        if not backbone.causal:
+            raise ConfigError(
+                "pld draws among a history's positives, and this backbone is trained on one at a time; take a causal "
+                "one (fmlp: circular = false)"
+            )
 
     def weigh(self, losses: Tensor, scored: Tensor, step: int, rng: np.random.Generator) -> Tensor:
         """[B, T]: how often each positive was kept."""
@@ -176,10 +190,12 @@ class _TrimmedGuard(Guard):
         self.spec, self.sums, self.counts = spec, np.zeros(n_users), np.zeros(n_users)
         self.mean: Floats | None = None
         """[users]: mean losses of the last epoch."""
+        self.weighed = False
+        """Whether weights stood in the losses of the last epoch."""
 
     @property
     def ready(self) -> bool:
-        return self.mean is not None
+        return self.weighed
 
     @property
     def suspicion(self) -> Floats | None:
@@ -194,6 +210,7 @@ class _TrimmedGuard(Guard):
     def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
         mean = self.sums / np.maximum(self.counts, 1)
         self.sums, self.counts = 0 * self.sums, 0 * self.counts
+        self.weighed = self.mean is not None
         if epoch >= self.spec.enter:
             self._set(mean)
         assert self.weights.users is not None
@@ -206,8 +223,9 @@ class _TrimmedGuard(Guard):
         self.weights = Weights(users=weights)
 
     def state(self) -> dict[str, Any]:
-        return {} if self.mean is None else {"mean": torch.from_numpy(self.mean)}
+        return {} if self.mean is None else {"mean": torch.from_numpy(self.mean), "weighed": self.weighed}
 
     def restore(self, state: dict[str, Any]) -> None:
         if state:
+            self.weighed = state["weighed"]
             self._set(state["mean"].cpu().numpy())

@@ -77,7 +77,12 @@ class _Given(Guard):
 
     @property
     def flagged(self) -> Bools | None:
-        return None if self.suspicion is None else self.suspicion > 0
+        """Who is turned down as a whole, or in one interaction."""
+        if self.weights.users is None and self.weights.events is None:
+            return None
+        lies = np.bincount(self.log.users(), self.weights.turned_down(self.log), len(self.log)) > 0
+        own = super().flagged
+        return lies if own is None else lies | own
 
     @property
     def interactions(self) -> Floats | None:

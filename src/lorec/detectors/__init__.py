@@ -23,8 +23,8 @@ from lorec.text import TextVectors
 
 __all__ = [
     "DETECTORS", "FAP", "PCA", "Audit", "Bursts", "Coherence", "Context", "Copies", "Degree", "Detector", "Groups",
-    "LLM4Dec", "LoRec", "Loss", "Suspicion", "ZeroShot", "check", "detect", "first_of", "harmed", "judged", "places",
-    "rounds_of",
+    "LLM4Dec", "LoRec", "Loss", "Suspicion", "ZeroShot", "check", "detect", "first_of", "fits", "harmed", "judged",
+    "places", "rounds_of",
 ]  # fmt: skip
 
 DETECTORS: dict[str, type] = {
@@ -64,13 +64,24 @@ def check(detector: Detector, text: TextVectors | None, known: Sequence[Poison] 
 
     Raises ConfigError where it reads and there is no text, DataError where it learns and there are no fakes.
     """
-    if not hasattr(detector, "detect"):
+    if not hasattr(detector, "detect") or isinstance(detector, type):
         raise ConfigError(f"detector is {detector!r}; give one, as lorec.Degree()")
     rounds = rounds_of(known) if detector.needs_known else ()
     if detector.needs_text and text is None:
         without = ", or set sources = ['log']" if hasattr(detector, "sources") else ""
         raise ConfigError(f"{type(detector).__name__} reads the items' texts; give text vectors{without}")
     return rounds
+
+
+def fits(spec: object, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+    """Raise now what a detector, or a defense made of one, would say after hours of other work.
+
+    ConfigError or DataError of its own method `fits`, where it has one: for a log without times, too few users for the
+    components asked for, an encoder that does not write.
+    """
+    told = getattr(spec, "fits", None)
+    if told is not None:
+        told(log, n_items, text)
 
 
 def detect(

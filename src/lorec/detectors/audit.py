@@ -41,6 +41,8 @@ class Audit:
     def __post_init__(self) -> None:
         if not 0 < self.suspects < 1 or not 0 < self.unpopular < 1:
             raise ConfigError("audit: suspects and unpopular are shares in (0, 1)")
+        if self.components < 1:
+            raise ConfigError(f"audit: components is {self.components}; it is 1 or more")
 
     def detect(
         self,
@@ -53,8 +55,9 @@ class Audit:
     ) -> Suspicion:
         """Ranks by the filter in [0, 1), and from 1 on the audit's likelihoods of the suspects.
 
-        Raises ConfigError where the encoder is none that writes, and as PCA does.
+        Raises ConfigError as `fits` does.
         """
+        self.fits(log, n_items, text)
         first = self._filter(log, n_items, rng)
         suspects = np.flatnonzero(worst(first, self.suspects))
         others = np.setdiff1d(np.arange(len(log)), suspects)
@@ -67,6 +70,12 @@ class Audit:
         flagged = np.zeros(len(log), dtype=bool)
         flagged[suspects] = likely > (np.median(usual) if len(usual) else 0.5)
         return Suspicion(users=users, flagged=flagged)
+
+    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+        """Raise ConfigError where the encoder is none that writes, and as PCA does."""
+        PCA(components=self.components).fits(log, n_items, None)
+        if text is not None:
+            text.writer()
 
     def _filter(self, log: Sequences, n_items: int, rng: np.random.Generator) -> Floats:
         """[users]: the higher of two ranks, of how unusual the loading is and how unpopular the taste."""

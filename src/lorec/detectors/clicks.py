@@ -11,12 +11,15 @@ from scipy.sparse.linalg import LinearOperator, svds
 from lorec.data import Floats, Poison, Sequences
 from lorec.detectors.logistic import fit_logistic, sigmoid, squared
 from lorec.detectors.suspicion import Suspicion, first_of, worst
-from lorec.errors import ConfigError
+from lorec.errors import ConfigError, DataError
 from lorec.evidence import bursts, by_rank, doubles, shapes
 from lorec.text import TextVectors
 
 BLOCK = 8_192
 """Users or items whose pairs are in memory at once."""
+LONGEST = 1_000
+"""Rare items of a history whose pairs are counted: more are a machine's, alone they make no group, and they are many.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +89,9 @@ class PCA:
         known: Sequence[Poison],
         rng: np.random.Generator,
     ) -> Suspicion:
-        """Minus the sum of squared loadings [users]. Raises ConfigError where there are too few users or items."""
+        """Minus the sum of squared loadings [users]. Raises ConfigError as `fits` does."""
+        self.fits(log, n_items, text)
         taken = _taken(log, n_items)
-        if self.components >= min(taken.shape):
-            raise ConfigError(
-                f"pca: {self.components} components of {taken.shape[0]} users and {n_items} items; take fewer"
-            )
         mean = taken.sum(1) / n_items
         scale = 1 / np.sqrt(np.maximum(mean * (1 - mean), 1e-12))
         ones = np.ones(n_items)
@@ -104,6 +104,14 @@ class PCA:
         loadings, _, _ = svds(standardised, k=self.components, rng=rng)
         users: Floats = -np.square(loadings).sum(1)
         return Suspicion(users=users, flagged=worst(users, self.share))
+
+    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+        """Raise ConfigError where there are too few users or items, or all users are alike."""
+        if self.components >= min(len(log), n_items):
+            raise ConfigError(f"pca: {self.components} components of {len(log)} users and {n_items} items; take fewer")
+        holders = log.distinct().counts(n_items)[1:]
+        if ((holders == 0) | (holders == len(log))).all():
+            raise ConfigError("pca: all users took the same items, so there is nothing that they have in common or not")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +164,8 @@ class Groups:
     """Users who took the same rare items together more often than chance has it.
 
     Of each pair of items the log-likelihood ratio of how often they stand in one history, against independence
-    (Poisson); a user's suspicion is the sum over the pairs of that history, an item's over its pairs.
+    (Poisson); a user's suspicion is the sum over the pairs of that history, an item's over its pairs. Histories of more
+    than a thousand rare items don't count, and are not suspected.
     """
 
     rare: float = 0.9
@@ -188,6 +197,8 @@ class Groups:
         counts = taken.sum(0)
         kept = np.flatnonzero((counts >= self.least) & (counts <= np.quantile(counts, self.rare)))
         few = taken[:, kept]
+        few = diags_array((few.sum(1) <= LONGEST).astype(np.float64)) @ few
+        few.eliminate_zeros()
         parts = []
         for start in range(0, len(kept), BLOCK):  # most pairs are rare ones, and are not kept
             block = coo_array(few[:, start : start + BLOCK].T @ few)
@@ -266,6 +277,7 @@ class Bursts:
         rng: np.random.Generator,
     ) -> Suspicion:
         """Normal scores: of items, of interactions in an item's burst, of users. Raises DataError without times."""
+        self.fits(log, n_items, text)
         shares, when = bursts(log, n_items)
         counts = log.counts(n_items)
         items, told = np.zeros(n_items + 1), counts > 2
@@ -278,6 +290,11 @@ class Bursts:
         users, some = np.zeros(len(log)), log.lengths > 0
         users[some] = by_rank(worst_of[some], log.lengths[some])
         return Suspicion(users=users, flagged=worst(users, self.share), interactions=single, items=items)
+
+    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+        """Raise DataError for a log without times."""
+        if log.times is None:
+            raise DataError("bursts: the log has no times, so there are none; leave this detector out")
 
 
 def _taken(log: Sequences, n_items: int) -> csr_array:

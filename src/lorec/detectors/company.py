@@ -34,7 +34,7 @@ class Context:
     decides: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.sources or not 0 < self.share < 1:
+        if not self.sources or not {"log", "text"}.issuperset(self.sources) or not 0 < self.share < 1:
             raise ConfigError("context: sources names log, text or both, and share lies in (0, 1)")
 
     @property

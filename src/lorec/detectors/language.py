@@ -51,9 +51,13 @@ class LLM4Dec:
     decides: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.entropy < 0 or min(self.width, self.batch, self.epochs, self.patience) < 1 or not 0 < self.held < 1:
+        if (
+            not 0 <= self.entropy < math.inf
+            or min(self.width, self.batch, self.epochs, self.patience) < 1
+            or not 0 < self.held < 1
+        ):
             raise ConfigError(
-                "llm4dec: entropy is 0 or more; width, batch, epochs, patience are 1 or more; held is a share in (0, 1)"
+                "llm4dec: entropy is 0 or more and finite, width, batch, epochs, patience 1 or more, held in (0, 1)"
             )
         if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
             raise ConfigError("llm4dec: learning_rate is above 0 and weight_decay 0 or more, both finite")
@@ -148,6 +152,11 @@ class ZeroShot:
             raise ConfigError("zeroshot reads titles; give text vectors, whose encoder is one that writes")
         said = text.answers(log, self.question, (self.yes, self.no)).astype(np.float64)
         return Suspicion(users=1 / (1 + np.exp(said[:, 1] - said[:, 0])))
+
+    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+        """Raise ConfigError where the encoder is none that writes."""
+        if text is not None:
+            text.writer()
 
 
 class Head(nn.Module):

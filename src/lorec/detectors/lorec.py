@@ -3,12 +3,12 @@
 The published calibrator (`lorec_paper`) asks whether a user's states look fraudulent. Fraudsters are part of the
 training data, so the recommender fits them and their states look well; on short histories nothing is left to see. Ours
 asks what does not move when the recommender learns: does an item keep the company that its popularity leads one to
-expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Four views answer, `collusion`,
-`incoherence`, `copying` and `surprise`. Two more ask about an item's holders: `profile`, whether their histories look
-made, by the mix of popularities in them; `association`, whether they are suspects by what they hold besides. Each is
-calibrated on rounds of known fakes; a likelihood follows for every item, and so for every
-interaction and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as what is to
-be predicted; they still stand in histories.
+expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Five views answer, `collusion`,
+`incoherence`, `contradiction`, `copying` and `surprise`. Two more ask about an item's holders: `profile`, whether their
+histories look made, by the mix of popularities in them; `association`, whether they are suspects by what they hold
+besides. Each is calibrated on rounds of known fakes; a likelihood follows for every item, and so for every interaction
+and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as what is to be
+predicted; they still stand in histories.
 
 Differences from the paper, and why: weights are per interaction, because in a copied history one step alone is the lie;
 known fakes are measured beside the log, as if they stood in it, so that known and real fakes stand in the same light;
@@ -35,7 +35,7 @@ from lorec.text import TextVectors
 Source = Literal["log", "text"]
 MOST = 20
 """Interactions of an item that count in the calibration."""
-VIEWS = ("collusion", "surprise", "incoherence", "copying", "profile", "association")
+VIEWS = ("collusion", "surprise", "incoherence", "copying", "profile", "association", "contradiction")
 """In the order in which they are asked."""
 LOUDEST = 5.0
 """How many times `profile` may raise the odds of a lie: more honest histories look made than its calibration expects,
@@ -70,7 +70,11 @@ class LoRec:
     """
     association: float = 15.0
     """The same for items whose holders are suspects by what else they hold, according to the views above; 0: off."""
-    budget: float = 0.015
+    contradiction: float = 15.0
+    """The same for items of which both `collusion` and `incoherence` are true in some measure: holders who share more
+    than their company explains, and have hardly anything in common. Whoever hides from each of the two is seen by
+    both together. 0: off."""
+    budget: float = 0.01
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
 
     The other views have none, as a large attack with targets in common makes more lies than any budget that spares.
@@ -87,6 +91,8 @@ class LoRec:
     decides: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if not {"log", "text"}.issuperset(self.sources):
+            raise ConfigError(f"LoRec's sources are {self.sources!r}; they are log, text or both")
         if not self.sources or not self.factors().keys() - {"association"}:
             raise ConfigError("LoRec needs at least one source, and a view besides association whose factor is not 0")
         if not all(1 <= factor < math.inf for factor in self.factors().values()):

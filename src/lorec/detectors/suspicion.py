@@ -83,7 +83,7 @@ def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | Non
     turned_down = None
     if found.flagged is not None:
         given = found.weights() if weights is None else weights
-        turned_down = given.of_events(split.train) <= 0.5
+        turned_down = given.turned_down(split.train)
         told = mean_weights(given.of_users(split.train), found.flagged, split.fraudsters)
         told["genuine interactions turned down"] = float(turned_down[~fake].mean())
     if not lies.any():
@@ -114,7 +114,7 @@ def harmed(found: Suspicion, split: Split, parts: int = 4) -> pl.DataFrame:
     log, genuine = split.train, split.genuine()
     counts = np.log1p(log.counts(len(split.catalog)))
     taste = np.bincount(log.users(), counts[log.items], len(log)) / np.maximum(log.lengths, 1)
-    turned_down = np.bincount(log.users(), found.weights().of_events(log) <= 0.5, len(log))
+    turned_down = np.bincount(log.users(), found.weights().turned_down(log), len(log))
     accused = turned_down > 0 if found.flagged is None else found.flagged
     tables = []
     for by, values in (("length", log.lengths), ("popularity", taste)):

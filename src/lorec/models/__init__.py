@@ -176,6 +176,15 @@ class Recommender(nn.Module):
         """[B, T]: what training makes small at each position; 0 where there is no positive."""
         return self.loss.losses(self, batch)
 
+    def parts(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[B, T] twice: the losses, and what of each is its positive's own; all of it where a loss tells no parts."""
+        parts = getattr(self.loss, "parts", None)
+        if parts is not None:
+            found: tuple[Tensor, Tensor] = parts(self, batch)
+            return found
+        losses = self.losses(batch)
+        return losses, losses
+
     def feed(self, log: Sequences, tokens: int = 4096) -> Feed:
         """A log in batches as this backbone and this loss want them."""
         return Feed(
@@ -366,6 +375,11 @@ class Foreign(Recommender):
         if self._losses is None:
             raise ConfigError("this defense looks at losses; give Foreign(losses=...) a function of a batch")
         return self._losses(batch)
+
+    def parts(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[B, T] twice, the same: what of a loss is the positive's own is not known here."""
+        losses = self.losses(batch)
+        return losses, losses
 
     def feed(self, log: Sequences, tokens: int = 4096) -> Feed:
         """A log in batches. Raises ConfigError for a log of items that the model does not have."""

@@ -53,13 +53,17 @@ class _Sampled:
 
     def losses(self, recommender: "Recommender", batch: Batch) -> Tensor:
         """[B, T]: what is to be made small at each position; 0 where there is no positive."""
-        logits, scored = candidate_logits(recommender, batch)
-        found = logits.new_zeros(scored.shape)
-        found[scored] = self._of(logits, recommender.n_items, batch, scored)
-        return found
+        return self.parts(recommender, batch)[0]
 
-    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> Tensor:
-        """[N] of logits [N, 1 + k], the positive's first."""
+    def parts(self, recommender: "Recommender", batch: Batch) -> tuple[Tensor, Tensor]:
+        """[B, T] twice: the losses, and what of each is its positive's own."""
+        logits, scored = candidate_logits(recommender, batch)
+        both = logits.new_zeros((2, *scored.shape))
+        both[:, scored] = torch.stack(self._of(logits, recommender.n_items, batch, scored))
+        return both[0], both[1]
+
+    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] twice of logits [N, 1 + k], the positive's first; where all compete, all is the positive's."""
         raise NotImplementedError
 
 
@@ -67,8 +71,9 @@ class _Sampled:
 class BCE(_Sampled):
     """Binary cross-entropy of the next item and of sampled ones, -log s(+) - sum of log s(-), as SASRec and LoRec."""
 
-    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> Tensor:
-        return F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1)
+    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> tuple[Tensor, Tensor]:
+        own = F.softplus(-logits[:, 0])
+        return own + F.softplus(logits[:, 1:]).sum(1), own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +93,11 @@ class GBCE(_Sampled):
         if not 0 <= self.calibration <= 1:
             raise ConfigError(f"calibration is {self.calibration}; it lies in [0, 1]")
 
-    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> Tensor:
+    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> tuple[Tensor, Tensor]:
         drawn = min(self.negatives / max(n_items - 1, 1), 1.0)
         beta = drawn * (self.calibration * (1 - 1 / drawn) + 1 / drawn)
-        losses: Tensor = beta * F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1)
-        return losses
+        own = beta * F.softplus(-logits[:, 0])
+        return own + F.softplus(logits[:, 1:]).sum(1), own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +112,13 @@ class SampledSoftmax(_Sampled):
     negatives: int = 64
     """Negatives for each positive, drawn anew every time; never what the user's training history holds."""
 
-    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> Tensor:
+    def _of(self, logits: Tensor, n_items: int, batch: Batch, scored: Tensor) -> tuple[Tensor, Tensor]:
         chances = torch.full_like(logits[:, 1:], -math.log(max(n_items - 1, 1)))
         if batch.chances is not None:
             chances = torch.from_numpy(batch.chances).to(logits.device)[scored]
         corrected = torch.cat([logits[:, :1], logits[:, 1:] - chances - math.log(self.negatives)], dim=1)
         losses: Tensor = torch.logsumexp(corrected, 1) - logits[:, 0]
-        return losses
+        return losses, losses
 
 
 @dataclass(frozen=True, kw_only=True)

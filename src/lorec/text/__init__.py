@@ -7,7 +7,7 @@ store.
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +109,9 @@ class TextVectors:
         return vectors
 
     def users(self, log: Sequences, view: View = "prompt") -> Vectors:
-        """[users, dim]."""
+        """[users, dim]. Raises ConfigError for another view."""
+        if view not in get_args(View):
+            raise ConfigError(f"view is {view!r}; it is one of {', '.join(get_args(View))}")
         if view == "prompt":
             # There are as many as users: what is on disk is not kept in memory besides.
             store = Store(self.cache, self.encoder, None if self.cache else self._kept)
@@ -121,16 +123,21 @@ class TextVectors:
     def answers(self, log: Sequences, question: str, words: tuple[str, ...]) -> Vectors:
         """[users, words]: logits of the encoder's model for answering a question about each user's titles so.
 
-        Raises ConfigError where the encoder is no model that writes.
+        Raises ConfigError as `writer` does.
         """
+        model = self.writer()
+        prompts = replace(self.prompts, question=question)
+        asked = user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget, prompts)
+        return Store(self.cache, Answers(model, words)).vectors(asked, self.on_progress)
+
+    def writer(self) -> Decoder:
+        """The encoder, which can be asked. Raises ConfigError where it is no model that writes."""
         if not isinstance(self.encoder, Decoder):
             raise ConfigError(
                 f"a question wants a model that writes, as zeroshot asks one: take encoder smollm2 or decoder; "
                 f"{type(self.encoder).__name__} makes vectors"
             )
-        prompts = replace(self.prompts, question=question)
-        asked = user_prompts(log, self.catalog.titles(), self.scenario, self.encoder.budget, prompts)
-        return Store(self.cache, Answers(self.encoder, words)).vectors(asked, self.on_progress)
+        return self.encoder
 
     def texts(self, log: Sequences | None = None) -> list[str]:
         """What it takes for `items`, and with a log for its `users`: the distinct titles and prompts."""
