@@ -95,7 +95,8 @@ class CL4SRec(_Contrastive):
     """Contrastive learning for sequential recommendation (Xie et al., ICDE 2022).
 
     Every history is changed by two different ones of crop, mask and reorder, and the last states of both are contrasted
-    with the batch's others. A masked item is left out, where theirs becomes a token of its own.
+    with the batch's others. A masked item is left out, where theirs becomes a token of its own. Where a backbone learns
+    by prefixes, two prefixes of one user count as others, too.
     """
 
     inside: ClassVar[bool] = False
