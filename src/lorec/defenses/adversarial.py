@@ -105,7 +105,7 @@ class APR(_Adversarial):
 @dataclass(frozen=True, kw_only=True)
 class _ByUser(_Adversarial):
     radius: float = 0.5
-    """epsilon: how far a state is pushed, at most twice over; an absolute length. A user's is that of a row of the batch:
+    """epsilon: how far a state is pushed, at most twice over; an absolute length. A user's is that of a row of a batch:
     of a window of a long history, or of a prefix where a backbone learns by prefixes."""
 
     def both(self, recommender: Recommender, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
