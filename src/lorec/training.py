@@ -209,7 +209,7 @@ class _Loop:
         self.judges = _judges(split, training.valid_users, seed)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
-        self.best_epoch, self.best_value, self.in_force = 0, -1.0, False
+        self.best_epoch, self.best_value, self.in_force = 0, -math.inf, False
 
     def run(self, checkpoint: Path | None, described: dict[str, Any]) -> Fit:
         identity = self._identity(described)
