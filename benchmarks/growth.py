@@ -1,0 +1,87 @@
+"""How seconds and memory grow with users, items, length of histories and width: exponents, fitted.
+
+python benchmarks/growth.py [users items length width ...]    from 50,000 users, 10,000 items, length 10, width 64
+
+One of the four is doubled three times while the others stay; every point is measured in a process of its own. An
+exponent of 1 is twice the time for twice as much. What grows from near nothing (memory, beside what Python and torch
+take) is told above that: an empty process is measured first.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+from scale import synthetic
+from side_by_side import machine
+
+import lorec
+from lorec.models.losses import mean_loss
+
+BASE = {"users": 50_000, "items": 10_000, "length": 10, "width": 64}
+STEPS = 4
+
+
+def measured(users: int, items: int, length: int, width: int) -> dict[str, float]:
+    """Seconds of each step and the peak memory in MB, in this process."""
+    torch.set_flush_denormal(True)
+    split = lorec.leave_two_out(synthetic(users, items, length + 2))
+    recommender = lorec.Recommender(lorec.SASRec(width=width, max_length=length), "ids", len(split.catalog))
+    optimizer = torch.optim.AdamW(recommender.parameters(), lr=1e-3, fused=True)
+    feed = recommender.feed(split.train)
+    found = {}
+    for name in ("warm", "an epoch"):
+        started = time.perf_counter()
+        for step, batch in enumerate(feed.epoch(np.random.default_rng(0))):
+            loss = mean_loss(recommender.losses(batch), batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if name == "warm" and step == 20:
+                break
+        found[name] = time.perf_counter() - started
+    del found["warm"]
+    started = time.perf_counter()
+    lorec.evaluate(recommender, split)
+    found["ranks of all users"] = time.perf_counter() - started
+    found["peak of both, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    started = time.perf_counter()
+    guard = lorec.LoRec(sources=("log",)).start(
+        recommender, split.train, text=None, known=lorec.known_fakes(split), rng=np.random.default_rng(0)
+    )
+    guard.decide()
+    found["LoRec's evidence"] = time.perf_counter() - started
+    found["peak with it, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return found
+
+
+def apart(**sizes: int) -> dict[str, float]:
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, "--one", json.dumps(sizes)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measured(**json.loads(sys.argv[2]))))
+        return
+    print(machine())
+    empty = apart(users=200, items=100, length=10, width=8)
+    print("hardly anything:", {name: round(value, 2) for name, value in empty.items()})
+    for factor in sys.argv[1:] or BASE:
+        sizes = [BASE[factor] * 2**step for step in range(STEPS)]
+        points = []
+        for size in sizes:
+            points.append(apart(**BASE | {factor: size}))
+            print(factor, size, {name: round(value, 2) for name, value in points[-1].items()}, flush=True)
+        for name in empty:
+            values = np.array([point[name] for point in points]) - (empty[name] if "peak" in name else 0)
+            exponent = np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-3)), 1)[0]
+            print(f"  {name:<24} grows with {factor} to the power of {exponent:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
