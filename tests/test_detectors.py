@@ -41,12 +41,11 @@ from lorec.detectors import (
     harmed,
     judged,
 )  # fmt: skip
-from lorec.detectors.company import coherence
 from lorec.detectors.language import Head
 from lorec.detectors.suspicion import worst
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection
-from lorec.evidence import shapes
+from lorec.evidence import coherence, shapes
 from lorec.files import load_state, save_state
 from lorec.models import Recommender, SASRec
 from lorec.text import Decoder, Hash, SmolLM2, TextVectors

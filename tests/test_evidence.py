@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lorec.attacks import Bandwagon, CoVisit, Random, Replace, Segment, forge
 from lorec.data import Sequences, inject
-from lorec.evidence import Examiner, _Company, _doubles, _kinship, _Quantiles, _texts, _World, shapes
+from lorec.evidence import Examiner, _Company, _doubles, _kinship, _Quantiles, _texts, _Usual, _World, coherence, shapes
 from lorec.text import Hash, TextVectors
 
 HISTORIES = st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=7, unique=True), min_size=2, max_size=12)
@@ -110,7 +110,8 @@ class TestCounts:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors[8] = 0  # an item without text
         company = _Company.of(both(histories, cut), np.array([item]))
-        found, same = _texts(company, vectors), company.same()
+        usual = _Usual(np.full(21, 0.25), np.full(21, 0.5))
+        found, same = _texts(company, vectors, usual), company.same()
         companies = holders_of(histories, item)
         social = [company for company in companies if company]
         fits = [np.mean(vectors[company] @ vectors[item]) for company in social]
@@ -120,6 +121,31 @@ class TestCounts:
         differ = [np.mean([[(a != b) * (vectors[a] @ vectors[b]) for b in two] for a in one]) for one, two in pairs]
         wanted = np.mean(differ) / (1 - same[0]) if pairs and same[0] < 1 - 1e-6 else 0
         assert found["text kinship"][0] == pytest.approx(wanted, abs=1e-4)
+        texts = [[other for other in company if other != 8] for company in social]
+        alike = [
+            np.mean([vectors[a] @ vectors[b] for a, b in itertools.permutations(one, 2)])
+            for one in texts
+            if len(one) > 1
+        ]
+        assert found["scatter"][0] == pytest.approx(-np.mean((np.array(alike) - 0.25) / 0.5) if alike else 0, abs=1e-4)
+
+    def test_how_coherent_a_history_is_is_told_among_those_of_as_many_texts(self):
+        rng = np.random.default_rng(0)
+        vectors = rng.standard_normal((300, 4)) + 0.5
+        vectors[0] = 0
+        log = Sequences.of(
+            [rng.choice(np.arange(1, 300), size, False) for size in [1] * 5 + [2] * 200 + [9] * 300 + [40] * 3]
+        )
+        alike, n = coherence(log, vectors)
+        usual = _Usual.of(log, vectors)
+        scores = usual.scores(alike, n)
+        assert (scores[:5] == 0).all()  # a text alone
+        for some in (n == 2, n == 9):
+            assert (scores[some].mean(), scores[some].std()) == (pytest.approx(0, abs=1e-9), pytest.approx(1))
+        few = n == 40  # too few for a scale of their own
+        told = n > 1
+        np.testing.assert_allclose(scores[few], (alike[few] - alike[told].mean()) / alike[told].std())
+        assert _Usual.of(Sequences.of([[1], [2]]), vectors).scores(np.array([0.3]), np.array([2])) == 0.3
 
     @settings(max_examples=100, deadline=None)
     @given(HISTORIES, st.integers(1, 11), st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))

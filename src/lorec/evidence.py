@@ -3,10 +3,10 @@
 A pushed item was put into its holders' histories by one hand, and that shows in one of five ways. Its holders share
 more than the rest of the world's view of their choices explains (`collusion`: profiles made to one pattern). Or they
 are a random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or a little of
-both (`contradiction`: people of one taste share much and go well together, and a crowd does neither). Or they are
-doubles of people who lack the item (`copying`: whose histories were those). Or the item lies far from the crowd in some
-other way (`surprise`). All are measured against items of like popularity and without a
-label, and none moves when a recommender's weights do.
+both, in histories that don't hang together either (`contradiction`: people of one taste share much and go well
+together, and a crowd does neither). Or they are doubles of people who lack the item (`copying`: whose histories were
+those). Or the item lies far from the crowd in some other way (`surprise`). All are measured against items of like
+popularity and without a label, and none moves when a recommender's weights do.
 
 The measures are counts of the log and cosines of text vectors. Whatever asks how two items go together leaves out the
 interaction that asks (`leave one out`), and what asks how two holders of an item go together leaves out everybody who
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from lorec.data import Bools, Floats, Ints, Sequences, offsets, runs
 from lorec.errors import DataError
 
-__all__ = ["Evidence", "Examiner", "bursts", "by_rank", "doubles", "shapes"]
+__all__ = ["Evidence", "Examiner", "bursts", "by_rank", "coherence", "doubles", "shapes"]
 
 FEWEST = 3
 """Holders below which nothing is said of an item."""
@@ -54,6 +54,10 @@ The other two, `fit` and `strangers`, tell lies on either side: too well at home
 
 COPYING = "doubles"
 """A view by itself: whoever copies histories takes care that all else looks as it should."""
+SCATTER = "scatter"
+"""How little the texts of a holder's other items have to do with one another: for `contradiction` alone."""
+ASIDE = {COPYING, SCATTER}
+"""Measures that `surprise` leaves out."""
 USUAL = 2.0
 """A score of doubles that says nothing: lies of other kinds have none, and a calibration must not take that for honest.
 """
@@ -70,7 +74,7 @@ class Evidence:
     incoherence: Floats
     """[n]: a mean of normal scores."""
     contradiction: Floats
-    """[n]: the lesser of these two."""
+    """[n]: the sum of these two, and half of the score of `scatter`."""
     copying: Floats
     """[n]: how nearly its holders are doubles of people who lack it: what a normal score has above `USUAL`."""
     surprise: Floats
@@ -113,6 +117,7 @@ class Examiner:
         self._unit = None if vectors is None else _unit(vectors)
         self._world = _World.of(log, n_items, partners, rng)
         everything = np.arange(n_items + 1)
+        self._usual = None if self._unit is None else _Usual.of(self._world.log, self._unit)
         raw = self._measure(self._world, everything)
         self._scale = _Scale.of(raw, self._world.holders, self._told(self._world, everything), self._worded(everything))
         self.evidence = self._judge(raw, self._world, everything)
@@ -136,8 +141,8 @@ class Examiner:
         if self._counted:
             raw |= company.measures() | _kinship(world, items, self._pairs, self._rng)
             raw[COPYING] = _doubles(world, items)
-        if self._unit is not None:
-            raw |= _texts(company, self._unit)
+        if self._unit is not None and self._usual is not None:
+            raw |= _texts(company, self._unit, self._usual)
         return raw
 
     def _judge(self, raw: dict[str, Floats], world: "_World", items: Ints) -> Evidence:
@@ -474,8 +479,11 @@ def _doubles(world: _World, items: Ints, most: int = 8, nearest: int = 3) -> Flo
     return mean
 
 
-def _texts(company: _Company, vectors: NDArray[np.float32]) -> dict[str, Floats]:
-    """The mean cosine between an item's text and its holders' other items, and between two holders' other items."""
+def _texts(company: _Company, vectors: NDArray[np.float32], usual: "_Usual") -> dict[str, Floats]:
+    """The mean cosine between an item's text and its holders' other items, and between two holders' other items.
+
+    And how far the other items of each holder are from one another, beside what is usual for so many.
+    """
     world, items = company.world, company.items
     events, starts = world.events(items)
     users, nth = world.log.users()[events], np.repeat(np.arange(len(items)), np.diff(starts))
@@ -484,6 +492,7 @@ def _texts(company: _Company, vectors: NDArray[np.float32]) -> dict[str, Floats]
     asking, place = np.unique(users, return_inverse=True)
     theirs = world.log.take(asking)
     per, own = 1 / (theirs.lengths[place] - 1), (vectors[items] ** 2).sum(1)[nth]
+    texts = np.bincount(theirs.users(), (vectors[theirs.items] != 0).any(axis=1), len(theirs))[place] - (own > 0)
     sizes, dots, total = np.zeros(len(nth)), np.zeros(len(nth)), np.zeros((len(items), vectors.shape[1]))
     for low in range(0, len(asking), MOST_AT_ONCE):
         part = np.flatnonzero((place >= low) & (place < low + MOST_AT_ONCE))
@@ -496,14 +505,69 @@ def _texts(company: _Company, vectors: NDArray[np.float32]) -> dict[str, Floats]
     # What a holder has besides the item is on average m = (sum - own) / (length - 1): sums of m and of |m|^2 by item.
     n, weights = np.bincount(nth, minlength=len(items)), np.bincount(nth, per, minlength=len(items))
     total -= vectors[items] * weights[:, None]
-    squares = np.bincount(nth, (sizes - 2 * dots + own) * per**2, minlength=len(items))
+    rest = sizes - 2 * dots + own  # the square of the sum of all that a holder has besides
+    squares = np.bincount(nth, rest * per**2, minlength=len(items))
+    apart = -usual.scores((rest - texts) / np.maximum(texts * (texts - 1), 1), texts)
     kinship, differ = ((total**2).sum(1) - squares) / np.maximum(n * (n - 1), 1), 1 - company.same()
     worded = (vectors != 0).any(axis=1)[company.pairs % len(world.holders)]
     return {
         "text fit": np.bincount(nth, (dots - own) * per, minlength=len(items)) / np.maximum(world.holders[items], 1),
         # What is the same is counted elsewhere; an item without text is 0 to every other one, and to itself.
         "text kinship": (kinship - company.same(worded)) / np.where(differ > 1e-6, differ, np.inf),
+        SCATTER: np.bincount(nth, apart, len(items)) / np.maximum(np.bincount(nth, texts > 1, len(items)), 1),
     }
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """How coherent histories are, by how many texts they have: more are averaged better."""
+
+    mean: Floats
+    """[sizes]"""
+    spread: Floats
+    """[sizes]"""
+
+    @staticmethod
+    def of(log: Sequences, vectors: Floats, fewest: int = 20) -> "_Usual":
+        """Of a log in which nobody takes an item again; a size of fewer histories is judged as all are."""
+        alike, n = coherence(log, vectors)
+        alike, size = alike[n > 1], _size(n[n > 1])
+        count = np.bincount(size, minlength=_SIZES)
+        mean = np.bincount(size, alike, _SIZES) / np.maximum(count, 1)
+        spread = np.sqrt(np.bincount(size, (alike - mean[size]) ** 2, _SIZES) / np.maximum(count, 1))
+        few = (count < fewest) | (spread < 1e-6)
+        mean[few], spread[few] = (alike.mean(), max(float(alike.std()), 1e-6)) if len(alike) else (0.0, 1.0)
+        return _Usual(mean, spread)
+
+    def scores(self, alike: Floats, n: Ints) -> Floats:
+        """In standard deviations above the mean of that many; 0 for a text alone."""
+        size = _size(np.maximum(n, 2))
+        found: Floats = np.where(n > 1, (alike - self.mean[size]) / self.spread[size], 0)
+        return found
+
+
+_SIZES = 21
+
+
+def _size(n: Floats | Ints) -> NDArray[np.int64]:
+    """Of a history of two texts or more: a step for every half of a doubling, up to about a thousand."""
+    size: NDArray[np.int64] = np.minimum(np.rint(2 * np.log2(n)), _SIZES - 1).astype(np.int64)
+    return size
+
+
+def coherence(log: Sequences, vectors: Floats) -> tuple[Floats, Floats]:
+    """[users] each: the mean cosine of two of a history's texts, 0 where there are none, and how many have a text."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = torch.from_numpy(vectors / np.maximum(length, 1e-12)).double()
+    squares = np.zeros(len(log))
+    for start in range(0, len(log), MOST_AT_ONCE):
+        part = log.take(np.arange(start, min(start + MOST_AT_ONCE, len(log))))
+        items, starts = torch.from_numpy(part.items.astype(np.int64)), torch.from_numpy(part.starts[:-1])
+        sums = torch.nn.functional.embedding_bag(items, unit, starts, mode="sum")
+        squares[start : start + MOST_AT_ONCE] = sums.square().sum(1).numpy()
+    n: Floats = np.bincount(log.users(), length[log.items, 0] > 0, len(log)).astype(np.float64)
+    mean: Floats = (squares - n) / np.maximum(n * (n - 1), 1)
+    return np.where(n > 1, mean, 0.0), n
 
 
 def _dots(left: NDArray[np.float32], one: Ints, right: NDArray[np.float32], other: Ints) -> Floats:
@@ -641,7 +705,7 @@ class _Scale:
         raw = _with_excess(raw, holders, explains)
         judged = {name: told & worded if name == "text fit" else told for name in raw}
         quantiles = {name: _Quantiles.of(raw[name][some], holders[some]) for name, some in judged.items()}
-        n = len(raw) - (COPYING in raw)
+        n = len(raw.keys() - ASIDE)
         scale = _Scale(explains, quantiles, np.zeros(n), np.zeros((n, n)))
         if told.sum() < 2:
             return scale
@@ -668,7 +732,10 @@ class _Scale:
         distances = np.where(told, np.sqrt(np.einsum("ij,ij->i", away @ self.inverse, away)), 0)
         copying = np.maximum(scores.get(COPYING, np.zeros(len(holders))) - USUAL, 0)
         collusion, incoherence = _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE)
-        return Evidence(scores, collusion, incoherence, np.minimum(collusion, incoherence), copying, distances)
+        contradiction = collusion + incoherence
+        if SCATTER in scores:
+            contradiction = contradiction + _mean_of(scores, {SCATTER: 1}) / 2
+        return Evidence(scores, collusion, incoherence, contradiction, copying, distances)
 
 
 def _suspect(scores: dict[str, Floats]) -> Floats:
@@ -677,7 +744,7 @@ def _suspect(scores: dict[str, Floats]) -> Floats:
     kept = {
         name: sides[name] * np.maximum(sides[name] * one, 0) if name in sides else one for name, one in scores.items()
     }
-    return np.column_stack([scores for name, scores in kept.items() if name != COPYING])
+    return np.column_stack([scores for name, scores in kept.items() if name not in ASIDE])
 
 
 def _explaining(raw: dict[str, Floats], holders: Ints) -> Floats:

@@ -5,17 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
-from lorec.data import Floats, Poison, Sequences
+from lorec.data import Poison, Sequences
 from lorec.detectors.suspicion import Suspicion, worst
 from lorec.errors import ConfigError
-from lorec.evidence import Examiner, by_rank
+from lorec.evidence import Examiner, by_rank, coherence
 from lorec.text import TextVectors
-
-BLOCK = 65_536
-"""Users whose sums of vectors are in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,17 +91,3 @@ class Coherence:
         told = n > 1
         users[told] = -by_rank(alike[told], n[told])
         return Suspicion(users=users, flagged=worst(users, self.share))
-
-
-def coherence(log: Sequences, vectors: Floats) -> tuple[Floats, Floats]:
-    """[users] each: the mean cosine of two of a history's texts, 0 where there are none, and how many have a text."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = torch.from_numpy(vectors / np.maximum(length, 1e-12)).double()
-    squares = np.zeros(len(log))
-    for start in range(0, len(log), BLOCK):
-        part = log.take(np.arange(start, min(start + BLOCK, len(log))))
-        items, starts = torch.from_numpy(part.items.astype(np.int64)), torch.from_numpy(part.starts[:-1])
-        squares[start : start + BLOCK] = F.embedding_bag(items, unit, starts, mode="sum").square().sum(1).numpy()
-    n: Floats = np.bincount(log.users(), length[log.items, 0] > 0, len(log)).astype(np.float64)
-    mean: Floats = (squares - n) / np.maximum(n * (n - 1), 1)
-    return np.where(n > 1, mean, 0.0), n

@@ -71,9 +71,8 @@ class LoRec:
     association: float = 15.0
     """The same for items whose holders are suspects by what else they hold, according to the views above; 0: off."""
     contradiction: float = 15.0
-    """The same for items of which both `collusion` and `incoherence` are true in some measure: holders who share more
-    than their company explains, and have hardly anything in common. Whoever hides from each of the two is seen by
-    both together. 0: off."""
+    """The same for items of which `collusion` and `incoherence` are both true in some measure, and whose holders' other
+    items don't hang together either: whoever hides from each of these is seen by all together; 0: off."""
     budget: float = 0.01
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
 
