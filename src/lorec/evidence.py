@@ -557,15 +557,12 @@ def _size(n: Floats | Ints) -> NDArray[np.int64]:
 
 def coherence(log: Sequences, vectors: Floats) -> tuple[Floats, Floats]:
     """[users] each: the mean cosine of two of a history's texts, 0 where there are none, and how many have a text."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = torch.from_numpy(vectors / np.maximum(length, 1e-12)).double()
-    squares = np.zeros(len(log))
+    unit, squares = _unit(vectors), np.zeros(len(log))
     for start in range(0, len(log), MOST_AT_ONCE):
         part = log.take(np.arange(start, min(start + MOST_AT_ONCE, len(log))))
-        items, starts = torch.from_numpy(part.items.astype(np.int64)), torch.from_numpy(part.starts[:-1])
-        sums = torch.nn.functional.embedding_bag(items, unit, starts, mode="sum")
-        squares[start : start + MOST_AT_ONCE] = sums.square().sum(1).numpy()
-    n: Floats = np.bincount(log.users(), length[log.items, 0] > 0, len(log)).astype(np.float64)
+        sums = _sums(unit, part.items, part.starts)
+        squares[start : start + MOST_AT_ONCE] = np.einsum("ij,ij->i", sums, sums)
+    n: Floats = np.bincount(log.users(), (unit != 0).any(axis=1)[log.items], len(log)).astype(np.float64)
     mean: Floats = (squares - n) / np.maximum(n * (n - 1), 1)
     return np.where(n > 1, mean, 0.0), n
 
