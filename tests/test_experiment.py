@@ -810,7 +810,8 @@ class TestFilter:
         ],
     )
     def test_what_can_not_be_done_is_said_before_anything_is_trained(self, recipe, tmp_path, monkeypatch, asked, said):
-        monkeypatch.setattr("lorec.experiment.fit", lambda *of, **how: pytest.fail("too late"))
+        for slow in ("fit", "forge"):
+            monkeypatch.setattr(f"lorec.experiment.{slow}", lambda *of, **how: pytest.fail("too late"))
         circular = {"backbone": '{name = "fmlp", circular = true, width = 8, max_length = 10}'}
         config = read_run_file(recipe, circular | {"defenses": f"[{asked}]"})
         with pytest.raises(ConfigError, match=said):

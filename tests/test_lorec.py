@@ -243,7 +243,7 @@ class TestGuard:
     def test_who_hides_from_each_view_is_seen_by_two_together(self, town, monkeypatch):
         """A crowd that adapts to every view but this one."""
         monkeypatch.setattr("lorec.attacks.adaptive.MEASURED", ("collusion", "incoherence", "copying", "surprise"))
-        text, above = TextVectors(town.catalog, Hash(dim=64)), {}
+        text, above, lies = TextVectors(town.catalog, Hash(dim=64)), {}, {0.0: [], 15.0: []}
         for seed in range(1, 5):
             poison = forge(Adaptive(share=0.02), town, 5, seed=seed, text=text)
             bad = inject(town, poison, seed=seed)
@@ -252,8 +252,13 @@ class TestGuard:
                 scores = getattr(found, view)
                 honest = np.delete(scores[1:], poison.targets - 1)
                 above.setdefault(view, []).extend((honest > scores[target]).mean() for target in poison.targets)
+            known, users = known_fakes(bad, share=0.02, seed=seed), bad.train.users()
+            bought = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
+            for factor, kept in lies.items():
+                kept.append(decided(bad, known, LoRec(contradiction=factor)).weights.events[bought].mean())
         told = {view: np.mean(shares) for view, shares in above.items()}
         assert told["contradiction"] < min(told["collusion"], told["incoherence"]), told
+        assert np.mean(lies[15.0]) < np.mean(lies[0.0]) - 0.05, lies
 
     def test_a_clean_log_is_hardly_touched(self, town):
         clean = decided(town, known_fakes(town, share=0.02)).weights.events

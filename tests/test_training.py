@@ -6,7 +6,7 @@ import torch
 
 from lorec.attacks import Random, forge, known_fakes
 from lorec.data import Weights, inject
-from lorec.defenses import APR, GraphRfi, LoRec, LoRecPaper, Trimmed, Undefended, Weighted
+from lorec.defenses import APR, GraphRfi, Guard, LoRec, LoRecPaper, Trimmed, Undefended, Weighted
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
 from lorec.files import load_state, save_state
@@ -92,21 +92,49 @@ class TestStopping:
             known=known_fakes(bad, share=0.2), training=Training(epochs=30, patience=2, tokens=256), seed=0,
         )  # fmt: skip
         assert fitted.best_epoch >= 6
-        later = max(fitted.history[5:], key=lambda row: row["valid NDCG@10"])
-        assert fitted.best_epoch == later["epoch"]
         assert len(fitted.history) == 30 or len(fitted.history) == fitted.best_epoch + 2
+
+    def test_an_epoch_in_force_is_better_than_any_before(self, bad):
+        """Even where it is worse: this one unlearns from the epoch on at which it is in force."""
+
+        class Unlearning(Guard):
+            epoch = 0
+
+            @property
+            def ready(self):
+                return self.epoch > 3
+
+            def loss(self, recommender, batch):
+                return super().loss(recommender, batch) * (1 if self.epoch < 3 else -3)
+
+            def end_epoch(self, recommender, epoch):
+                self.epoch = epoch
+                return {}
+
+        class Spec(Undefended):
+            def start(self, *of, **how):
+                return Unlearning()
+
+        training = Training(epochs=8, patience=2, tokens=256, learning_rate=1e-2)
+        fitted = fit(bad, SMALL, defense=Spec(), training=training, seed=1)
+        told = [row["valid NDCG@10"] for row in fitted.history]
+        assert max(told[:3]) > max(told[3:])
+        assert fitted.best_epoch == 4 + int(np.argmax(told[3:]))
+        assert len(told) == fitted.best_epoch + 2
 
     @pytest.mark.parametrize(
         "defense", [Trimmed(share=0.1, enter=4), GraphRfi(), APR(enter=5), LoRecPaper(alignment=0, enter=9)]
     )
     def test_a_defense_that_never_was_in_force_is_undefended(self, bad, defense):
         """Chosen as the undefended model is: by its best epoch, not its last; and it says that it is not ready."""
-        training = Training(epochs=4 if not isinstance(defense, GraphRfi) else 1, patience=9, learning_rate=1e-2)
+        epochs = 1 if isinstance(defense, GraphRfi) else 4
+        training = Training(epochs=epochs, patience=9, tokens=256, learning_rate=0.1)
         known = known_fakes(bad, share=0.2)
-        fitted = fit(bad, SMALL, defense=defense, known=known, training=training, seed=1)
-        plain = fit(bad, SMALL, training=training, seed=1)
+        fitted = fit(bad, SMALL, defense=defense, known=known, training=training, seed=2)
+        plain = fit(bad, SMALL, training=training, seed=2)
         assert not fitted.guard.ready
         assert fitted.best_epoch == plain.best_epoch
+        assert epochs == 1 or plain.best_epoch < epochs  # or its last epoch would do
         for mine, theirs in zip(fitted.recommender.parameters(), plain.recommender.parameters(), strict=True):
             assert torch.equal(mine, theirs)
 

@@ -4,9 +4,9 @@ A pushed item was put into its holders' histories by one hand, and that shows in
 more than the rest of the world's view of their choices explains (`collusion`: profiles made to one pattern). Or they
 are a random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or a little of
 both, in histories that don't hang together either (`contradiction`: people of one taste share much and go well
-together, and a crowd does neither). Or they are doubles of people who lack the item (`copying`: whose histories were
-those). Or the item lies far from the crowd in some other way (`surprise`). All are measured against items of like
-popularity and without a label, and none moves when a recommender's weights do.
+together, a crowd does neither, so the sum is steady). Or they are doubles of people who lack the item (`copying`: whose
+histories were those). Or the item lies far from the crowd in some other way (`surprise`). All are measured against
+items of like popularity and without a label, and none moves when a recommender's weights do.
 
 The measures are counts of the log and cosines of text vectors. Whatever asks how two items go together leaves out the
 interaction that asks (`leave one out`), and what asks how two holders of an item go together leaves out everybody who
@@ -492,7 +492,8 @@ def _texts(company: _Company, vectors: NDArray[np.float32], usual: "_Usual") -> 
     asking, place = np.unique(users, return_inverse=True)
     theirs = world.log.take(asking)
     per, own = 1 / (theirs.lengths[place] - 1), (vectors[items] ** 2).sum(1)[nth]
-    texts = np.bincount(theirs.users(), (vectors[theirs.items] != 0).any(axis=1), len(theirs))[place] - (own > 0)
+    has_text = (vectors != 0).any(axis=1)
+    texts = np.bincount(theirs.users(), has_text[theirs.items], len(theirs))[place] - (own > 0)
     sizes, dots, total = np.zeros(len(nth)), np.zeros(len(nth)), np.zeros((len(items), vectors.shape[1]))
     for low in range(0, len(asking), MOST_AT_ONCE):
         part = np.flatnonzero((place >= low) & (place < low + MOST_AT_ONCE))
@@ -509,7 +510,7 @@ def _texts(company: _Company, vectors: NDArray[np.float32], usual: "_Usual") -> 
     squares = np.bincount(nth, rest * per**2, minlength=len(items))
     apart = -usual.scores((rest - texts) / np.maximum(texts * (texts - 1), 1), texts)
     kinship, differ = ((total**2).sum(1) - squares) / np.maximum(n * (n - 1), 1), 1 - company.same()
-    worded = (vectors != 0).any(axis=1)[company.pairs % len(world.holders)]
+    worded = has_text[company.pairs % len(world.holders)]
     return {
         "text fit": np.bincount(nth, (dots - own) * per, minlength=len(items)) / np.maximum(world.holders[items], 1),
         # What is the same is counted elsewhere; an item without text is 0 to every other one, and to itself.

@@ -327,12 +327,13 @@ def _prepared(
     text = _text(config, clean, cache, watch)
     if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
         text.check()
+    for defense in config.defenses:
+        suits(defense, config.backbone)
+        fits(defense, clean.train, len(clean.catalog), text)
     poison = _poison(config, folder / "poison", clean, text, shared, watch)
     bad = inject(clean, poison, config.seed)
     for defense in config.defenses:
         _told(defense, bad)  # a file of weights that does not fit is said now
-        fits(defense, bad.train, len(bad.catalog), text)
-        suits(defense, config.backbone)
     return _Job(config, folder, clean, bad, poison, _known(config, bad, poison), text, shared, watch)
 
 
@@ -527,10 +528,10 @@ def detect(config: RunFile, *, cache: str | Path | None = None, watch: Watch | N
     text = _text(config, clean, cache, watch)
     if any(one.needs_text for one in (config.attack, *asked.values())):
         text.check()
+    for one in asked.values():
+        fits(one, clean.train, len(clean.catalog), text)
     poison = _forged(config, clean, text, None, watch)
     bad = inject(clean, poison, config.seed)
-    for one in asked.values():
-        fits(one, bad.train, len(bad.catalog), text)
     known = _known(config, bad, poison)
     said, figures = {}, {}
     for place, (name, one) in enumerate(asked.items()):

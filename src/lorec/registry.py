@@ -104,7 +104,8 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
         return value
     if isinstance(value, list):  # TOML has lists only, a frozen dataclass wants tuples
         value = tuple(value)
-    if isinstance(value, float) and not math.isfinite(value):
+    some = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, float) and not math.isfinite(one) for one in some):
         raise ConfigError(f"{where} is {value!r}: give a number that is finite")
     try:
         return pydantic.TypeAdapter(kind).validate_python(value, strict=True)

@@ -31,6 +31,10 @@ from lorec.text import TextVectors
 __all__ = ["Fit", "Progress", "Training", "choose_device", "fit"]
 
 
+FORMAT = 2
+"""Of checkpoints: one more whenever what they hold, or what follows from it, changes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How long, how fast, on what."""
@@ -247,8 +251,9 @@ class _Loop:
     def _validate(self, epoch: int) -> dict[str, float]:
         """Judge the epoch. One under a defense in force is better than any before; where none is, the best is taken."""
         metrics = evaluate(self.recommender, self.split, on="valid", rows=self.judges).metrics
-        if (self.guard.ready, metrics["NDCG@10"]) > (self.in_force, self.best_value):
-            self.best_epoch, self.best_value, self.in_force = epoch, metrics["NDCG@10"], self.guard.ready
+        ready = bool(self.guard.ready)
+        if (ready, metrics["NDCG@10"]) > (self.in_force, self.best_value):
+            self.best_epoch, self.best_value, self.in_force = epoch, metrics["NDCG@10"], ready
             self.best = {name: value.detach().clone() for name, value in self.recommender.state_dict().items()}
         return {f"valid {name}": value for name, value in metrics.items()}
 
@@ -257,7 +262,7 @@ class _Loop:
 
     def _identity(self, described: dict[str, Any]) -> str:
         """What must be the same for a checkpoint to be ours."""
-        same = described | asdict(self.training) | {"seed": self.seed, "log": self.split.digest()}
+        same = described | asdict(self.training) | {"seed": self.seed, "log": self.split.digest(), "format": FORMAT}
         del same["epochs"], same["device"], same["threads"]
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 

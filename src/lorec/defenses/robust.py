@@ -27,7 +27,7 @@ class _Reweighted(Guard):
     """A guard that weighs each batch by its positives' own losses.
 
     A position keeps or loses its negatives with its positive, where the papers take negatives for examples by
-    themselves: here they are drawn for that positive.
+    themselves: here they are drawn for that positive. Of a loss that tells no parts (`Recommender.parts`) all counts.
     """
 
     def __init__(self, spec: "TCE | RCE | PLD", rng: np.random.Generator) -> None:

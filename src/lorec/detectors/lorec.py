@@ -71,8 +71,9 @@ class LoRec:
     association: float = 15.0
     """The same for items whose holders are suspects by what else they hold, according to the views above; 0: off."""
     contradiction: float = 15.0
-    """The same for items of which `collusion` and `incoherence` are both true in some measure, and whose holders' other
-    items don't hang together either: whoever hides from each of these is seen by all together; 0: off."""
+    """The same for the sum of `collusion`, `incoherence` and how little the texts of holders' other items go together.
+    In honest items much of the first goes with little of the others; who hides from each is seen by all. 0: off.
+    """
     budget: float = 0.01
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
 

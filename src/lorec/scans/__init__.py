@@ -45,7 +45,7 @@ FOREIGN = 0.1
 """The share of letters beyond ASCII's from which on an encoder of English is the wrong one."""
 LONGEST = 1000
 """Items of a history that are looked at, the newest: a longer one is a machine's, and its pairs would be millions."""
-TURNED_DOWN = 0.5
+PUSHED = 0.5
 """The likelihood, if there is an attack, from which on an item's interactions count nothing, whatever LoRec says."""
 
 
@@ -215,7 +215,7 @@ def _shortened(log: Split, notes: list[str]) -> Split:
 
 def _weights(lorec: Suspicion, items: Floats, judged: Ints, looked_at: Split, log: Split) -> Weights:
     """0 for what LoRec or the models turn down and for confirmed users; 1 for the rest and for cleared ones."""
-    off = items >= TURNED_DOWN
+    off = items >= PUSHED
     assert lorec.lies is not None
     off[np.unique(looked_at.train.items[lorec.lies])] = True
     users = log.train.users()

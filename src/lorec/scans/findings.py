@@ -182,7 +182,7 @@ VIEWS = {
     "copying": "its {n:,} holders are doubles of people who lack it",
     "profile": "the histories of its {n:,} holders look made",
     "association": "its {n:,} holders are suspects by what else they hold",
-    "contradiction": "its {n:,} holders share more than is explained, yet little goes together in what they have",
+    "contradiction": "how much its {n:,} holders share, and how little of what they have fits, are rare together",
 }
 """What LoRec's views say of an item."""
 TRAITS = {
