@@ -61,7 +61,7 @@ def measured(users: int, items: int, length: int, width: int) -> dict[str, float
 def apart(**sizes: int) -> dict[str, float]:
     """The same in a process of its own."""
     command = [sys.executable, __file__, "--one", json.dumps(sizes)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
         print(json.dumps(measured(**json.loads(sys.argv[2]))))
         return
     print(machine())
-    empty = apart(users=200, items=100, length=10, width=8)
+    empty = apart(users=2_000, items=500, length=10, width=8)
     print("hardly anything:", {name: round(value, 2) for name, value in empty.items()})
     for factor in sys.argv[1:] or BASE:
         sizes = [BASE[factor] * 2**step for step in range(STEPS)]
