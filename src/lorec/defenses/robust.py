@@ -63,10 +63,12 @@ class _Losses:
         known: Sequence[Poison] | None,
         rng: np.random.Generator,
     ) -> Guard:
-        """Nothing is learned beforehand. Raises ConfigError as `suits` does, where there is one."""
-        if isinstance(self, PLD):
-            self.suits(recommender.spec)
+        """Nothing is learned beforehand. Raises ConfigError as `suits` does."""
+        self.suits(recommender.spec)
         return _Reweighted(self, rng)
+
+    def suits(self, backbone: Backbone) -> None:
+        """Any backbone will do, unless a defense says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
