@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import torch
-from side_by_side import compare, machine
+from side_by_side import compare, machine, trained
 
 import lorec
 from lorec.data import Feed, Split
@@ -18,12 +18,8 @@ from lorec.models import Recommender
 def epoch(split: Split, tokens: int, pad_to: int) -> None:
     recommender = Recommender(lorec.SASRec(), "ids", len(split.catalog)).train()
     optimizer = torch.optim.AdamW(recommender.parameters(), lr=1e-3)
-    guard = Guard()
-    for batch in Feed(split.train, len(split.catalog), 50, tokens, pad_to=pad_to).epoch(np.random.default_rng(0)):
-        loss = guard.loss(recommender, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    guard, feed = Guard(), Feed(split.train, len(split.catalog), 50, tokens, pad_to=pad_to)
+    trained(feed.epoch(np.random.default_rng(0)), lambda batch: guard.loss(recommender, batch), optimizer)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from kinds import KINDS, encoded, read
-from side_by_side import machine
+from side_by_side import machine, trained
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
@@ -68,11 +68,8 @@ class Model:
     def train(self) -> None:
         """An epoch."""
         self.recommender.train()
-        for batch in self.feed.epoch(self.rng):
-            loss = lorec.defenses.Guard().loss(self.recommender, batch)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+        guard = lorec.defenses.Guard()
+        trained(self.feed.epoch(self.rng), lambda batch: guard.loss(self.recommender, batch), self.optimizer)
 
 
 class Condition:

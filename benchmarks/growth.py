@@ -7,6 +7,7 @@ exponent of 1 is twice the time for twice as much. What grows from near nothing 
 take) is told above that: an empty process is measured first.
 """
 
+import itertools
 import json
 import resource
 import subprocess
@@ -16,9 +17,10 @@ import time
 import numpy as np
 import torch
 from scale import synthetic
-from side_by_side import machine
+from side_by_side import machine, trained
 
 import lorec
+from lorec.data import Batch
 from lorec.models.losses import mean_loss
 
 BASE = {"users": 50_000, "items": 10_000, "length": 10, "width": 64}
@@ -32,18 +34,15 @@ def measured(users: int, items: int, length: int, width: int) -> dict[str, float
     recommender = lorec.Recommender(lorec.SASRec(width=width, max_length=length), "ids", len(split.catalog))
     optimizer = torch.optim.AdamW(recommender.parameters(), lr=1e-3, fused=True)
     feed = recommender.feed(split.train)
+
+    def loss(batch: Batch) -> torch.Tensor:
+        return mean_loss(recommender.losses(batch), batch)
+
     found = {}
-    for name in ("warm", "an epoch"):
-        started = time.perf_counter()
-        for step, batch in enumerate(feed.epoch(np.random.default_rng(0))):
-            loss = mean_loss(recommender.losses(batch), batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if name == "warm" and step == 20:
-                break
-        found[name] = time.perf_counter() - started
-    del found["warm"]
+    trained(itertools.islice(feed.epoch(np.random.default_rng(0)), 20), loss, optimizer)  # warm-up
+    started = time.perf_counter()
+    trained(feed.epoch(np.random.default_rng(0)), loss, optimizer)
+    found["an epoch"] = time.perf_counter() - started
     started = time.perf_counter()
     lorec.evaluate(recommender, split)
     found["ranks of all users"] = time.perf_counter() - started

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import torch
-from side_by_side import compare, machine
+from side_by_side import compare, machine, trained
 
 import lorec
 from lorec.data import Feed
@@ -33,11 +33,7 @@ def main() -> None:
 
     def train() -> None:
         recommender.train()
-        for batch in feed.epoch(rng):
-            loss = guard.loss(recommender, batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        trained(feed.epoch(rng), lambda batch: guard.loss(recommender, batch), optimizer)
 
     def look() -> None:
         table = guard._table(recommender)

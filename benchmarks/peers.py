@@ -62,6 +62,7 @@ def quality(best: np.ndarray, goals: np.ndarray) -> tuple[float, float]:
 
 def lorec(world: dict, it: argparse.Namespace) -> dict:
     import torch
+    from side_by_side import trained
 
     import lorec as library
     from lorec.defenses import Guard
@@ -80,11 +81,7 @@ def lorec(world: dict, it: argparse.Namespace) -> dict:
     curve = Curve(it.every, it.epochs, judge)
     for _ in range(it.epochs):
         recommender.train()
-        for batch in feed.epoch(rng):
-            loss = guard.loss(recommender, batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        trained(feed.epoch(rng), lambda batch: guard.loss(recommender, batch), optimizer)
         curve.epoch()
     return curve.told()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from side_by_side import machine
+from side_by_side import machine, trained
 
 import lorec
 from lorec.data import Dataset
@@ -51,12 +51,12 @@ def main() -> None:
     print(machine())
     torch.set_flush_denormal(True)
     if options.scan:
-        scanned(options.users, options.items)
+        scan(options.users, options.items)
     else:
-        trained(options.users, options.items)
+        train(options.users, options.items)
 
 
-def scanned(users: int, items: int) -> None:
+def scan(users: int, items: int) -> None:
     """A scan, told stage by stage."""
     with told("make the log"):
         dataset = synthetic(users, items)
@@ -74,7 +74,7 @@ def scanned(users: int, items: int) -> None:
     print(found.verdict(), found.figures)
 
 
-def trained(users: int, items: int) -> None:
+def train(users: int, items: int) -> None:
     """Training and ranks."""
     with tempfile.TemporaryDirectory() as folder:
         with told("make, split and compile the log"):
@@ -87,11 +87,11 @@ def trained(users: int, items: int) -> None:
         with told("batches ready"):
             feed = recommender.feed(split.train, 16384)
         with told("an epoch"):
-            for batch in feed.epoch(np.random.default_rng(0)):
-                loss = mean_loss(recommender.losses(batch), batch)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+            trained(
+                feed.epoch(np.random.default_rng(0)),
+                lambda batch: mean_loss(recommender.losses(batch), batch),
+                optimizer,
+            )
         some = np.random.default_rng(0).choice(len(split), 20_000, replace=False)
         with told("exact ranks of 20,000 users"):
             found = lorec.evaluate(recommender, split, rows=some).metrics

@@ -4,17 +4,27 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy
 import polars
 import torch
+
+from lorec.data import Batch
 
 
 def machine() -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}"
     threads = f"{os.cpu_count()} processors, {torch.get_num_threads()} threads"
     return f"{threads}; {versions}, polars {polars.__version__}"
+
+
+def trained(batches: Iterable[Batch], loss: Callable[[Batch], torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """A step on every batch, as `fit` takes them, and nothing besides."""
+    for batch in batches:
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
 
 
 def compare(rounds: int, **jobs: Callable[[], object]) -> dict[str, float]:

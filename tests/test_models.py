@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -346,6 +347,41 @@ def test_attention_with_a_mask_of_its_own_is_the_fused_one(padded):
     padding[0, :2] = padded
     mask = causal_mask(padding) if padded else None
     torch.testing.assert_close(made.train()(hidden, mask), made.eval()(hidden, mask), atol=1e-6, rtol=1e-5)
+
+
+class TestPrecision:
+    """bfloat16 multiplies large matrices in training, and nothing else."""
+
+    def batch(self):
+        log = Sequences.of([list(range(1 + n, 9 + n)) for n in range(20)])
+        return next(Feed(log, ITEMS, 12).epoch(np.random.default_rng(0)))
+
+    def gradient(self, made):
+        made.zero_grad()
+        loss = mean_loss(made.losses(self.batch()), self.batch())
+        loss.backward()
+        return loss.item(), torch.cat([value.grad.flatten() for value in made.parameters()])
+
+    @pytest.mark.parametrize("spec", SPECS)
+    @pytest.mark.parametrize("loss", [BCE(), Softmax()])
+    def test_losses_and_gradients_are_nearly_those_of_float32(self, spec, loss):
+        made = Recommender(dataclasses.replace(spec, dropout=0.0), "both", ITEMS, VECTORS, 0, loss).train()
+        exact, wanted = self.gradient(made)
+        made.precision = "bfloat16"
+        rounded, found = self.gradient(made)
+        assert exact != rounded  # it does something
+        assert rounded == pytest.approx(exact, rel=0.01)
+        assert found.dtype == torch.float32
+        assert F.cosine_similarity(wanted, found, dim=0) > 0.99
+        assert 0.97 < found.norm() / wanted.norm() < 1.03
+
+    def test_ranking_stays_exact_and_new_weights_inherit_it(self):
+        made = model()
+        _, exact = next(made.score(Sequences.of([[1, 2, 3]])))
+        exact = exact.clone()
+        made.precision = "bfloat16"
+        assert torch.equal(exact, next(made.train().score(Sequences.of([[1, 2, 3]])))[1])
+        assert made.fresh(1).precision == "bfloat16"
 
 
 def test_weights_scale_the_loss_and_its_gradient():

@@ -227,6 +227,18 @@ class TestCheckpoints:
             with pytest.raises(RunError, match="another training"):
                 go(name, defense, known)
 
+    def test_one_in_bfloat16_goes_on_in_bfloat16_alone(self, bad, tmp_path):
+        def go(epochs, precision, checkpoint=None):
+            training = Training(epochs=epochs, tokens=256, precision=precision)
+            return fit(bad, SMALL, training=training, checkpoint=checkpoint)
+
+        whole, exact = go(3, "bfloat16"), go(3, "float32")
+        assert not same(weights(whole), weights(exact))
+        go(2, "bfloat16", tmp_path / "c")
+        with pytest.raises(RunError, match="another training"):
+            go(3, "float32", tmp_path / "c")
+        assert same(weights(whole), weights(go(3, "bfloat16", tmp_path / "c")))
+
     def test_a_full_disk_leaves_nothing_half_written(self, tmp_path, monkeypatch):
         import lorec.files as module
 
@@ -249,7 +261,7 @@ class TestOptions:
                 choose_device(name)
 
     def test_refuses_what_makes_no_sense(self):
-        for wrong in ({"epochs": 0}, {"tokens": 0}, {"learning_rate": 0.0}):
+        for wrong in ({"epochs": 0}, {"tokens": 0}, {"learning_rate": 0.0}, {"precision": "float16"}):
             with pytest.raises(ConfigError, match=next(iter(wrong))):
                 Training(**wrong)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -25,7 +25,7 @@ from lorec.defenses import Defense, Guard, Undefended
 from lorec.errors import ConfigError, RunError
 from lorec.evaluation import evaluate
 from lorec.files import load_state, save_state
-from lorec.models import Backbone, ItemKind, Loss, Recommender
+from lorec.models import Backbone, ItemKind, Loss, Precision, Recommender
 from lorec.text import TextVectors
 
 __all__ = ["Fit", "Progress", "Training", "choose_device", "fit"]
@@ -51,6 +51,9 @@ class Training:
     """Of AdamW."""
     tokens: int = 4096
     """Positions in a batch."""
+    precision: Precision = "float32"
+    """How large matrices are multiplied in training. bfloat16 is faster where the processor has it and slower where
+    not; weights, gradients, losses and every ranking are float32 either way."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ...; chosen once."""
     threads: int | None = None
@@ -66,6 +69,10 @@ class Training:
         if self.valid_users is not None and self.valid_users < 1:
             raise ConfigError(
                 f"[training] valid_users is {self.valid_users}; it must be at least 1; leave it out for all"
+            )
+        if self.precision not in get_args(Precision):
+            raise ConfigError(
+                f"[training] precision is {self.precision!r}; it is one of {', '.join(get_args(Precision))}"
             )
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"[training] threads is {self.threads}; it must be at least 1")
@@ -152,6 +159,7 @@ def fit(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _without_denormals():
         torch.manual_seed(seed)
         recommender = Recommender(backbone, items, len(split.catalog), vectors, seed, loss).to(device)
+        recommender.precision = training.precision
         rng = stream(seed, "guard")
         guard = defense.start(recommender, split.train, text=text, known=known, rng=rng)
         loop = _Loop(split, recommender, guard, training, seed, watch, follow)

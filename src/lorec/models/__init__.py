@@ -41,6 +41,7 @@ __all__ = [
 ]  # fmt: skip
 
 ItemKind = Literal["ids", "text", "both"]
+Precision = Literal["float32", "bfloat16"]
 BACKBONES: dict[str, type] = {"fmlp": FMLP, "gru4rec": GRU4Rec, "sasrec": SASRec}
 
 
@@ -91,6 +92,9 @@ class _Shift:
 
 class Recommender(nn.Module):
     """A trainable next-item model."""
+
+    precision: Precision = "float32"
+    """How large matrices are multiplied in training; weights, losses and every ranking are float32 either way."""
 
     def __init__(
         self,
@@ -155,8 +159,16 @@ class Recommender(nn.Module):
     def encode(self, vectors: Tensor, padding: Tensor) -> Tensor:
         """States [B, T, H] of item vectors [B, T, H] looked up before."""
         shift = self._shift
-        states: Tensor = self.backbone(vectors if shift.vectors is None else vectors + shift.vectors, padding)
+        with self.products():
+            states: Tensor = self.backbone(vectors if shift.vectors is None else vectors + shift.vectors, padding)
+        states = states.to(vectors.dtype)
         return states if shift.states is None else states + shift.states
+
+    def products(self) -> contextlib.AbstractContextManager[None]:
+        """Where large matrices are multiplied: there, and in training alone, `precision` counts."""
+        if self.training and self.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def keeping_states(self) -> Iterator[list[Tensor]]:
@@ -231,7 +243,9 @@ class Recommender(nn.Module):
     def fresh(self, seed: int) -> "Recommender":
         """The same spec with new weights."""
         text = None if self.kind == "ids" else self.get_buffer("text")
-        return Recommender(self.spec, self.kind, self.n_items, text, seed, self.loss).to(self.device)
+        fresh = Recommender(self.spec, self.kind, self.n_items, text, seed, self.loss).to(self.device)
+        fresh.precision = self.precision
+        return fresh
 
     def recommend(
         self,

@@ -149,17 +149,18 @@ class Softmax:
         scored, table = positives > 0, recommender.table()
         states, wanted = recommender(history, table)[scored], positives[scored]
         size = max(1, self.chunk // len(table))
-        parts: list[Tensor] = [
-            checkpoint(_cross_entropy, some, table, which, use_reentrant=False)
-            for some, which in zip(torch.split(states, size), torch.split(wanted, size), strict=True)
-        ]
+        with recommender.products():
+            parts: list[Tensor] = [
+                checkpoint(_cross_entropy, some, table, which, use_reentrant=False)
+                for some, which in zip(torch.split(states, size), torch.split(wanted, size), strict=True)
+            ]
         found: Tensor = states.new_zeros(scored.shape)
         found[scored] = torch.cat(parts)
         return found
 
 
 def _cross_entropy(states: Tensor, table: Tensor, wanted: Tensor) -> Tensor:
-    losses: Tensor = F.cross_entropy(states @ table[1:].T, wanted - 1, reduction="none")
+    losses: Tensor = F.cross_entropy((states @ table[1:].T).float(), wanted - 1, reduction="none")
     return losses
 
 
