@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -36,11 +37,12 @@ from lorec.attacks import (
 from lorec.attacks.adaptive import MEASURED
 from lorec.attacks.factors import RIDGE, UNSEEN, Factors, Normal, Taken
 from lorec.attacks.sequential import learned
-from lorec.data import Dataset, Poison, Sequences, inject, leave_two_out
+from lorec.data import Catalog, Dataset, Poison, Sequences, inject, leave_two_out
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.evidence import Examiner, shapes
 from lorec.files import save_state
 from lorec.models import Recommender, SASRec
+from lorec.registry import name_of
 from lorec.text import Hash, TextVectors
 
 COPIED = {"adaptive", "covisit", "replace"}
@@ -202,7 +204,7 @@ class TestReplace:
         [
             (Replace(share=0.1, late=0.0), "late is 0.0"),
             (Replace(share=0.1, length=1), "length is 1"),
-            (Replace(share=0.1, length=500), "no history of 500 items or more"),
+            (Replace(share=0.1, length=50), "no history of 50 items or more"),
             (Replace(share=0.01), "can't hold"),
         ],
     )
@@ -506,7 +508,7 @@ class TestCoVisit:
         for attack, message in (
             (CoVisit(share=0.1, neighbours=0), "neighbours is 0"),
             (CoVisit(share=0.1, length=1), "length is 1"),
-            (CoVisit(share=0.1, length=500), "no history of 499 items or more"),
+            (CoVisit(share=0.1, length=50), "no history of 49 items or more"),
         ):
             with pytest.raises(ConfigError, match=message):
                 forge(attack, split, 3)
@@ -669,6 +671,32 @@ class TestOptimised:
     def test_says_what_is_impossible(self, attack, split):
         with pytest.raises(ConfigError, match="at least 1"):
             forge(attack, split, 2)
+
+
+def test_a_property_that_no_target_has_is_named(split):
+    items = split.catalog.items.with_columns(brand=pl.lit("b"))
+    branded = dataclasses.replace(split, catalog=Catalog(items))
+    assert len(choose_targets(branded, 3, where={"brand": "b"})) == 3
+    with pytest.raises(ConfigError, match=r"\[targets\] where brand is 'c': no unpopular item says so"):
+        choose_targets(branded, 3, where={"brand": "c"})
+
+
+@pytest.mark.parametrize("kind", ["none", "stored", "llm", "adaptive"])
+def test_what_can_not_be_a_known_kind_is_said(split, kind):
+    with pytest.raises(ConfigError, match=f"{kind} can't be among the known kinds"):
+        known_fakes(split, kinds=("random", kind), rounds=1)
+
+
+def test_a_kind_that_is_derived_from_another_is_not_that(monkeypatch):
+    """Or its poison would be told as the other's, and a grid would run the other."""
+
+    class Gentle(Random):
+        pass
+
+    point = SimpleNamespace(name="gentle", value=f"{Gentle.__module__}:{Gentle.__qualname__}")
+    monkeypatch.setattr("lorec.registry.entry_points", lambda group: [point] if group == "lorec.attacks" else [])
+    assert name_of("attacks", ATTACKS, Gentle()) == "gentle"
+    assert name_of("attacks", ATTACKS, Random()) == "random"
 
 
 class TestFolders:

@@ -69,6 +69,19 @@ class TestSequences:
         wanted = [one + ([item] if item else []) for one, item in zip(given_lists, more, strict=True)]
         assert [longer[row].tolist() for row in range(len(longer))] == wanted
 
+    def test_the_digest_of_a_split_is_of_all_that_may_be_read(self, split):
+        items, record = split.catalog.items, split.record
+        kept = record | {"protocol": record["protocol"] | {"repeats": "keep"}}
+        brands = items.with_columns(brand=pl.Series([[f"b{n % 3}"] for n in range(len(items))]))
+        others = [
+            dataclasses.replace(split, catalog=Catalog(brands)),
+            dataclasses.replace(split, catalog=Catalog(brands.with_columns(brand=pl.lit("b")))),
+            dataclasses.replace(split, record=kept),
+            dataclasses.replace(split, train=dataclasses.replace(split.train, times=split.train.times + 1)),
+        ]
+        assert len({split.digest(), *(other.digest() for other in others)}) == 5
+        assert dataclasses.replace(split).digest() == split.digest()
+
     def test_digest_tells_content_apart(self):
         assert Sequences.of([[1, 2], [3]]).digest() != Sequences.of([[1], [2, 3]]).digest()
         assert Sequences.of([[1, 2], [3]]).digest() == Sequences.of([[1, 2], [3]]).digest()

@@ -109,9 +109,10 @@ def test_every_block_of_a_page_runs(page, shop, monkeypatch, capsys):
 
 
 def quick_run_file(text: str) -> str:
-    """With one epoch, without a language model; a grid with one value on each axis but the attack's."""
+    """With one epoch, without a language model; a grid with one value on each axis but the attack's, the largest."""
     text = re.sub(r"^(epochs|patience) = \d+", r"\1 = 1", text, flags=re.M)
-    text = re.sub(r"^(seed|.attack.share.) = \[([\d.]+),[^\]]*\]", r"\1 = [\2]", text, flags=re.M)
+    text = re.sub(r"^(seed|.attack.share.) = \[[^\]]*?([\d.]+)\]", r"\1 = [\2]", text, flags=re.M)
+    text = text.replace("[0.01]", "[0.04]")  # of a hundred and fifty people
     return text if "encoder" in text else 'encoder = "hash"\n' + text
 
 

@@ -20,6 +20,7 @@ from lorec.defenses import DEFENSES, Filter, LoRec, LoRecPaper
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
 from lorec.experiment import Run, detect, open_run, reevaluate, run, save_recommendations
+from lorec.files import replacing
 from lorec.reports import report
 from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import CompleteJourney, prepared
@@ -743,6 +744,93 @@ class TestKilledBetweenTwoWrites:
             with pytest.raises(ZeroDivisionError):
                 run(config, tmp_path / "one", keep_going=True)
         assert run(config, tmp_path / "one").arms["lorec"]
+
+
+def test_two_who_write_one_file_take_two_names(tmp_path):
+    """Two machines with one folder between them may even have the same process number."""
+    with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as other:
+        assert one != other
+
+
+class TestInputs:
+    """What a run reads besides its log is as it was when it goes on."""
+
+    @pytest.fixture
+    def stored(self, recipe, tmp_path):
+        """Makes a poison of a seed in the form of other work, and the run file that names it."""
+
+        def made(seed, form="inject_user"):
+            config = read_run_file(recipe, {"seed": str(seed)})
+            experiment.attack(config, tmp_path / "p.json", form)
+            quick = {"attack": f'{{name = "stored", path = "{tmp_path}/p.json"}}', "training.epochs": "2"}
+            return read_run_file(recipe, quick | {"defenses": '["oracle"]'})
+
+        return made
+
+    @pytest.mark.parametrize("form", ["inject_user", "fake_users"])
+    def test_a_stored_poison_of_other_work_survives_an_interruption(self, stored, form, tmp_path, monkeypatch):
+        config = stored(1, form)
+        whole = run(config, tmp_path / "whole")
+        real, calls = experiment._arm, []
+
+        def killed(job, name, defense):
+            calls.append(name)
+            return real(job, name, defense) if len(calls) < 3 else 1 / 0
+
+        with monkeypatch.context() as patch:
+            patch.setattr(experiment, "_arm", killed)
+            with pytest.raises(ZeroDivisionError):
+                run(config, tmp_path / "one")
+        found = run(config, tmp_path / "one")
+        assert found.arms["oracle"]["target rank"] == whole.arms["oracle"]["target rank"]
+        assert reevaluate(open_run(tmp_path / "one"))["oracle"]["HR@10"] == found.arms["oracle"]["HR@10"]
+        assert report(tmp_path / "one").stat().st_size > 10_000
+
+    def test_another_stored_poison_is_noticed(self, stored, tmp_path):
+        config = stored(1)
+        run(config, tmp_path / "one")
+        stored(2)
+        with pytest.raises(RunError, match="a stored poison has changed since"):
+            run(config, tmp_path / "one")
+
+    def test_another_encoder_of_the_same_name_is_noticed(self, recipe, tmp_path, monkeypatch):
+        config = read_run_file(recipe, {"items": '"text"', "training.epochs": "2", "defenses": '["oracle"]'})
+        with monkeypatch.context() as patch:
+            with patch.context() as early:
+                early.setattr(experiment, "_arm", lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    run(config, tmp_path / "one")
+            real = Hash.identity
+            patch.setattr(Hash, "identity", lambda self: real(self) | {"file": "another"})
+            with pytest.raises(RunError, match="what encodes texts has changed since"):
+                run(config, tmp_path / "one")
+        assert run(config, tmp_path / "one").record["finished"]
+
+    def test_two_at_once_do_not_share_a_folder(self, recipe, tmp_path):
+        config = read_run_file(recipe, {"training.epochs": "1", "defenses": '["oracle"]'})
+        said = []
+
+        def again(event):
+            if event.stage == "poisoned" and not said:
+                with pytest.raises(RunError, match="another process is at work on") as error:
+                    run(config, tmp_path / "one")
+                said.append(error)
+
+        assert run(config, tmp_path / "one", watch=again).record["finished"]
+        assert said
+        open_run(tmp_path / "one").file("clean/history.jsonl")
+        assert not (tmp_path / "one" / ".lock").exists()
+
+
+def test_the_peak_of_a_process_is_its_own():
+    """Linux hands the peak of a parent down to its children; a cell's must not be that of who started it."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc here")
+    held = bytearray(os.urandom(1)) * 800_000_000
+    asked = "from lorec.experiment import peak_memory; print(peak_memory())"
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert 50_000_000 < int(told.stdout) < 750_000_000 < experiment.peak_memory()
+    del held
 
 
 class TestDetect:

@@ -440,6 +440,37 @@ class TestRefusedBeforeAnythingStarts:
         with pytest.raises(ConfigError, match="cell random_count500: 500 targets wanted"):
             grid(asked, home / "many", map=refuse)
 
+    @pytest.mark.parametrize(
+        ("pairs", "message"),
+        [
+            ([('"lorec", "oracle"', '"pld"'), ('name = "sasrec"', 'name = "fmlp"\ncircular = true')], "pld"),
+            ([('["lorec", "oracle"]', '[{name = "filter", detector = "audit"}]')], "writes"),
+            ([("rounds = 2", 'kinds = ["none"]')], "none can't be among the known kinds"),
+            ([("rounds = 2", 'kinds = ["random", "llm"]')], "llm can't be among the known kinds: it reads texts"),
+            ([("share = 0.1", "share = 0.1\nlength = 500")], "length is 500"),
+            ([("share = 0.1", "share = 0.1\ntargets_each = 7")], "targets_each is 7 of 2 targets"),
+            ([("share = 0.1", "share = 0.1\nburst = 7")], "burst is 7"),
+        ],
+    )
+    def test_what_no_cell_can_do(self, write, home, pairs, message):
+        with pytest.raises((ConfigError, DataError), match=message):
+            grid(read_grid_file(write(*pairs)), home / "never", map=refuse)
+        assert not (home / "never").exists()
+
+    def test_a_setting_of_what_is_an_axis(self, write):
+        path = write(("seed = [1, 2]", '"attack.share" = [0.1, 0.2]'))
+        with pytest.raises(ConfigError, match=r"attack\.share is an axis of this grid"):
+            read_grid_file(path, {"attack.share": "0.3"})
+        with pytest.raises(ConfigError, match='put the key in quotes: "targets'):
+            read_grid_file(write(("seed = [1, 2]", "targets.count = [1, 2]")))
+
+    def test_a_cell_has_a_name_in_any_alphabet(self, write):
+        names = [list(cell.name for cell in read_grid_file(write(("seed = [1, 2]", f"scenario = {said}"))).cells)
+                 for said in ('["книги", "игры"]', '["игры", "книги"]')]  # fmt: skip
+        assert len(set(names[0])) == 4
+        assert all(name.strip("_-") for name in names[0])
+        assert sorted(names[0]) == sorted(names[1])  # whatever their order
+
     def test_a_cell_that_was_edited(self, done, home):
         asked, folder, _ = done
         copy = home / "edited"
@@ -452,7 +483,7 @@ class TestRefusedBeforeAnythingStarts:
     def test_a_cell_of_another_version(self, done, home, monkeypatch):
         asked, _, _ = done
         monkeypatch.setattr("lorec.experiment.version", lambda name: "99")
-        with pytest.raises(RunError, match="other versions"):
+        with pytest.raises(RunError, match="was begun with lorec"):
             grid(asked, done[1], map=refuse)
 
     def test_another_grid_and_another_folder(self, done, write, home):

@@ -16,7 +16,7 @@ from lorec.experiment import Event, open_run, run
 from lorec.grids import grid, read_grid_file
 from lorec.models import SASRec
 from lorec.runfile import plain, read_run_file
-from lorec.trackers import PATIENCE, MLflow, TensorBoard, Tracker, tracker
+from lorec.trackers import PATIENCE, MLflow, TensorBoard, Tracker, _told, tracker
 from lorec.training import Training, fit
 
 TOML = """
@@ -255,6 +255,11 @@ class TestTrouble:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://x")
         with pytest.raises(RunError, match=r"MLflow can't be told anything .* see that what MLFLOW_TRACKING_URI names"):
             MLflow("mine", tmp_path)
+
+    def test_passwords_are_not_told(self, monkeypatch):
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
+        said = _told(OSError("no http://alice:s3cret@127.0.0.1:9/api?a=t0ken, and ftp://a@b\nmore"))
+        assert said == "no http://127.0.0.1:9/api?a=..., and ftp://b"
 
     def test_from_the_command_line(self, files, tmp_path, monkeypatch, capsys):
         pytest.importorskip("tensorboard")

@@ -79,6 +79,15 @@ class Catalog:
             raise DataError(f"no item {one!r} in the catalogue of {len(self)} items{hint}")
         return numbers
 
+    def where(self, values: Mapping[str, str]) -> Bools:
+        """[V]: which items have these values in their columns. Raises DataError for a column that is not there."""
+        found = np.ones(len(self), dtype=bool)
+        for column, value in values.items():
+            if column not in self.items.columns:
+                raise DataError(f"the catalogue has no column {column!r}; it has {', '.join(self.items.columns)}")
+            found &= (self.items[column].cast(pl.String) == value).fill_null(False).to_numpy()
+        return found
+
     def hidden(self, blocked: Iterable[str], where: Mapping[str, str]) -> NDArray[np.int32]:
         """The numbers of the items of a list, and of those that lack a value in a column.
 
@@ -86,10 +95,7 @@ class Catalog:
         """
         kept = np.ones(len(self), dtype=bool)
         kept[self.numbers(blocked) - 1] = False
-        for column, value in where.items():
-            if column not in self.items.columns:
-                raise DataError(f"the catalogue has no column {column!r}; it has {', '.join(self.items.columns)}")
-            kept &= (self.items[column].cast(pl.String) == value).fill_null(False).to_numpy()
+        kept &= self.where(where)
         if not kept.any():
             raise DataError(f"of {len(self)} items none is left to recommend; block fewer, or ask for another value")
         return (np.flatnonzero(~kept) + 1).astype(np.int32)
@@ -253,10 +259,13 @@ class Split:
     """The protocol and what each of its steps left."""
 
     def digest(self) -> str:
-        """A fingerprint of everything that a model is trained and judged on, ids and titles included."""
+        """A fingerprint of everything that a model is trained and judged on: ids, times, all that is said of items."""
         texts = (self.users, self.catalog.items["item"], self.catalog.items["title"].fill_null(""))
         parts = [self.train.digest(), self.older.digest(), self.valid.tobytes().hex(), self.test.tobytes().hex()]
         parts += ["\0".join(one.cast(pl.String).to_list()) for one in texts]
+        more = sorted(set(self.catalog.items.columns) - {"item", "title"})
+        parts += [self.catalog.items.select(more).write_json(), str(self.repeats)]
+        parts += [] if self.train.times is None else [hashlib.sha256(self.train.times.tobytes()).hexdigest()]
         return hashlib.sha256("\1".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def size(self) -> str:

@@ -16,6 +16,7 @@ in common they may share through a folder of their own:
     clean/<key>/       model.safetensors, history.jsonl, fit.json; both with made.json, the digests
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -38,7 +39,7 @@ import torch
 from filelock import FileLock, Timeout
 from polars.io.plugins import register_io_source
 
-from lorec.attacks import Stored, forge, known_fakes, open_poison, save_poison
+from lorec.attacks import Stored, aimed, check_known, forge, known_fakes, open_poison, save_poison
 from lorec.attacks.folders import FORMS
 from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
 from lorec.defenses import Defense, Given, Guard, Oracle, suits
@@ -65,6 +66,7 @@ __all__ = [
     "again",
     "attack",
     "begun",
+    "check",
     "detect",
     "detected",
     "open_run",
@@ -162,7 +164,7 @@ def run(
     Raises ConfigError, DataError or RunError before hours are spent wherever that can be known.
     """
     folder, shared, watch = Path(folder), Path(shared) if shared else None, watch or (lambda _: None)
-    wanted = arms_of(config)
+    arms_of(config)
     choose_device(config.training.device)
     record = begun(config, folder)
     watch(Event("read the log", 0, 1))
@@ -171,14 +173,34 @@ def run(
     if record.get("data", {"digest": clean.digest()})["digest"] != clean.digest():
         raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
     if record["finished"]:
-        _same_weights(record, config, folder)
+        _same_inputs(record, _inputs(config, clean), folder)
         opened = open_run(folder, plugins=True)  # the caller has named them
         for event in again(opened):
             watch(event)
         return opened
-    job = _prepared(config, folder, clean, cache, shared, watch)
+    text = _text(config, clean, cache, watch)
+    check(config, clean, text)
+    inputs = _inputs(config, clean) | {"text": text.identity() if _reads(config) else None}
+    with _alone(folder):
+        record = begun(config, folder)  # as it stands now that nobody else is at work on it
+        _same_inputs(record, inputs, folder)
+        return _run(config, folder, clean, text, record, inputs, shared, keep_going, watch)
+
+
+def _run(
+    config: RunFile,
+    folder: Path,
+    clean: Split,
+    text: TextVectors,
+    record: dict[str, Any],
+    inputs: Mapping[str, Any],
+    shared: Path | None,
+    keep_going: bool,
+    watch: Watch,
+) -> Run:
+    job = _prepared(config, folder, clean, text, shared, watch)
     _seal(record, folder, [])  # before any other file: whatever a killed run leaves is known to be a run's
-    record["weights"] = _same_weights(record, config, folder)
+    record["inputs"] = json.loads(json.dumps(inputs))
     data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
     record["data"] = json.loads(json.dumps(data))
     counts = job.bad.train.counts(len(clean.catalog))[1:]
@@ -187,7 +209,7 @@ def run(
     _without_draft(folder / "poison")
     _seal(record, folder, ["catalog.parquet", "poison/profiles.parquet", "poison/poison.json"])
 
-    done, failed = _arms(job, wanted, record, keep_going)
+    done, failed = _arms(job, arms_of(config), record, keep_going)
     arms = _compared(folder, done, len(clean.catalog))
     works = success_removed(arms["clean"], arms["poisoned"], arms["poisoned"], 50, len(clean.catalog)) is not None
     kinds = job.known[0].provenance["kinds"]
@@ -211,12 +233,62 @@ def run(
     return Run(folder, config, record, scorecard, plugins=True)
 
 
-def _same_weights(record: Mapping[str, Any], config: RunFile, folder: Path) -> dict[str, str]:
-    """The digests of the files of weights. Raises RunError where they are not those of the record."""
-    given = {one.path: sha256(Path(one.path)) for one in config.defenses if isinstance(one, Given)}
-    if record.get("weights", given) != given:
-        raise RunError(f"a file of weights has changed since {folder} was begun; choose another --out, or delete it")
-    return given
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """A run folder to oneself. Raises RunError where another process is at work on it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=0):
+            try:
+                yield
+            finally:
+                (folder / LOCK).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # where nothing came of it
+    except Timeout:
+        raise RunError(f"another process is at work on {folder}; wait for it, or stop it") from None
+
+
+def _inputs(config: RunFile, clean: Split) -> dict[str, Any]:
+    """Digests of what a run reads besides its log: files of weights, a stored poison."""
+    weights = {one.path: sha256(Path(one.path)) for one in config.defenses if isinstance(one, Given)}
+    stored = open_poison(config.attack.path, clean) if isinstance(config.attack, Stored) else None
+    told = None if stored is None else [stored.profiles.digest(), clean.catalog.ids(stored.targets)]
+    return {"file of weights": weights, "stored poison": told}
+
+
+def _same_inputs(record: Mapping[str, Any], inputs: Mapping[str, Any], folder: Path) -> None:
+    """Raise RunError where a run reads something else now than when it was begun."""
+    before = record.get("inputs", {})
+    for name, value in json.loads(json.dumps(inputs)).items():
+        if before.get(name, value) != value:
+            what = "what encodes texts" if name == "text" else f"a {name}"
+            raise RunError(f"{what} has changed since {folder} was begun; choose another --out, or delete the folder")
+
+
+def _reads(config: RunFile) -> bool:
+    """Whether a run needs texts."""
+    return config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses))
+
+
+def check(config: RunFile, split: Split, text: TextVectors) -> None:
+    """Raise now what a run on a log would raise after hours."""
+    choose_device(config.training.device)
+    if _reads(config):
+        text.check()
+    for defense in config.defenses:
+        suits(defense, config.backbone)
+        fits(defense, split.train, len(split.catalog), text)
+        if isinstance(defense, Given):
+            defense.read()  # whom it names, a run knows: there may be injected ones among them
+    check_known(config.known.kinds or ())
+    if isinstance(config.attack, Stored):
+        open_poison(config.attack.path, split)
+    else:
+        asked = config.targets
+        aimed(config.attack, split, list(asked.items) or asked.count, config.seed, asked.rule, asked.where)
+    if getattr(config.attack, "box", "grey") == "white":
+        raise ConfigError("[attack] box is white, and a run gives an attack no victim; take grey, or lorec.forge")
 
 
 def _arms(
@@ -314,22 +386,17 @@ def begun(config: RunFile, folder: Path) -> dict[str, Any]:
                 f"{folder} holds a run with another {key} ({_short(old['config'].get(key))}, now {_short(value)}); "
                 "choose another --out, or delete the folder"
             )
-    if old["lorec"] != record["lorec"] or old["versions"] != record["versions"]:
-        raise RunError(f"{folder} was begun with other versions ({old['versions']}); choose another --out")
+    then, now = ({"lorec": one["lorec"], **one["versions"]} for one in (old, record))
+    if apart := [f"{name} {then.get(name)}, now {now.get(name)}" for name in now if then.get(name) != now[name]]:
+        raise RunError(f"{folder} was begun with {'; '.join(apart)}; choose another --out, or that version")
     for name in old["files"]:
         _checked(folder, name, old)
     return old
 
 
 def _prepared(
-    config: RunFile, folder: Path, clean: Split, cache: str | Path | None, shared: Path | None, watch: Watch
+    config: RunFile, folder: Path, clean: Split, text: TextVectors, shared: Path | None, watch: Watch
 ) -> _Job:
-    text = _text(config, clean, cache, watch)
-    if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
-        text.check()
-    for defense in config.defenses:
-        suits(defense, config.backbone)
-        fits(defense, clean.train, len(clean.catalog), text)
     poison = _poison(config, folder / "poison", clean, text, shared, watch)
     bad = inject(clean, poison, config.seed)
     for defense in config.defenses:
@@ -446,6 +513,10 @@ def encode(
 
 def peak_memory() -> int:
     """The most bytes that this process has held at once."""
+    with contextlib.suppress(OSError):  # what getrusage says is at least what a process's parent held, on Linux
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 
@@ -565,6 +636,8 @@ def attack(
     return poison
 
 
+LOCK = ".lock"
+"""In a run's folder, while a process is at work on it."""
 DRAFT = "draft.safetensors"
 """In a poison's folder, what a slow attack has done while it goes on."""
 
@@ -581,7 +654,7 @@ def _only_a_draft(folder: Path) -> bool:
 
 def _is_nothing_yet(path: Path) -> bool:
     """Whether this is all that a run may leave before its record: what a killed process was writing, and a draft."""
-    return path.name.endswith(".tmp") or (path.name == "poison" and _only_a_draft(path))
+    return path.name == LOCK or path.name.endswith(".tmp") or (path.name == "poison" and _only_a_draft(path))
 
 
 def _without_draft(folder: Path) -> None:

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not path.is_file():
         raise DiskError(f"can't write {path}: it is {'a folder' if path.is_dir() else 'no file'}; choose another name")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # machines may share a folder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()

@@ -35,20 +35,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from filelock import FileLock, Timeout
 
-from lorec.attacks import ATTACKS, Stored, aimed, known_fakes, open_poison
+from lorec.attacks import Stored, known_fakes
 from lorec.comparison import FORMATS, bootstrap, exposed, summary, write_table
 from lorec.data import Split
 from lorec.defenses import Given, Oracle
 from lorec.errors import ConfigError, DiskError, LorecError, RunError
-from lorec.experiment import Event, Run, again, begun, open_run, peak_memory, run
+from lorec.experiment import Event, Run, again, begun, check, open_run, peak_memory, run
 from lorec.files import read_json, write_json
-from lorec.registry import find
 from lorec.runfile import RunFile, arms_of, plain, put, read_document, resolve
 from lorec.sources import prepared
 from lorec.text import TextVectors
-from lorec.training import choose_device, fit
+from lorec.training import fit
 
 _logger = logging.getLogger(__name__)
 
@@ -103,10 +101,16 @@ def read_grid_file(path: str | Path, settings: Mapping[str, str] | None = None) 
     for key, values in axes.items():
         if key.partition(".")[0] in NO_AXIS:
             raise ConfigError(f"[grid] {key} is no axis: {NO_AXIS[key.partition('.')[0]]}")
+        if isinstance(values, dict):
+            inner = next(iter(values), "...")
+            raise ConfigError(
+                f'[grid] {key}.{inner} = ... is a table in TOML; put the key in quotes: "{key}.{inner}" = ...'
+            )
         if not isinstance(values, list) or not values:
             raise ConfigError(f"[grid] {key} is {values!r}; it is a list of values, as in {key} = [...]")
-    if "seed" in axes and "seed" in (settings or {}):
-        raise ConfigError("the seed is an axis of this grid; --set seed=... would change nothing")
+    for key in settings or {}:
+        if key in axes:
+            raise ConfigError(f"{key} is an axis of this grid; --set {key}=... would change nothing")
     cells: dict[str, Cell] = {}
     twins: set[str] = set()
     for values in itertools.product(*axes.values()):
@@ -128,7 +132,7 @@ def read_grid_file(path: str | Path, settings: Mapping[str, str] | None = None) 
         twins.add(identity)
         name = _slug(chosen)
         if name in cells:  # other values that read alike
-            name += f"-{len(cells) + 1}"
+            name += f"-{_short_hash(identity)}"
         cells[name] = Cell(name, config, _labels(config, chosen))
     more = tuple(key for key in axes if key not in (*ALWAYS, "attack.share", "seed"))
     return Grid(next(iter(cells.values())).config.name, (*ALWAYS, *more), tuple(cells.values()))
@@ -149,10 +153,17 @@ def _slug(chosen: Mapping[str, Any]) -> str:
     """A folder's name out of every value, so that a cell keeps its name when an axis gets more of them."""
     parts = []
     for key, value in chosen.items():
-        text = re.sub(r"[^A-Za-z0-9.+=-]+", "-", _label(value)).strip("-.")
+        label = _label(value)
+        text = re.sub(r"[^A-Za-z0-9.+=-]+", "-", label).strip("-.")
+        if not label.isascii() or not text:  # what has no letters left here has a name all the same
+            text = f"{text}-{_short_hash(label)}".lstrip("-")
         parts.append(f"{key.rpartition('.')[2]}{text}" if text[:1].isdigit() else text)
     name = "_".join(parts)
-    return name if len(name) <= 100 else f"{name[:80]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return name if len(name) <= 100 else f"{name[:80]}_{_short_hash(name)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _labels(config: RunFile, chosen: Mapping[str, Any]) -> dict[str, str | float]:
@@ -220,18 +231,15 @@ def do(job: Job, watch: Callable[[Event], None] | None = None) -> Done:
     error, fatal = None, False
     try:
         (folder / "shared").mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "shared" / f"{job.cell}.lock", timeout=30):
-            made = run(
-                resolve(job.config),
-                folder / "runs" / job.cell,
-                cache=Path(job.cache) if job.cache else folder / "shared" / "texts",
-                shared=folder / "shared",
-                keep_going=True,
-                watch=watch,
-            )
+        made = run(
+            resolve(job.config),
+            folder / "runs" / job.cell,
+            cache=Path(job.cache) if job.cache else folder / "shared" / "texts",
+            shared=folder / "shared",
+            keep_going=True,
+            watch=watch,
+        )
         error = "; ".join(f"{arm}: {said}" for arm, said in made.scorecard["failed"].items()) or None
-    except Timeout:
-        error = "another process is at work on this cell; wait for it, or stop it"
     except LorecError as failure:
         error, fatal = str(failure), isinstance(failure, DiskError)
     except Exception as failure:
@@ -320,7 +328,8 @@ def _open_jobs(asked: Grid, folder: Path, shard: tuple[int, int], cache: str | P
                         watch(cell.name, event)
                     watch(cell.name, Event("cell", 1, 1, "done before", finished=True))
                     continue
-                _possible(cell.config, split, cache or folder / "shared" / "texts")
+                config, texts = cell.config, cache or folder / "shared" / "texts"
+                check(config, split, TextVectors(split.catalog, config.encoder, texts, config.scenario, config.prompts))
             except LorecError as error:
                 raise type(error)(f"cell {cell.name}: {error}") from None
             needed += _bytes(cell.config, split)
@@ -342,25 +351,6 @@ def _part(asked: Grid, shard: tuple[int, int]) -> list[Cell]:
     groups = list(dict.fromkeys(_clean_identity(cell.config) for cell in asked.cells))
     together = sorted(asked.cells, key=lambda cell: groups.index(_clean_identity(cell.config)))
     return together[len(together) * (number - 1) // of : len(together) * number // of]
-
-
-def _possible(config: RunFile, split: Split, cache: str | Path) -> None:
-    """Raise now what a cell would raise after hours."""
-    choose_device(config.training.device)
-    if isinstance(config.attack, Stored):
-        open_poison(config.attack.path, split)
-    else:
-        asked = config.targets
-        aimed(config.attack, split, list(asked.items) or asked.count, config.seed, asked.rule, asked.where)
-    if getattr(config.attack, "box", "grey") == "white":
-        raise ConfigError("[attack] box is white, and a run gives an attack no victim; take grey, or lorec.forge")
-    for kind in config.known.kinds or ():
-        find("attacks", ATTACKS, kind)
-    for defense in config.defenses:
-        if isinstance(defense, Given):
-            defense.read()  # whom it names, a run knows: there may be injected ones among them
-    if config.items != "ids" or any(one.needs_text for one in (config.attack, *config.defenses)):
-        TextVectors(split.catalog, config.encoder, cache, config.scenario, config.prompts).check()
 
 
 def _bytes(config: RunFile, split: Split) -> int:

@@ -91,12 +91,12 @@ def name_of(family: str, table: Mapping[str, type], spec: object) -> str:
     for name, known in table.items():
         if kind is known:
             return name
-    for name, known in table.items():  # a defense that is a detector, among detectors
-        if isinstance(spec, known):
-            return name
     declared = f"{kind.__module__}:{kind.__qualname__}"
-    strangers = (point.name for point in entry_points(group=f"lorec.{family}") if point.value == declared)
-    return next(strangers, kind.__name__)
+    for point in entry_points(group=f"lorec.{family}"):  # before what it may be derived from
+        if point.value == declared:
+            return point.name
+    # A defense that is a detector, among detectors.
+    return next((name for name, known in table.items() if isinstance(spec, known)), kind.__name__)
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:

@@ -57,7 +57,7 @@ class Tracker:
             return do(*given)
         except Exception as error:
             self.broken = True
-            first = (str(error).splitlines() or [""])[0][:300]
+            first = _told(error)
             _logger.warning("%s is told no more: %s: %s", type(self).__name__, type(error).__name__, first)
             return None
         except BaseException:  # an interruption, perhaps because nobody answers: don't ask once more
@@ -135,7 +135,7 @@ class MLflow(Tracker):
             found = self.client.get_experiment_by_name(experiment)
             self.experiment = found.experiment_id if found else self.client.create_experiment(experiment)
         except Exception as error:
-            first = (str(error).splitlines() or [""])[0][:300]
+            first = _told(error)
             raise RunError(
                 f"MLflow can't be told anything ({first}); see that what MLFLOW_TRACKING_URI names is there"
             ) from None
@@ -224,6 +224,17 @@ def _figures(told: Event | Progress) -> Iterator[tuple[str, int | None, dict[str
             arms.setdefault(arm, {})[figure] = value
         for arm, figures in arms.items():
             yield arm, None, figures
+
+
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+
+
+def _told(error: Exception) -> str:
+    """What a library says of its failure, in a line, without what it must not say: addresses may hold passwords."""
+    first = re.sub(r"(\w+://)[^\s/@]+@", r"\1", (str(error).splitlines() or [""])[0])
+    for secret in filter(None, map(os.environ.get, SECRETS)):
+        first = first.replace(secret, "...")
+    return first[:300]
 
 
 def _name(figure: str) -> str:

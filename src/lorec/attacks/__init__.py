@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lorec.attacks.adaptive import Adaptive
 from lorec.attacks.folders import Draft, Stored, open_poison, save_poison
-from lorec.attacks.heuristics import Bandwagon, CoVisit, NoAttack, Random, Replace, Segment
+from lorec.attacks.heuristics import Bandwagon, CoVisit, NoAttack, Profiles, Random, Replace, Segment
 from lorec.attacks.language import LLM
 from lorec.attacks.optimised import DP, Rev
 from lorec.attacks.sequential import Gradient
@@ -47,6 +47,7 @@ __all__ = [
     "Stored",
     "View",
     "aimed",
+    "check_known",
     "choose_targets",
     "forge",
     "known_fakes",
@@ -162,7 +163,10 @@ def choose_targets(
         rule
     ]
     if where:
-        pool = pool[~np.isin(pool, split.catalog.hidden([], where))]
+        pool = pool[split.catalog.where(where)[pool - 1]]
+    if where and not len(pool):
+        asked = ", ".join(f"{key} is {value!r}" for key, value in where.items())
+        raise ConfigError(f"[targets] where {asked}: no {rule} item says so; choose another value, or another rule")
     if not 0 < count <= len(pool):
         kind = rule if not where else f"{rule}, where {', '.join(f'{key} is {value}' for key, value in where.items())},"
         raise ConfigError(f"{count} targets wanted from {len(pool)} {kind} items; choose between 1 and {len(pool)}")
@@ -246,7 +250,10 @@ def aimed(
         raise ConfigError(f"everybody has {split.catalog.ids(chosen[everywhere])[0]!r} already; choose another target")
     if attack.share > 0.5:
         raise ConfigError(f"a share of {attack.share} makes a crowd of fraudsters; give at most 0.5, as 0.01 for 1 %")
-    return chosen, budget(attack, len(split.genuine()))
+    m = budget(attack, len(split.genuine()))
+    if isinstance(attack, Profiles):
+        attack.check(len(split.catalog), chosen, m)
+    return chosen, m
 
 
 def _plain(attack: object) -> dict[str, object]:
@@ -286,10 +293,21 @@ def known_fakes(
     names = list(kinds) if kinds is not None else [name for name in KINDS if name != without]
     if not names:
         raise ConfigError("no kind is left for known fakes; name one under [known] kinds")
+    check_known(names)
     if rounds < 1:
         raise ConfigError(f"{rounds} rounds of known fakes wanted; give 1 or more")
     shares = [min(1.0, share * SIZES[number % len(SIZES)]) for number in range(rounds)]
     return tuple(_round(split, names, one, number, seed) for number, one in enumerate(shares))
+
+
+def check_known(kinds: Sequence[str]) -> None:
+    """Raise UnknownName for a kind that there is not, and ConfigError for one that can't be among the known."""
+    for name in kinds:
+        spec = find("attacks", ATTACKS, name)
+        able = {"share", "targets_each"} <= {field.name for field in dataclasses.fields(spec)}
+        if not able or spec().needs_text:
+            why = "reads texts" if able else "takes no share and no number of targets"
+            raise ConfigError(f"{name} can't be among the known kinds: it {why}; known are {', '.join(KINDS)}")
 
 
 def _round(split: Split, names: Sequence[str], share: float, number: int, seed: int) -> Poison:

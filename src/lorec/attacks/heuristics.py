@@ -45,22 +45,31 @@ class Profiles:
     knowledge: ClassVar[Literal["black", "grey", "white"]] = "black"
     needs_text: ClassVar[bool] = False
 
+    def check(self, n_items: int, targets: Ints, fraudsters: int) -> None:
+        """Raise ConfigError now where profiles can't be as they are asked for, as `forge` would."""
+        each = self._each(n_items, targets, fraudsters)
+        self._fits(each, n_items - len(targets) + each)
+
     def _dealt(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
         """Each fraudster's targets [m, each] and length [m]; at most half of a drawn length is targets."""
-        each = self._each(view, targets, fraudsters)
+        each = self._each(view.n_items, targets, fraudsters)
         lengths = self._lengths(view, each, view.n_items - len(targets) + each, fraudsters, rng)
         return _in_turn(targets, each, fraudsters, rng), lengths
 
     def _timed(self, view: "View", profiles: Sequence[Ints], rng: np.random.Generator) -> Sequences:
-        if self.burst is not None and not 0 < self.burst <= 1:
-            raise ConfigError(f"burst is {self.burst}; it is a share of the log's time in (0, 1]")
         return timed(view.log, profiles, rng, self.burst)
 
-    def _each(self, view: "View", targets: Ints, fraudsters: int) -> int:
+    def _fits(self, each: int, room: int) -> None:
+        if self.length is not None and not each <= self.length <= room:
+            raise ConfigError(f"length is {self.length}; a profile with {each} targets has {each} to {room} items")
+
+    def _each(self, n_items: int, targets: Ints, fraudsters: int) -> int:
+        if self.burst is not None and not 0 < self.burst <= 1:
+            raise ConfigError(f"burst is {self.burst}; it is a share of the log's time in (0, 1]")
         each = len(targets) if self.targets_each is None else self.targets_each
         if not 0 < each <= len(targets):
             raise ConfigError(f"targets_each is {each} of {len(targets)} targets; choose between 1 and {len(targets)}")
-        if each >= view.n_items:
+        if each >= n_items:
             raise ConfigError(f"{each} targets are the whole catalogue; a profile needs something else besides")
         if each * fraudsters < len(targets):
             raise ConfigError(
@@ -69,8 +78,7 @@ class Profiles:
         return each
 
     def _lengths(self, view: "View", each: int, room: int, fraudsters: int, rng: np.random.Generator) -> Ints:
-        if self.length is not None and not each <= self.length <= room:
-            raise ConfigError(f"length is {self.length}; a profile with {each} targets has {each} to {room} items")
+        self._fits(each, room)
         if self.length is not None:
             return np.full(fraudsters, self.length, dtype=np.int64)
         drawn = rng.choice(view.log.lengths, fraudsters)
@@ -194,7 +202,7 @@ class Replace(Profiles):
         """Copies of histories, `length` newest items where given. Raises ConfigError where none is long enough."""
         if not 0 < self.late <= 1:
             raise ConfigError(f"late is {self.late}; it is a share of the profile in (0, 1]")
-        each = self._each(view, targets, fraudsters)
+        each = self._each(view.n_items, targets, fraudsters)
         needed = 2 * each if self.length is None else self.length
         if needed < 2 * each:
             raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
@@ -229,7 +237,7 @@ class CoVisit(Profiles):
 
         Raises ConfigError where none is long enough.
         """
-        each = self._each(view, targets, fraudsters)
+        each = self._each(view.n_items, targets, fraudsters)
         if self.neighbours < 1:
             raise ConfigError(f"neighbours is {self.neighbours}; an anchor shows 1 or more")
         kept = each if self.length is None else self.length - each
