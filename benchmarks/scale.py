@@ -32,10 +32,17 @@ def told(step: str) -> Iterator[None]:
 
 
 def synthetic(users: int, items: int, each: int = 10) -> Dataset:
-    """People who walk through a few of a hundred tastes; products by a power law."""
+    """People who walk through their own taste of a hundred; products by a power law, none twice in a history."""
     rng = np.random.default_rng(0)
-    taste = np.repeat(rng.integers(0, 100, users), each)
-    item = (taste * (items // 100) + (items // 100 * rng.random(users * each) ** 2)).astype(np.int64)
+    taste, size = np.repeat(rng.integers(0, 100, users), each), items // 100
+    if each > size // 2:
+        raise SystemExit(f"{each} interactions of {size} items a taste are nearly all of them; give more items")
+    item = (size * rng.random(users * each) ** 2).astype(np.int64)
+    for _ in range(60):
+        order = np.lexsort((item, np.repeat(np.arange(users), each)))
+        again = order[1:][(item[order][1:] == item[order][:-1]) & (order[1:] // each == order[:-1] // each)]
+        item[again] = (size * rng.random(len(again)) ** 2).astype(np.int64)
+    item += taste * size
     time_of = np.tile(np.arange(each, dtype=np.int64), users)
     frame = pl.DataFrame({"user": np.repeat(np.arange(users), each), "item": item, "time": time_of})
     titles = pl.DataFrame({"item": [str(n) for n in range(items)], "title": [f"thing {n}" for n in range(items)]})

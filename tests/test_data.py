@@ -69,6 +69,19 @@ class TestSequences:
         wanted = [one + ([item] if item else []) for one, item in zip(given_lists, more, strict=True)]
         assert [longer[row].tolist() for row in range(len(longer))] == wanted
 
+    def test_a_property_is_asked_for_as_somebody_types_it(self):
+        items = pl.DataFrame(
+            {
+                "item": ["a", "b", "c"], "title": ["A", "B", "C"],
+                "kinds": [["tea", "cup"], ["tea"], None], "volume": [3.0, 3.5, None], "brand": ["3", None, "x"],
+            }
+        )  # fmt: skip
+        catalog = Catalog(items)
+        for column, value, found in (
+            ("kinds", "tea", "ab"), ("kinds", "te", ""), ("volume", "3", "a"), ("volume", "x", ""), ("brand", "3", "a"),
+        ):  # fmt: skip
+            assert "".join(items["item"].filter(catalog.where({column: value}))) == found, (column, value)
+
     def test_the_digest_of_a_split_is_of_all_that_may_be_read(self, split):
         items, record = split.catalog.items, split.record
         kept = record | {"protocol": record["protocol"] | {"repeats": "keep"}}
@@ -285,6 +298,19 @@ class TestFeed:
         with pytest.raises(DataError, match="every item"):
             Feed(Sequences.of([[1, 2, 3], [1, 2]]), 3, 5)
 
+    @pytest.mark.parametrize("popular", [False, True])
+    def test_who_has_nearly_everything_costs_no_more_than_others(self, popular):
+        """A crawler's account: two of two thousand items are left to it, by popularity the rarest."""
+        log = Sequences.of([list(range(1, 1999)), *([[1, 2, 3]] * 200), *([[1999, 4]] * 5)])
+        feed = Feed(log, 2000, 50, negatives=3, popular=popular)
+        drawn = np.concatenate([
+            batch.negatives[batch.users == 0].flatten() for batch in feed.epoch(np.random.default_rng(0))
+        ])  # fmt: skip
+        counts = np.bincount(drawn, minlength=2001)[[1999, 2000]]
+        assert counts.sum() == (drawn > 0).sum() == 3 * 1997
+        wanted = 6 / 7 if popular else 1 / 2
+        assert abs(counts[0] / counts.sum() - wanted) < 0.03
+
     def test_negatives_are_uniform_over_the_unseen(self):
         feed = Feed(Sequences.of([[1, 2]] * 50), 6, 5, negatives=40)
         drawn = np.concatenate([b.negatives.flatten() for b in feed.epoch(np.random.default_rng(0))])
@@ -354,6 +380,15 @@ def test_whole_histories_are_in_order_of_time_and_strangers_are_named(split):
     assert users.to_list() == ["x", "y", "z"]
     assert [split.catalog.ids(found[row]) for row in range(3)] == [["i001", "i003"], ["i002"], []]
     assert strangers == ["new", "other"]
+
+
+def test_whole_histories_repeat_as_the_training_log_does(split):
+    log = frame([("x", f"i00{item}", time) for time, item in enumerate([1, 2, 1, 3, 1, 1])])
+    kept, first = (
+        whole_histories(Dataset("h", log, pl.DataFrame()), split.catalog, repeats)[1] for repeats in ("keep", "first")
+    )
+    assert split.catalog.ids(kept[0]) == [f"i00{item}" for item in (1, 2, 1, 3, 1, 1)]
+    assert split.catalog.ids(first[0]) == ["i001", "i002", "i003"]
 
 
 class TestHidden:

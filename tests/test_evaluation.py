@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, ndcg_score, precision_score, recall_score, roc_auc_score
 
-from lorec.data import Sequences, leave_two_out
+from lorec.attacks import Random, forge
+from lorec.data import Sequences, inject, leave_two_out, whole
 from lorec.errors import DataError
 from lorec.evaluation import (
     by_popularity,
@@ -161,6 +162,34 @@ def test_items_older_than_the_training_history_are_seen_all_the_same(tiny):
     full, short = (evaluate(Popularity(counts), one, targets=targets) for one in (whole, cut))
     assert full.metrics == short.metrics
     assert len(cut.older.items) + len(cut.train.items) == len(whole.train.items)
+
+
+def test_fraudsters_are_never_judged(split):
+    bad = inject(split, forge(Random(share=0.2), split, 2, seed=1), seed=1)
+    floor = Popularity(bad.train.counts(len(bad.catalog)))
+    judged = set(evaluate(floor, bad).users["user"])
+    assert judged == set(split.users)
+    assert evaluate(floor, bad, rows=~bad.fraudsters).users.equals(evaluate(floor, bad).users)  # a mask will do
+    for rows in (np.flatnonzero(bad.fraudsters)[:1], np.arange(len(bad))):
+        with pytest.raises(DataError, match="at least one, and genuine"):
+            evaluate(floor, bad, rows=rows)
+
+
+def test_who_has_nothing_held_out_is_not_judged(split, tiny):
+    floor = Popularity(split.train.counts(len(split.catalog)))
+    with pytest.raises(DataError, match="nothing held out"):
+        evaluate(floor, whole(tiny))
+    with pytest.raises(DataError, match="a target lies outside"):
+        evaluate(floor, split, targets=np.array([1, len(split.catalog) + 1]))
+
+
+def test_hits_by_popularity_are_those_of_the_ranks(split):
+    """Where scores are equal a list shows somebody, and the rank is the worst that it may be."""
+    card = evaluate(Popularity(np.ones(len(split.catalog) + 1)), split, top=10)
+    told = by_popularity(card.users, split)
+    assert told["hits"].sum() == round(card.metrics["HR@10"] * len(split))
+    longer = evaluate(Popularity(np.ones(len(split.catalog) + 1)), split, top=20)
+    assert (longer.users["top"].to_numpy()[:, :10] == card.users["top"].to_numpy()).all()
 
 
 def test_popularity_is_evaluated_on_genuine_users_only(split):

@@ -22,6 +22,7 @@ from lorec.models import (
     SampledSoftmax,
     SASRec,
     Softmax,
+    first_places,
     hide,
     load_recommender,
 )  # fmt: skip
@@ -417,12 +418,55 @@ class TestRecommend:
     def test_an_empty_history_gets_popular_items_and_says_so(self, catalog):
         with pytest.raises(DataError, match="history is empty"):
             model().recommend(Sequences.of([[1], []]), catalog)
-        counted = Catalog(catalog.items.with_columns(count=pl.Series([(7 * n) % 31 for n in range(ITEMS)])))
-        found = model().recommend(Sequences.of([[], [1], []]), counted, k=3, without=np.array([31 - 9]))
-        order = counted.items.filter(pl.col("item") != counted.ids([22])[0]).sort("count", descending=True)["item"][:3]
+        made = model()
+        made.popularity = np.array([0.0] + [(7 * n) % 31 for n in range(ITEMS)])
+        # A catalogue may have such a column of its own: it says nothing of the log.
+        theirs = Catalog(catalog.items.with_columns(count=pl.lit("6-pack")))
+        found = made.recommend(Sequences.of([[], [1], []]), theirs, k=3, without=np.array([31 - 9]))
+        ordered = np.argsort(-made.popularity, kind="stable")
+        order = pl.Series(catalog.ids(ordered[ordered != 31 - 9][:3]))
         assert found["by"].to_list() == ["popularity"] * 3 + ["model"] * 3 + ["popularity"] * 3
         assert found.filter(user="0")["item"].to_list() == found.filter(user="2")["item"].to_list() == order.to_list()
         assert found.filter(user="0")["score"].to_list() == sorted(found.filter(user="0")["score"], reverse=True)
+
+    def test_of_equal_scores_the_lower_number_comes_first_however_long_the_list(self, catalog):
+        made = model()
+        made.popularity = np.ones(ITEMS + 1)
+        lists = [made.recommend(Sequences.of([[]]), catalog, k=k)["item"].to_list() for k in (1, 2, 5, 10, ITEMS)]
+        assert all(lists[-1][: len(one)] == one for one in lists)
+        assert lists[-1] == catalog.ids(np.arange(1, ITEMS + 1))
+
+    @settings(deadline=None, max_examples=50)
+    @given(scores=st.lists(st.sampled_from([-np.inf, 0.0, 1.0, 2.0]), min_size=3, max_size=9), k=st.integers(1, 3))
+    def test_first_places_against_a_stable_sort(self, scores, k):
+        values, numbers = first_places(torch.tensor([scores, scores[::-1]]), k)
+        for row, mine in enumerate((scores, scores[::-1])):
+            best = sorted(range(len(mine)), key=lambda n: (-mine[n], n))[:k]
+            real = [n for n in best if mine[n] > -np.inf]
+            assert numbers[row][: len(real)].tolist() == real
+            assert values[row].tolist() == [mine[n] for n in best]
+
+    @pytest.mark.parametrize(
+        ("history", "options", "message"),
+        [
+            ([ITEMS + 1], {}, "a history has an item below 1 or above 30"),
+            ([1], {"without": np.array([0])}, "without has an item below 1"),
+            ([1], {"k": -1}, "k is -1"),
+        ],
+    )
+    def test_numbers_that_the_model_does_not_have(self, catalog, history, options, message):
+        with pytest.raises((ConfigError, DataError), match=message):
+            model().recommend(Sequences.of([history]), catalog, **options)
+        for wrong in (catalog.items.head(ITEMS - 1), pl.concat([catalog.items, catalog.items.head(1)])):
+            with pytest.raises(DataError, match="give its own catalogue"):
+                model().recommend(Sequences.of([[1]]), Catalog(wrong))
+
+    def test_asking_leaves_training_on(self):
+        made = model().train()
+        asked = made.score(Sequences.of([[1], [2, 3]]))
+        next(asked)
+        asked.close()  # before the end
+        assert made.training
 
     def test_nobody_gets_what_is_blocked(self, catalog):
         every = model().recommend(Sequences.of([[1, 2]]), catalog, k=ITEMS)
@@ -479,6 +523,35 @@ class TestNumbers:
     def test_vectors_of_any_precision(self, kind):
         made = Recommender(SPECS[0], "text", ITEMS, VECTORS.astype(kind))
         assert made.table().dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SASRec(norm="Pre"), "norm is 'Pre'; it is one of pre, post"),
+        (lambda: SASRec(activation="silu"), "activation is 'silu'"),
+        (lambda: FMLP(activation="silu"), "activation is 'silu'"),
+        (lambda: SampledSoftmax(sampling="popular"), "sampling is 'popular'; it is one of uniform, popularity"),
+        (lambda: Recommender(SPECS[0], "Text", ITEMS, VECTORS), "items is 'Text'; it is one of ids, text, both"),
+        (lambda: Recommender(SPECS[0], "text", ITEMS, VECTORS[1:]), r"text vectors are \[30, 8\]"),
+        (lambda: Recommender(SPECS[0], "text", ITEMS, VECTORS[0]), r"text vectors are \[8\]"),
+    ],
+)
+def test_a_misspelt_choice_is_not_another(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_a_saved_model_keeps_its_loss_its_texts_and_what_is_popular(tmp_path):
+    made = model("text", loss=SampledSoftmax(negatives=3, sampling="popularity"))
+    made.popularity = np.arange(ITEMS + 1) / 2
+    made.save(tmp_path / "m.safetensors")
+    again = load_recommender(tmp_path / "m.safetensors")
+    assert again.loss == made.loss
+    assert (again.popularity == made.popularity).all()
+    history = Sequences.of([[1, 2, 3]])
+    assert torch.equal(next(made.score(history))[1], next(again.score(history))[1])
+    assert "text" not in made.state_dict()  # it never changes: no checkpoint carries it
 
 
 class TestDamage:

@@ -12,6 +12,7 @@ import zstandard
 from lorec.attacks import Random, forge
 from lorec.data import Protocol, inject, leave_two_out
 from lorec.errors import ConfigError, DataError, RunError, UnknownName
+from lorec.runfile import read_run_file
 from lorec.sources import (
     SOURCES,
     Compiled,
@@ -347,3 +348,14 @@ class TestCompiled:
             prepared(source, Protocol(k_core=7))
         with pytest.raises(ConfigError, match="split already"):
             source.load()
+
+    def test_a_run_file_is_held_to_what_it_writes_out(self, tiny, tmp_path):
+        """A default that somebody wrote down is a wish like any other; one that nobody wrote is not."""
+        made = Protocol(repeats="keep", last=7, seed=5)
+        save_split(leave_two_out(tiny, made), tmp_path / "log")
+        (tmp_path / "run.toml").write_text(f'seed = 9\n[data]\nname = "compiled"\npath = "{tmp_path / "log"}"\n')
+        assert read_run_file(tmp_path / "run.toml").split == made
+        assert read_run_file(tmp_path / "run.toml", {"split.last": "7"}).split == made
+        for key, value in (("last", "50"), ("repeats", "first"), ("seed", "9")):
+            with pytest.raises(ConfigError, match=f"{key} is .*{value}.* was compiled with"):
+                read_run_file(tmp_path / "run.toml", {f"split.{key}": value})

@@ -1,13 +1,14 @@
 import dataclasses
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from lorec.attacks import Random, forge, known_fakes
-from lorec.data import Weights, inject
-from lorec.defenses import APR, GraphRfi, Guard, LoRec, LoRecPaper, Trimmed, Undefended, Weighted
-from lorec.errors import ConfigError, RunError
+from lorec.data import Dataset, Weights, inject, leave_two_out
+from lorec.defenses import APR, GraphRfi, Guard, LoRec, LoRecPaper, Oracle, Trimmed, Undefended, Weighted
+from lorec.errors import ConfigError, DataError, RunError
 from lorec.evaluation import evaluate
 from lorec.files import load_state, save_state
 from lorec.models import Popularity, SASRec
@@ -179,6 +180,27 @@ def test_learns_more_than_popularity(split):
     assert learned > 2 * floor
 
 
+def test_a_log_in_which_nothing_follows_anything():
+    rows = [(f"u{user}", f"i{item}", item) for user in range(4) for item in range(3)]  # one item to train on
+    log = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    short = leave_two_out(Dataset("short", log, pl.DataFrame({"item": ["i0"], "title": ["a"]})))
+    with pytest.raises(DataError, match="nobody has two items to train on"):
+        fit(short, SMALL, training=Training(epochs=2))
+
+
+def test_what_a_defense_turned_down_is_not_popular(bad):
+    """Or the list for people without a history would be where an attack passes every defense."""
+    poisoned, defended, clean = (
+        fit(bad, SMALL, defense=defense, training=Training(epochs=1, tokens=256)).recommender.popularity
+        for defense in (Undefended(), Oracle().reveal(bad.fraudsters), Weighted(Weights()))
+    )
+    honest = bad.train.take(bad.genuine()).counts(len(bad.catalog))
+    assert (poisoned == bad.train.counts(len(bad.catalog))).all()
+    assert (clean == poisoned).all()
+    assert (defended == honest).all()
+    assert (poisoned != honest).any()
+
+
 def test_a_defense_gains_nothing_from_row_order(split):
     """The rows of a poisoned log are shuffled: where fraudsters lie is as good as chance."""
     places = []
@@ -239,6 +261,11 @@ class TestCheckpoints:
             go(3, "float32", tmp_path / "c")
         assert same(weights(whole), weights(go(3, "bfloat16", tmp_path / "c")))
 
+    def test_one_of_more_epochs_than_are_wanted(self, bad, tmp_path):
+        fit(bad, SMALL, training=Training(epochs=3, tokens=256), checkpoint=tmp_path / "c")
+        with pytest.raises(RunError, match="has 3 epochs and 2 are wanted"):
+            fit(bad, SMALL, training=Training(epochs=2, tokens=256), checkpoint=tmp_path / "c")
+
     def test_a_full_disk_leaves_nothing_half_written(self, tmp_path, monkeypatch):
         import lorec.files as module
 
@@ -261,7 +288,15 @@ class TestOptions:
                 choose_device(name)
 
     def test_refuses_what_makes_no_sense(self):
-        for wrong in ({"epochs": 0}, {"tokens": 0}, {"learning_rate": 0.0}, {"precision": "float16"}):
+        for wrong in (
+            {"epochs": 0},
+            {"tokens": 0},
+            {"learning_rate": 0.0},
+            {"precision": "float16"},
+            {"epochs": 2.5},
+            {"patience": None},
+            {"device": None},
+        ):
             with pytest.raises(ConfigError, match=next(iter(wrong))):
                 Training(**wrong)
 

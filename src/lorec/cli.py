@@ -71,7 +71,10 @@ def main() -> None:
         print(f"lorec: {literal(str(error), 2000)}", file=sys.stderr)
         sys.exit(2)
     except _Interrupted:
-        print("\nlorec: interrupted; run the same command again to go on from the last finished epoch", file=sys.stderr)
+        print(
+            "\nlorec: interrupted; a run, grid or scan goes on when the same command is given again",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -455,15 +458,16 @@ def recommend(
     if (history is None) == (histories is None):
         raise ConfigError("give either --history ITEM,ITEM,... or --histories FILE")
     opened = open_run(folder, plugins=plugins)
-    catalog = opened.catalog()
+    catalog, repeats = opened.catalog(), opened.config.split.repeats
     if histories is not None:
-        users, log, strangers = whole_histories(read(histories, columns=_columns(column)), catalog)
+        users, log, strangers = whole_histories(read(histories, columns=_columns(column)), catalog, repeats)
         if strangers:
             named = ", ".join(strangers[:5]) + (", ..." if len(strangers) > 5 else "")
             told = f"{len(strangers)} items are not in the catalogue and were left out of the histories: {named}"
             print(f"lorec: {literal(told, 500)}", file=sys.stderr)
     else:
         typed = [_ids(one) for one in history or []]
+        typed = [list(dict.fromkeys(one)) for one in typed] if repeats == "first" else typed
         users = pl.Series([f"history {n}" for n in range(1, len(typed) + 1)], dtype=pl.String)
         log = Sequences.of(catalog.numbers(one) for one in typed)
     blocked = [item for one in without or [] for item in _ids(one)] + _lines(without_file)
@@ -477,7 +481,9 @@ def recommend(
     rows = ([*row[:4], f"{row[4]:.3f}", row[5]] for row in found.iter_rows())
     _rows(["user", "rank", "item", "title", "score", "by"], rows)
     if (log.lengths == 0).any():
-        print("- A history without any known item gets the most popular ones; the score is how often each was taken.")
+        print(
+            "- A history without any known item gets the most popular ones; the score is how often training had each."
+        )
 
 
 def _ids(text: str) -> list[str]:
@@ -488,7 +494,8 @@ def _lines(path: Path | None) -> list[str]:
     from lorec.errors import DataError
 
     try:
-        return [] if path is None else [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = [] if path is None else path.read_text("utf-8-sig").splitlines()
+        return [line.strip() for line in lines if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read as text: {error}; give a file with an item id a line") from None
 

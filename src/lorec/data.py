@@ -85,7 +85,7 @@ class Catalog:
         for column, value in values.items():
             if column not in self.items.columns:
                 raise DataError(f"the catalogue has no column {column!r}; it has {', '.join(self.items.columns)}")
-            found &= (self.items[column].cast(pl.String) == value).fill_null(False).to_numpy()
+            found &= _says(self.items[column], value)
         return found
 
     def hidden(self, blocked: Iterable[str], where: Mapping[str, str]) -> NDArray[np.int32]:
@@ -122,6 +122,20 @@ class Catalog:
         except (OSError, pl.exceptions.PolarsError) as error:
             raise RunError(f"{path} is not a saved catalogue ({error}); restore it, or train again") from None
         return Catalog(frame)
+
+
+def _says(column: pl.Series, value: str) -> NDArray[np.bool_]:
+    """Which entries are a value as somebody types it: numbers by their size, lists by what they hold."""
+    if isinstance(column.dtype, pl.List | pl.Array):
+        held = column.cast(pl.List(pl.String)).list.contains(value)
+    elif column.dtype.is_numeric():
+        try:
+            held = column.cast(pl.Float64) == float(value)
+        except ValueError:
+            held = pl.repeat(False, len(column), eager=True)
+    else:
+        held = column.cast(pl.String) == value
+    return held.fill_null(False).to_numpy()
 
 
 @dataclass(frozen=True)
@@ -395,14 +409,19 @@ def whole(dataset: Dataset, seed: int = 0) -> Split:
     )  # fmt: skip
 
 
-def whole_histories(dataset: Dataset, catalog: Catalog) -> tuple[pl.Series, Sequences, list[str]]:
+def whole_histories(
+    dataset: Dataset, catalog: Catalog, repeats: Literal["first", "keep"] = "keep"
+) -> tuple[pl.Series, Sequences, list[str]]:
     """Every user's whole history in order of time, for serving: raw user ids, histories, and who is a stranger.
 
+    `repeats` are treated as the model's training log treats them: with `first` an item counts where it came first.
     Items that the catalogue does not have can't be read by a model: they are left out of the histories and named, the
     most frequent first.
     """
     frame = dataset.interactions.with_columns(pl.col("user", "item").cast(pl.String))
     frame = frame.sort("user", *(["time"] if "time" in frame.columns else []), maintain_order=True)
+    if repeats == "first":
+        frame = frame.unique(["user", "item"], keep="first", maintain_order=True)
     frame = frame.with_columns(number=pl.Series(catalog.known(frame["item"])))
     runs = frame.group_by("user", maintain_order=True).agg(known=(pl.col("number") > 0).sum())
     strangers = frame.filter(pl.col("number") == 0)["item"].value_counts(sort=True)["item"].to_list()
@@ -594,6 +613,9 @@ class Weights:
 
 # -------------------------------------------------------------------------------------------------------- batches
 
+TRIES = 20
+"""Rounds in which negatives that a user has are drawn anew, before what is left to the user is looked up."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -634,6 +656,8 @@ class Feed:
     _seen: NDArray[np.int64] = field(init=False, repr=False, compare=False)
     _popularity: Floats = field(init=False, repr=False, compare=False)
     """[V + 1]: the chance that a draw is this item or one of a lower number."""
+    _chances: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+    """[V + 1]: the log of each item's chance of being drawn, 0 for padding."""
 
     def __post_init__(self) -> None:
         cut = prefixes if self.prefixes else windows
@@ -641,6 +665,8 @@ class Feed:
         counts = (self.log.counts(self.n_items) if self.popular else np.zeros(self.n_items + 1)) + 1.0
         counts[0] = 0
         object.__setattr__(self, "_popularity", np.cumsum(counts) / counts.sum())
+        counts[0] = counts.sum()
+        object.__setattr__(self, "_chances", np.log(counts / counts[0]).astype(np.float32))
         taken = self.log.users() * (self.n_items + 1) + self.log.items
         object.__setattr__(self, "_seen", np.unique(taken))
         if self.negatives and int(self.log.lengths.max(initial=0)) >= self.n_items:
@@ -665,7 +691,7 @@ class Feed:
                 events[:, :-1] = 0
             positives = np.where(real, self.log.items[events], 0).astype(np.int32)
             negatives = self._negatives(users[chosen], real, rng)
-            chances = self._chances()[negatives] if self.popular else None
+            chances = self._chances[negatives] if self.popular else None
             yield Batch(users[chosen], history, positives, negatives, events, chances)
 
     def _plan(self, rng: np.random.Generator) -> Iterator[Ints]:
@@ -680,21 +706,25 @@ class Feed:
         rows, columns = np.nonzero(real)
         base = (users[rows] * (self.n_items + 1))[:, None]
         drawn = self._draw((len(rows), self.negatives), rng)
-        while self.negatives:
-            place = np.searchsorted(self._seen, base + drawn)
-            clash = self._seen[np.minimum(place, len(self._seen) - 1)] == base + drawn
+        for _ in range(TRIES if self.negatives else 0):
+            clash = self._taken(base + drawn)
             if not clash.any():
                 break
             drawn[clash] = self._draw((int(clash.sum()),), rng)
+        else:  # whoever has nearly everything: from what they lack, with the same chances
+            for row in np.flatnonzero(self._taken(base + drawn).any(axis=1)) if self.negatives else ():
+                lacks = np.flatnonzero(~self._taken(base[row] + np.arange(self.n_items + 1)))[1:]
+                odds = np.exp(self._chances[lacks]) if self.popular else np.ones(len(lacks))
+                drawn[row] = rng.choice(lacks, self.negatives, p=odds / odds.sum())
         negatives = np.zeros((*real.shape, self.negatives), dtype=np.int32)
         negatives[rows, columns] = drawn
         return negatives
 
-    def _chances(self) -> NDArray[np.float32]:
-        """[V + 1]: the log of each item's chance of being drawn, 0 for padding."""
-        chances = np.diff(self._popularity, prepend=0)
-        chances[0] = 1
-        return np.log(chances).astype(np.float32)
+    def _taken(self, pairs: Ints) -> Bools:
+        """Whether the user of each pair (user x (V + 1) + item) has the item."""
+        place = np.searchsorted(self._seen, pairs)
+        found: Bools = self._seen[np.minimum(place, len(self._seen) - 1)] == pairs
+        return found
 
     def _draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
         if not self.popular:

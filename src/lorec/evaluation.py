@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lorec.data import Bools, Floats, Ints, Sequences, Split
 from lorec.errors import ConfigError, DataError
-from lorec.models import Scorer, hide
+from lorec.models import Scorer, first_places, hide
 
 HitCuts = (10,)
 TargetCuts = (50,)
@@ -53,11 +53,17 @@ def evaluate(
     has = getattr(scorer, "n_items", len(split.catalog))
     if has != len(split.catalog):
         raise ConfigError(f"the model has {has} items, the split's catalogue {len(split.catalog)}; judge it on its own")
-    rows = split.genuine() if rows is None else rows
+    rows = split.genuine() if rows is None else np.asarray(rows)
+    if rows.dtype == bool:
+        rows = np.flatnonzero(rows)
+    if targets is not None and len(targets) and not 1 <= min(targets) <= max(targets) <= len(split.catalog):
+        raise DataError(f"a target lies outside of the catalogue's numbers, 1 to {len(split.catalog)}")
     if not len(rows) or split.fraudsters[rows].any():
         raise DataError("users to judge are at least one, and genuine; choose among split.genuine()")
     log = split.histories(rows, on)
     held = (split.test if on == "test" else split.valid)[rows]
+    if not held.all():
+        raise DataError("some of these users have nothing held out; judge on a split, as leave_two_out makes it")
     goals = held[:, None] if targets is None else np.column_stack([held, np.tile(targets, (len(rows), 1))])
     older = split.older.take(rows)
     ranks, best = _ranked(scorer, log, goals, split.repeats, older, min(top, len(split.catalog)))
@@ -88,7 +94,7 @@ def by_popularity(users: pl.DataFrame, split: Split, parts: int = 10) -> pl.Data
     shown[0] = 0
     rows = pl.DataFrame({"user": split.users, "row": np.arange(len(split.users))})
     held = split.test[users.join(rows, on="user", how="left", maintain_order="left")["row"].to_numpy()]
-    hit = (best == held[:, None]).any(axis=1)
+    hit = users["rank"].to_numpy() <= best.shape[1]  # as HR@k has it, where scores are equal
     return pl.DataFrame(
         {
             "part": np.arange(1, parts + 1),
@@ -143,8 +149,8 @@ def _ranked(
         itself = scores.gather(1, wanted) > -torch.inf  # a hidden goal was not counted as its own equal
         ranks[rows] = (above + 1 - itself.long()).cpu().numpy()
         if top:
-            found = scores.topk(top, dim=1)
-            best[rows] = found.indices.masked_fill(torch.isinf(found.values), 0).cpu().numpy()
+            values, numbers = first_places(scores, top)
+            best[rows] = numbers.masked_fill(torch.isinf(values), 0).cpu().numpy()
     return ranks, best
 
 

@@ -4,7 +4,7 @@
 
     run.json           resolved configuration, versions, seed, digests of data and files, what to keep in mind
     scorecard.json     every arm's metrics, the popularity floor
-    catalog.parquet    the items by number, and how often each was taken
+    catalog.parquet    the items by number
     poison/            profiles.parquet, poison.json
     <arm>/             model.safetensors, history.jsonl, ranks.parquet, scorecard.json; weights.parquet of users and
                        interactions.parquet where a defense has an opinion
@@ -124,7 +124,8 @@ class Run:
         """The trained model of an arm, its file checked against the record."""
         if arm not in self.arms:
             raise unknown("arm", arm, self.arms)
-        return load_recommender(self.file(f"{arm}/model.safetensors"), self.plugins)
+        model = load_recommender(self.file(f"{arm}/model.safetensors"), self.plugins)
+        return model.to(choose_device(self.config.training.device))
 
     def catalog(self) -> Catalog:
         """The items by number."""
@@ -203,8 +204,7 @@ def _run(
     record["inputs"] = json.loads(json.dumps(inputs))
     data = {"digest": clean.digest(), "poison": job.poison.profiles.digest(), **clean.record}
     record["data"] = json.loads(json.dumps(data))
-    counts = job.bad.train.counts(len(clean.catalog))[1:]
-    Catalog(clean.catalog.items.with_columns(count=pl.Series(counts))).save(folder / "catalog.parquet")
+    clean.catalog.save(folder / "catalog.parquet")
     save_poison(job.poison, clean.catalog, folder / "poison")
     _without_draft(folder / "poison")
     _seal(record, folder, ["catalog.parquet", "poison/profiles.parquet", "poison/poison.json"])

@@ -43,7 +43,7 @@ from lorec.defenses import Given, Oracle
 from lorec.errors import ConfigError, DiskError, LorecError, RunError
 from lorec.experiment import Event, Run, again, begun, check, open_run, peak_memory, run
 from lorec.files import read_json, write_json
-from lorec.runfile import RunFile, arms_of, plain, put, read_document, resolve
+from lorec.runfile import RunFile, arms_of, plain, put, read_document, resolve, settled
 from lorec.sources import prepared
 from lorec.text import TextVectors
 from lorec.training import fit
@@ -120,7 +120,7 @@ def read_grid_file(path: str | Path, settings: Mapping[str, str] | None = None) 
         try:
             for key, value in chosen.items():
                 put(made, key, value)
-            config = resolve(made)
+            config = settled(made)
             arms_of(config)
         except ConfigError as error:
             raise type(error)(f"[grid] {told}: {error}") from None

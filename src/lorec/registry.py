@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pydantic
 
@@ -55,6 +55,13 @@ def find(family: str, table: Mapping[str, type], name: str, *, strangers: bool =
     if name in REFUSED.get(family, {}):
         raise UnknownName(f"there is no {name}: {REFUSED[family][name]}")
     raise unknown("loss" if family == "losses" else family.removesuffix("s"), name, [*table, *points])
+
+
+def one_of(what: str, value: Any, kind: Any) -> Any:
+    """A value of a Literal, for whoever sets it from Python. Raises ConfigError for any other."""
+    if value not in get_args(kind):
+        raise ConfigError(f"{what} is {value!r}; it is one of {', '.join(map(str, get_args(kind)))}")
+    return value
 
 
 def build(spec: type, values: Mapping[str, Any], where: str) -> Any:

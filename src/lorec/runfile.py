@@ -21,7 +21,7 @@ from lorec.detectors import LoRec as Evidence
 from lorec.errors import ConfigError
 from lorec.models import BACKBONES, BCE, LOSSES, Backbone, ItemKind, Loss, SASRec
 from lorec.registry import build, member, name_of, unknown
-from lorec.sources import SOURCES, CompleteJourney, Source, located
+from lorec.sources import SOURCES, Compiled, CompleteJourney, Source, located
 from lorec.text import ENCODERS, Encoder, MiniLM, Prompts
 from lorec.training import Training
 
@@ -136,7 +136,15 @@ def read_run_file(path: str | Path, settings: Mapping[str, str] | None = None) -
     document = read_document(path, settings)
     if "grid" in document:
         raise ConfigError(f"{path} has a [grid], so it is many runs; give it to lorec grid")
-    return resolve(document)
+    return settled(document)
+
+
+def settled(document: Mapping[str, Any]) -> RunFile:
+    """As `resolve`, with [split] as a compiled log brings it; ConfigError where the document asks for another."""
+    made = resolve(document)
+    if isinstance(made.data, Compiled):
+        made = dataclasses.replace(made, split=made.data.protocol(_table("split", document.get("split", {}))))
+    return made
 
 
 def read_document(path: str | Path, settings: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,16 +22,17 @@ from torch import Tensor
 
 from lorec.data import Ints, Poison, Split, Weights, stream
 from lorec.defenses import Defense, Guard, Undefended
-from lorec.errors import ConfigError, RunError
+from lorec.errors import ConfigError, DataError, RunError
 from lorec.evaluation import evaluate
 from lorec.files import load_state, save_state
 from lorec.models import Backbone, ItemKind, Loss, Precision, Recommender
+from lorec.registry import one_of
 from lorec.text import TextVectors
 
 __all__ = ["Fit", "Progress", "Training", "choose_device", "fit"]
 
 
-FORMAT = 2
+FORMAT = 3
 """Of checkpoints: one more whenever what they hold, or what follows from it, changes."""
 
 
@@ -62,18 +63,17 @@ class Training:
     def __post_init__(self) -> None:
         counts = {"epochs": self.epochs, "patience": self.patience, "tokens": self.tokens}
         for name, value in counts.items():
-            if value < 1:
-                raise ConfigError(f"[training] {name} is {value}; it must be at least 1")
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"[training] {name} is {value}; it is a whole number, at least 1")
         if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
             raise ConfigError("[training] learning_rate is above 0 and weight_decay 0 or more, both finite")
+        if not isinstance(self.device, str):
+            raise ConfigError(f"[training] device is {self.device!r}; it is a name, as 'auto', 'cpu' or 'cuda'")
         if self.valid_users is not None and self.valid_users < 1:
             raise ConfigError(
                 f"[training] valid_users is {self.valid_users}; it must be at least 1; leave it out for all"
             )
-        if self.precision not in get_args(Precision):
-            raise ConfigError(
-                f"[training] precision is {self.precision!r}; it is one of {', '.join(get_args(Precision))}"
-            )
+        one_of("[training] precision", self.precision, Precision)
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"[training] threads is {self.threads}; it must be at least 1")
 
@@ -227,7 +227,14 @@ class _Loop:
         identity = self._identity(described)
         if checkpoint is not None and checkpoint.exists():
             self._restore(load_state(checkpoint), checkpoint, identity)
+            if len(self.history) > self.training.epochs:
+                raise RunError(
+                    f"{checkpoint} has {len(self.history)} epochs and {self.training.epochs} are wanted; ask for more, "
+                    "or delete it to start anew"
+                )
         steps = self.feed.steps()
+        if not steps:
+            raise DataError("nobody has two items to train on, so there is nothing to predict; give longer histories")
         for epoch in range(len(self.history) + 1, self.training.epochs + 1):
             if self._is_over():
                 break
@@ -235,6 +242,9 @@ class _Loop:
             if checkpoint is not None:
                 save_state(checkpoint, self._state() | {"identity": identity})
         self.recommender.load_state_dict(self.best)
+        log = self.split.train
+        counts = np.bincount(log.items, self.guard.weights.of_events(log), self.recommender.n_items + 1)
+        self.recommender.popularity = counts.astype(np.float64)
         return Fit(self.recommender.eval(), self.guard, self.history, self.best_epoch)
 
     def _epoch(self, epoch: int, steps: int) -> None:

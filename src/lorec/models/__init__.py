@@ -33,11 +33,11 @@ from lorec.models.fmlp import FMLP
 from lorec.models.gru4rec import GRU4Rec
 from lorec.models.losses import BCE, GBCE, LOSSES, Loss, SampledSoftmax, Softmax
 from lorec.models.sasrec import SASRec
-from lorec.registry import build, find, name_of
+from lorec.registry import build, find, name_of, one_of
 
 __all__ = [
     "BACKBONES", "BCE", "FMLP", "GBCE", "LOSSES", "Backbone", "Foreign", "GRU4Rec", "ItemKind", "Loss", "Popularity",
-    "Recommender", "SASRec", "SampledSoftmax", "Scorer", "Softmax", "load_recommender",
+    "Precision", "Recommender", "SASRec", "SampledSoftmax", "Scorer", "Softmax", "first_places", "load_recommender",
 ]  # fmt: skip
 
 ItemKind = Literal["ids", "text", "both"]
@@ -95,6 +95,8 @@ class Recommender(nn.Module):
 
     precision: Precision = "float32"
     """How large matrices are multiplied in training; weights, losses and every ranking are float32 either way."""
+    popularity: Floats | None = None
+    """[V + 1]: how much each item counted in training, which `fit` puts down: for histories that say nothing."""
 
     def __init__(
         self,
@@ -109,8 +111,9 @@ class Recommender(nn.Module):
         super().__init__()
         if items != "ids" and text is None:
             raise ConfigError(f"items = {items!r} needs text vectors; choose an [encoder], or items = 'ids'")
-        self.spec, self.kind, self.n_items = backbone, items, n_items
+        self.spec, self.kind, self.n_items = backbone, one_of("items", items, ItemKind), n_items
         self.loss: Loss = loss or BCE()
+        self.popularity: Floats | None = None
         self._shift = _Shift()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -122,7 +125,12 @@ class Recommender(nn.Module):
                 if not bool(torch.isfinite(vectors).all()):
                     wrong = int((~torch.isfinite(vectors)).any(dim=1).nonzero()[0])
                     raise DataError(f"the text vector of item {wrong} holds what is no finite number; encode it again")
-                self.register_buffer("text", vectors)
+                if vectors.shape[:-1] != (n_items + 1,):
+                    raise ConfigError(
+                        f"text vectors are {list(vectors.shape)}; they are [{n_items + 1}, dim], row 0 for padding"
+                    )
+                # They never change: checkpoints and copies of the best weights go without.
+                self.register_buffer("text", vectors, persistent=False)
                 self.projection = nn.Linear(vectors.shape[1], backbone.width)
                 # Centred vectors of unit variance would give entries near 1, fifty times an embedding's.
                 nn.init.normal_(self.projection.weight, std=0.02)
@@ -228,17 +236,15 @@ class Recommender(nn.Module):
 
         Every chunk is written into the same memory: use it before asking for the next.
         """
-        training = self.training
-        self.eval()
-        table = self.table()
-        chunk = max(1, 1_000_000 // (self.n_items + 1))
-        scores = torch.empty(chunk, self.n_items + 1, device=self.device, dtype=table.dtype)
-        for rows, history in self.histories(log, tokens):
-            last = self(torch.from_numpy(history).to(self.device), table)[:, -1]
-            for start in range(0, len(rows), chunk):
-                some = rows[start : start + chunk]
-                yield some, torch.mm(last[start : start + chunk], table.T, out=scores[: len(some)])
-        self.train(training)
+        with _evaluating(self):
+            table = self.table()
+            chunk = max(32, 1_000_000 // (self.n_items + 1))  # of a few rows the product is slow
+            scores = torch.empty(chunk, self.n_items + 1, device=self.device, dtype=table.dtype)
+            for rows, history in self.histories(log, tokens):
+                last = self(torch.from_numpy(history).to(self.device), table)[:, -1]
+                for start in range(0, len(rows), chunk):
+                    some = rows[start : start + chunk]
+                    yield some, torch.mm(last[start : start + chunk], table.T, out=scores[: len(some)])
 
     def fresh(self, seed: int) -> "Recommender":
         """The same spec with new weights."""
@@ -257,12 +263,23 @@ class Recommender(nn.Module):
         seen: bool = False,
         without: Ints | None = None,
     ) -> pl.DataFrame:
-        """The top k of each history: user, rank, item, title, score, by.
+        """The top k of each history: user, rank, item, title, score, by. Of equal scores the lower number comes first.
 
         `seen`: also what the history holds; `without`: item numbers that nobody is to get. An empty history has no
-        state: it gets the most popular items (`by` says so, the score is how often each was taken), where the catalogue
-        counts them. Raises DataError where it does not.
+        state: it gets what was most popular in training (`by` says so), by the weights that a defense gave, so that
+        what it turned down is not recommended here; the score is how often each was taken. Raises DataError where
+        `popularity` is not known, for numbers that the model does not have and a catalogue of another size, and
+        ConfigError for a k below 1.
         """
+        if k < 1:
+            raise ConfigError(f"k is {k}; a list has 1 item or more")
+        if len(catalog) != self.n_items:
+            raise DataError(f"the catalogue has {len(catalog)} items, the model {self.n_items}; give its own catalogue")
+        for what, given in (("a history", log.items), ("without", np.asarray([] if without is None else without))):
+            if len(given) and not 1 <= int(given.min()) <= int(given.max()) <= self.n_items:
+                raise DataError(
+                    f"{what} has an item below 1 or above {self.n_items}, which the model lacks; number them so"
+                )
         names = users if users is not None else pl.Series([str(row) for row in range(len(log))], dtype=pl.String)
         hidden = torch.as_tensor(np.asarray([] if without is None else without, dtype=np.int64), device=self.device)
         empty = log.lengths == 0
@@ -272,7 +289,7 @@ class Recommender(nn.Module):
             if not len(chosen):
                 continue
             some = log.take(chosen)
-            scorer: Scorer = self if by == "model" else _popular(catalog)
+            scorer: Scorer = self if by == "model" else self._popular()
             for rows, scores in scorer.score(some):
                 if bool(torch.isnan(scores).any()):
                     raise DataError("a score is not a number; the model has diverged: train it again")
@@ -280,13 +297,10 @@ class Recommender(nn.Module):
                 scores[:, hidden] = -torch.inf
                 if not seen:
                     hide(scores, some.take(rows))
-                best = scores.topk(min(k, self.n_items), dim=1)
-                n = best.values.shape[1]
+                values, numbers = first_places(scores, min(k, self.n_items))
+                n = values.shape[1]
                 columns = {"row": np.repeat(chosen[rows], n), "rank": np.tile(np.arange(1, n + 1), len(rows))}
-                columns |= {
-                    "number": best.indices.flatten().cpu().numpy(),
-                    "score": best.values.flatten().cpu().numpy(),
-                }
+                columns |= {"number": numbers.flatten().cpu().numpy(), "score": values.flatten().cpu().numpy()}
                 parts.append(pl.DataFrame(columns).with_columns(by=pl.lit(by)))
         found = pl.concat(parts).filter(pl.col("score").is_finite()).sort("row", "rank")
         titles = pl.Series(catalog.titles(), dtype=pl.String)
@@ -299,12 +313,21 @@ class Recommender(nn.Module):
             "by",
         )
 
+    def _popular(self) -> "Popularity":
+        if self.popularity is None:
+            raise DataError("a history is empty, and the model does not know what is popular; give at least one item")
+        return Popularity(self.popularity)
+
     def save(self, path: str | Path) -> None:
         """Write weights and spec as one safetensors file; it holds no histories."""
         spec = {"backbone": name_of("backbones", BACKBONES, self.spec), **dataclasses.asdict(self.spec)}  # type: ignore[call-overload]
-        header = {"spec": json.dumps(spec), "items": self.kind, "n_items": str(self.n_items)}
+        loss = {"loss": name_of("losses", LOSSES, self.loss), **dataclasses.asdict(self.loss)}  # type: ignore[call-overload]
+        header = {"spec": json.dumps(spec), "items": self.kind, "n_items": str(self.n_items), "loss": json.dumps(loss)}
+        kept = self.state_dict() | ({} if self.kind == "ids" else {"text": self.get_buffer("text")})
+        if self.popularity is not None:
+            kept["popularity"] = torch.from_numpy(self.popularity.astype(np.float64))
         with replacing(path) as temporary:
-            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary, header)
+            save_file({name: value.contiguous() for name, value in kept.items()}, temporary, header)
 
 
 @dataclass(frozen=True)
@@ -366,8 +389,9 @@ class Foreign(Recommender):
             if table.dim() != 2 or len(table) < 2:
                 raise ConfigError(f"items() gives {list(table.shape)}; it is [V + 1, H], row 0 for padding")
             self.n_items, width = len(table) - 1, table.shape[1]
-            asked = torch.zeros(2, max_length if fixed_length else 2, dtype=torch.int32, device=table.device)
-            asked[:, -1], asked[0, -2] = 1, 1
+            asked = torch.zeros(2, max_length if fixed_length else min(2, max_length), dtype=torch.int32)
+            asked[:, -1:], asked[0, -2:] = 1, 1
+            asked = asked.to(table.device)
             found = states(asked)
         if found.shape != (*asked.shape, width):
             raise ConfigError(
@@ -453,7 +477,11 @@ def load_recommender(path: str | Path, plugins: bool = False) -> Recommender:
         spec = json.loads(header["spec"])
         kind, n_items = header["items"], int(header["n_items"])
         backbone = build(find("backbones", BACKBONES, spec.pop("backbone"), strangers=plugins), spec, Path(path).name)
-        model = Recommender(backbone, kind, n_items, tensors.get("text"))
+        told = json.loads(header["loss"])
+        loss = build(find("losses", LOSSES, told.pop("loss"), strangers=plugins), told, Path(path).name)
+        popularity = tensors.pop("popularity", None)
+        model = Recommender(backbone, kind, n_items, tensors.pop("text", None), loss=loss)
+        model.popularity = None if popularity is None else popularity.numpy()
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, ConfigError) as error:
         first = str(error).splitlines()[0][:200]
@@ -473,17 +501,25 @@ _NOTHING = pl.DataFrame(
 )
 
 
-def _popular(catalog: Catalog) -> "Popularity":
-    if "count" not in catalog.items.columns:
-        raise DataError("a history is empty, and the catalogue does not count its items; give at least one item of it")
-    return Popularity(np.concatenate([[0], catalog.items["count"].to_numpy()]))
+def first_places(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """[B, k] each: the highest scores, best first, and whose they are; of equal ones the lower number comes first.
+
+    So a list is the beginning of any longer one, and the same on every machine.
+    """
+    values, numbers = scores.topk(k, dim=1)
+    tied = (values[:, 1:] == values[:, :-1]).any(1) | ((scores >= values[:, -1:]).sum(1) > k)
+    rows = (tied & torch.isfinite(values[:, 0])).nonzero()[:, 0]
+    if len(rows):
+        ordered = scores[rows].sort(dim=1, descending=True, stable=True)
+        values[rows], numbers[rows] = ordered.values[:, :k], ordered.indices[:, :k]
+    return values, numbers
 
 
 class Popularity:
     """The floor: every user gets the most popular items that they have not seen."""
 
-    def __init__(self, counts: NDArray[np.int64]) -> None:
-        """`counts` [V + 1]: how often each item occurs in the training log."""
+    def __init__(self, counts: NDArray[np.int64] | Floats) -> None:
+        """`counts` [V + 1]: how often each item occurs in the training log, or how much it counts there."""
         self.counts = torch.from_numpy(counts.astype(np.float32))
 
     def score(self, log: Sequences, tokens: int = 16384) -> Iterator[tuple[Ints, Tensor]]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lorec.errors import ConfigError
 from lorec.models.layers import Activation, FeedForward, dropout
+from lorec.registry import one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class FMLP:
             raise ConfigError("width, max_length, blocks and feed_forward must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it is a share in [0, 1)")
+        one_of("activation", self.activation, Activation)
 
     @property
     def causal(self) -> bool:

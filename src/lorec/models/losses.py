@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lorec.data import Batch
 from lorec.errors import ConfigError
+from lorec.registry import one_of
 
 if TYPE_CHECKING:
     from lorec.models import Recommender
@@ -50,6 +51,7 @@ class _Sampled:
     def __post_init__(self) -> None:
         if self.negatives < 1:
             raise ConfigError(f"negatives is {self.negatives}; this loss needs at least 1")
+        one_of("sampling", self.sampling, Sampling)
 
     def losses(self, recommender: "Recommender", batch: Batch) -> Tensor:
         """[B, T]: what is to be made small at each position; 0 where there is no positive."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lorec.errors import ConfigError
 from lorec.models.layers import Activation, Attention, FeedForward, causal_mask, dropout
+from lorec.registry import one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class SASRec:
     def __post_init__(self) -> None:
         if self.width < 1 or self.heads < 1 or self.width % self.heads:
             raise ConfigError(f"width {self.width} does not divide into {self.heads} heads; choose a multiple")
+        one_of("norm", self.norm, Literal["pre", "post"])
+        one_of("activation", self.activation, Activation)
         if self.max_length < 1 or self.blocks < 1 or (self.feed_forward or 1) < 1:
             raise ConfigError("max_length, blocks and feed_forward must be at least 1")
         if not 0 <= self.dropout < 1:

@@ -28,9 +28,7 @@ FORMS = {"target rank": ",.0f", "best epoch": ".0f", "epochs": ".0f", "seconds a
 def of_run(folder: Path, plugins: bool = False) -> Page:
     """Raises RunError, and what reading raises, for a folder that no run left whole."""
     run = open_run(folder, partial=True, plugins=plugins)
-    titles = {
-        item: title for item, title, _ in _read(run, "catalog.parquet").select("item", "title", "count").iter_rows()
-    }
+    titles = {item: title for item, title in _read(run, "catalog.parquet").select("item", "title").iter_rows()}
     opinions = [arm for arm in run.arms if f"{arm}/weights.parquet" in run.record["files"] and arm not in REFERENCES]
     sections = [
         Section("What the arms are worth", _arms(run)),
@@ -198,15 +196,14 @@ def _curves(suspicion: Floats, bad: Bools) -> tuple[Any, Any]:
 def _harmed(run: Run, arms: list[str]) -> list[Block]:
     """What genuine users lose by the length of their history and by the popularity of what they took."""
     rows: list[tuple[Any, ...]] = []
-    counts = _read(run, "catalog.parquet").select("item", "count")
     for arm in arms:
         if f"{arm}/interactions.parquet" not in run.record["files"]:
             continue
         genuine = _read(run, f"{arm}/weights.parquet").filter(~pl.col("injected")).select("user")
         users = (
             _read(run, f"{arm}/interactions.parquet")
+            .with_columns(count=pl.len().over("item"))
             .join(genuine, on="user", how="semi")
-            .join(counts, on="item", how="left")
             .group_by("user")
             .agg(events=pl.len(), popularity=pl.col("count").median(), lost=1 - pl.col("weight").mean())
         )

@@ -2,12 +2,14 @@
 
 split.json         name, record, digests of the other files, format
 catalog.parquet    the items by number        users.parquet    raw user ids by row
-*.npy              train, older, valid, test as plain arrays, opened without being read
+*.npy              train, older, valid, test as plain arrays, mapped: each is checked, none is kept in memory
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,19 +38,24 @@ class Compiled:
         """Raise ConfigError: raw interactions are no longer there."""
         raise ConfigError(f"{self.path} is a compiled log, split already; give the log itself to look at it")
 
-    def split(self, protocol: Protocol) -> Split:
-        """The split. Raises ConfigError where it was made otherwise than a run file's [split] asks for."""
-        found = open_split(Path(self.path))
-        made = Protocol(**found.record["protocol"])
-        asked, default = dataclasses.asdict(protocol), dataclasses.asdict(Protocol())
-        for name, value in dataclasses.asdict(made).items():
-            # The seed is a run's own where nobody gave one; whoever compiled the log has chosen.
-            if name != "seed" and asked[name] not in (value, default[name]):
+    def protocol(self, asked: Mapping[str, Any]) -> Protocol:
+        """How it was split. Raises ConfigError where that is not what is asked for, key by key, and as `open_split`."""
+        made = Protocol(**_told(Path(self.path))["record"]["protocol"])
+        for name, value in asked.items():
+            if (was := getattr(made, name, value)) != value:
                 raise ConfigError(
-                    f"[split] {name} is {asked[name]!r}, and {self.path} was compiled with {value!r}; leave [split] "
-                    "out, or compile the log anew"
+                    f"[split] {name} is {value!r}, and {self.path} was compiled with {was!r}; leave [split] out, or "
+                    "compile the log anew"
                 )
-        return found
+        return made
+
+    def split(self, protocol: Protocol) -> Split:
+        """The split. Raises ConfigError where a protocol other than the default one asks for something else."""
+        default = dataclasses.asdict(Protocol())
+        asked = {name: value for name, value in dataclasses.asdict(protocol).items() if value != default[name]}
+        # The seed is a run's own where nobody gave one; whoever compiled the log has chosen.
+        self.protocol({name: value for name, value in asked.items() if name != "seed"})
+        return open_split(Path(self.path))
 
 
 def save_split(split: Split, folder: Path) -> None:
@@ -83,16 +90,8 @@ def open_split(folder: Path) -> Split:
 
     Raises RunError for what is missing, damaged or edited, or of another format.
     """
-    if not folder.is_dir():
-        raise RunError(f"no compiled log {folder}; lorec data compile makes one")
-    told = read_json(inside(folder, "split.json"))
-    try:
-        name, record, files = str(told["name"]), dict(told["record"]), dict(told["files"])
-        known = told["format"] == FORMAT and set(files) <= _names()
-    except (KeyError, TypeError, ValueError):
-        known = False
-    if not known:
-        raise RunError(f"{folder} is no compiled log of this version; compile the log anew")
+    told = _told(folder)
+    name, record, files = str(told["name"]), dict(told["record"]), dict(told["files"])
     for one, digest in files.items():
         if sha256(inside(folder, one)) != digest:
             raise RunError(f"{folder / one} was edited or is damaged; compile the log anew")
@@ -109,6 +108,22 @@ def open_split(folder: Path) -> Split:
     catalog = Catalog.load(folder / "catalog.parquet")
     honest = np.zeros(len(train), dtype=bool)
     return Split(name, catalog, users, train, arrays["valid"], arrays["test"], honest, older, record)
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """What a compiled log says of itself."""
+    if not folder.is_dir():
+        raise RunError(f"no compiled log {folder}; lorec data compile makes one")
+    told = read_json(inside(folder, "split.json"))
+    try:
+        Protocol(**dict(told["record"])["protocol"])
+        known = bool(told["name"]) and told["format"] == FORMAT and set(dict(told["files"])) <= _names()
+    except (KeyError, TypeError, ValueError):
+        known = False
+    if not known:
+        raise RunError(f"{folder} is no compiled log of this version; compile the log anew")
+    found: dict[str, Any] = told
+    return found
 
 
 def _names() -> set[str]:
