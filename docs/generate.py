@@ -9,6 +9,7 @@ import inspect
 import itertools
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,15 +215,20 @@ def results() -> str:
         if not kept.is_dir():
             continue
         cells = pl.read_csv(kept / "cells.csv", infer_schema_length=None)
-        each = cells.unique("run")["cell seconds"]
+        each = cells.unique("run")["cell seconds"].drop_nulls()
         took = f"{len(each)} cells took {each.sum() / 60:.0f} minutes together, those side by side counted one by one."
-        table = (kept / "table.md").read_text(encoding="utf-8").strip()
-        parts += [f"## {name}", f"{head_of(name)} `lorec grid recipes/{name}.toml`: {took}", table]
+        parts += [f"## {name}", f"{head_of(name)} `lorec grid recipes/{name}.toml`: {took}"]
+        if (kept / "table.md").exists():
+            parts.append((kept / "table.md").read_text(encoding="utf-8").strip())
         if name == "small-likelihoods":
             parts.append(deciles(cells))
         if name == "rivals":
+            asked = tomllib.loads((RECIPES / "rivals.toml").read_text(encoding="utf-8"))["grid"]["attack"]
+            if left := [kind for kind in asked if kind not in set(cells["attack"])]:
+                parts.append(f"Not run yet: {', '.join(left)}.")
             parts.append(side_by_side(cells, "success removed", "Attack success removed"))
             parts.append(side_by_side(cells, "T-HR@50", "T-HR@50"))
+            parts.append(side_by_side(cells, "HR@10", "HR@10; under `none`, of a clean log, the price of each defense"))
             parts.append(side_by_side(cells, "ROC-AUC", "ROC-AUC of users"))
             parts.append(side_by_side(cells, "seconds an epoch", "Seconds an epoch, one thread, another cell beside"))
         if (kept / "curves.csv").exists():

@@ -323,12 +323,13 @@ def scan(
             verdicts=None if verdicts is None else read_verdicts(verdicts), cache=_cache(), key=_key(key_file),
             seed=seed, watch=_stages(seen), **options,
         )  # fmt: skip
+    page = _reported(out)
     if as_json:
         about = {"verdict": found.verdict(), "alarm": found.alarm, "figures": found.figures, "notes": found.notes}
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
         show_findings(found)
-        print(f"\nEverything is in {out}: users, items, groups, weights (Parquet), findings.json{_reported(out)}.")
+        print(f"\nEverything is in {out}: users, items, groups, weights (Parquet), findings.json{page}.")
     if fail_above is not None and found.alarm >= fail_above:
         raise typer.Exit(1)
 
@@ -763,12 +764,14 @@ def show_run(done: "Run") -> None:
 
 def show_findings(found: "Findings", rows: int = 10) -> None:
     """What a scan found: the verdict, the worst items and users with their first reasons, and what to keep in mind."""
+    from lorec.scans.learning import SUSPECT
+
     print(f"\n{literal(found.verdict(), 500)}\n{literal(found.would_do(), 500)}")
     for what, frame, columns in (
         ("Items that look pushed", found.items, ["item_id", "title", "suspicion", "holders", "group", "reasons"]),
         ("Users who look hired", found.users, ["user_id", "suspicion", "events", "group", "reasons"]),
     ):
-        suspects = frame.filter(frame["reasons"] != "").sort("suspicion", descending=True).head(rows)
+        suspects = frame.filter(frame["suspicion"] >= SUSPECT).sort("suspicion", descending=True).head(rows)
         if suspects.height:
             print(f"\n{what}")
             _rows(columns, (_short(row) for row in suspects.select(columns).iter_rows()), 200)

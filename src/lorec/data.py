@@ -277,8 +277,9 @@ class Split:
         texts = (self.users, self.catalog.items["item"], self.catalog.items["title"].fill_null(""))
         parts = [self.train.digest(), self.older.digest(), self.valid.tobytes().hex(), self.test.tobytes().hex()]
         parts += ["\0".join(one.cast(pl.String).to_list()) for one in texts]
-        more = sorted(set(self.catalog.items.columns) - {"item", "title"})
-        parts += [self.catalog.items.select(more).write_json(), str(self.repeats)]
+        more = self.catalog.items.select(sorted(set(self.catalog.items.columns) - {"item", "title"}))
+        plain = more.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))  # their codes are a process's own
+        parts += [repr(plain.schema), plain.hash_rows(seed=0).to_numpy().tobytes().hex(), str(self.repeats)]
         parts += [] if self.train.times is None else [hashlib.sha256(self.train.times.tobytes()).hexdigest()]
         return hashlib.sha256("\1".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 

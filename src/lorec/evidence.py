@@ -657,9 +657,14 @@ def bursts(log: Sequences, n_items: int) -> tuple[Floats, NDArray[np.int64]]:
     """
     if log.times is None:
         raise DataError("the log has no times, so there are no bursts; leave this evidence out")
-    order = np.lexsort((log.times, log.items))
-    items, times = log.items[order], log.times[order]
     everything = np.sort(log.times)
+    order = np.lexsort((log.times, log.items))
+    users = log.users()[order]
+    if log.distinct() is not log:  # who takes an item again came once
+        again = users * (n_items + 1) + log.items[order]
+        first = np.sort(np.unique(again, return_index=True)[1])  # in order of item, then time
+        order, users = order[first], users[first]
+    items, times = log.items[order], log.times[order]
     n = np.bincount(items, minlength=n_items + 1)
     half = np.maximum((n + 1) // 2, 2)[items]
     ends = np.cumsum(n)[items]

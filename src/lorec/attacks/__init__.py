@@ -52,6 +52,7 @@ __all__ = [
     "forge",
     "known_fakes",
     "open_poison",
+    "pushable",
     "save_poison",
 ]
 
@@ -310,8 +311,15 @@ def check_known(kinds: Sequence[str]) -> None:
             raise ConfigError(f"{name} can't be among the known kinds: it {why}; known are {', '.join(KINDS)}")
 
 
+def pushable(split: Split) -> NDArray[np.int64]:
+    """The items that half of the users or more do not have yet; all of them where that is none."""
+    held = split.train.distinct().counts(len(split.catalog))[1:]
+    few: NDArray[np.int64] = 1 + np.flatnonzero(2 * held <= len(split))
+    return few if len(few) else np.arange(1, len(held) + 1)
+
+
 def _round(split: Split, names: Sequence[str], share: float, number: int, seed: int) -> Poison:
-    everything = np.arange(1, len(split.catalog) + 1)
+    everything = pushable(split)
     profiles, pushed = Sequences.of([]), []
     for name in names:
         rng = stream(seed, f"known {name} {number}")

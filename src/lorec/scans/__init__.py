@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from lorec.attacks import KINDS
 from lorec.data import Dataset, Floats, Ints, Split, Weights, whole
 from lorec.detectors import Bursts, Coherence, Copies, Degree, Detector, Groups, LoRec, Suspicion
-from lorec.errors import ConfigError, DataError
+from lorec.errors import ConfigError, DataError, RunError
 from lorec.registry import unknown
 from lorec.scans.findings import Findings, grouped, only_a_scan, told_items, told_users
-from lorec.scans.learning import SUSPECT, Model, Scanner, Watch, alarm, campaign, learned, pushed, trials_of
+from lorec.scans.learning import SUSPECT, Model, Scanner, Watch, alarm, campaign, learned, pushed, resolvable, trials_of
 from lorec.sources import oddities
 from lorec.text import Encoder, MiniLM, TextVectors
 
@@ -41,10 +41,14 @@ EVIDENCE: dict[str, Detector] = {
 }  # fmt: skip
 FEWEST_USERS, FEWEST_ITEMS = 50, 20
 """Of a log; below, attacks can't be synthesised into it."""
-FOREIGN = 0.1
+FOREIGN = 0.01
 """The share of letters beyond ASCII's from which on an encoder of English is the wrong one."""
+SMALL = 0.01
+"""The share of users below which an attack should be found, or else the notes say that it can't."""
 LONGEST = 1000
 """Items of a history that are looked at, the newest: a longer one is a machine's, and its pairs would be millions."""
+MUCH = 0.1
+"""The share of all interactions from which on one user's is told of."""
 PUSHED = 0.5
 """The likelihood, if there is an attack, from which on an item's interactions count nothing, whatever LoRec says."""
 
@@ -89,13 +93,19 @@ def scan(
             f"{dataset.name} has {len(log):,} users and {len(log.catalog):,} items; a scan asks what is usual, "
             f"and needs {FEWEST_USERS} users and {FEWEST_ITEMS} items at the least"
         )
-    judged = _verdicts(verdicts, log.users)
+    names = log.users.cast(pl.String)
     if key is not None:
         log = dataclasses.replace(log, users=_hashed(log.users, key))
+    judged = _verdicts(verdicts, names, log.users)
     notes = ["Nobody has checked this log: what is found is to be looked at, and what is not found may still be there."]
     notes += oddities(dataset)
+    if (fewest := resolvable(len(log))) > SMALL * len(log):
+        notes.append(
+            f"{len(log):,} users are few: an attack by less than about {fewest:.0f} accounts can't be told from chance "
+            "here, whatever else is found."
+        )
     looked_at = _shortened(log, notes)
-    text = _text(log, encoder, scenario, cache, watch, notes)
+    text = _text(log, dataset, encoder, scenario, cache, watch, notes)
     kinds = tuple(one for one in kinds if one != "adaptive" or text is not None)
     scanner = Scanner(_asked(evidence, text is not None, log, notes), kinds, text, seed)
     steps = len(scanner.evidence)
@@ -103,6 +113,11 @@ def scan(
     if earlier is None:
         models = learned(base, scanner.trials(looked_at, trials, None if folder is None else folder / "trials", watch))
     else:
+        for name, value in scanner.asked().items():
+            if any(one["asked"].get(name) != value for one in earlier):
+                raise RunError(
+                    f"{name} is not that of the trials of {like}; scan as that scan did, or make trials anew"
+                )
         models = learned(base, earlier)
         notes.append(f"The trials are those of an earlier scan, {like}; none was made in this log.")
 
@@ -111,7 +126,7 @@ def scan(
     size = campaign(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
     weights = _weights(base.said["lorec"], if_attacked, judged, looked_at, log)
     # The models take an attack for as likely as none. How likely it is in this log, its worst items say together.
-    sure = alarm(size)
+    sure = 1.0 if _pushing(judged, looked_at).any() else alarm(size)
     items, users = _with_verdicts(sure * known, judged, looked_at), sure * models[1](base.users(if_attacked))
     users[judged == 0], users[judged == 1] = 0.0, 1.0
     groups, of_items, of_users = grouped(items, log)
@@ -139,6 +154,8 @@ def scan(
             "seconds": time.perf_counter() - started,
         },
     )  # fmt: skip
+    if key is not None:
+        found = found.sorted()
     if folder is not None:
         found.save(folder)
     return found
@@ -170,10 +187,24 @@ def _asked(evidence: Sequence[str], texts: bool, log: Split, notes: list[str]) -
 
 
 def _text(
-    log: Split, encoder: Encoder | None, scenario: str, cache: str | Path | None, watch: Watch, notes: list[str]
+    log: Split,
+    dataset: Dataset,
+    encoder: Encoder | None,
+    scenario: str,
+    cache: str | Path | None,
+    watch: Watch,
+    notes: list[str],
 ) -> TextVectors | None:
     """The items' texts, encoded; None without any."""
     told = sum(bool(title.strip()) for title in log.catalog.titles())
+    if not told and dataset.items.height and dataset.items["title"].drop_nulls().len():
+        mine, theirs = log.catalog.items["item"][0], dataset.items["item"].cast(pl.String)[0]
+        notes.append(
+            f"None of the catalogue's {dataset.items.height:,} ids is in the log: it has ids like {theirs!r}, the log "
+            f"like {mine!r}; mend one of the two, or name the columns. Titles are lost, so only the log's own company "
+            "is looked at."
+        )
+        return None
     if not told:
         notes.append("There are no titles: what items are is not known, so only the log's own company is looked at.")
         return None
@@ -202,13 +233,16 @@ def _shortened(log: Split, notes: list[str]) -> Split:
     """The log without the older part of histories that are too long to be a person's."""
     histories = log.train
     kept = np.minimum(histories.lengths, LONGEST)
-    if not (cut := int((kept < histories.lengths).sum())):
-        return log
     longest = int(np.argmax(histories.lengths))
+    share = histories.lengths[longest] / len(histories.items)
+    most = f"{log.users.cast(pl.String)[longest]!r} with {share:.1%} of all interactions"
+    if not (cut := int((kept < histories.lengths).sum())):
+        if share > MUCH:
+            notes.append(f"One user is much of the log, as machines and shared accounts are: {most}.")
+        return log
     notes.append(
         f"{cut:,} users have more than {LONGEST:,} interactions, as machines and shared accounts do; only the newest "
-        f"are looked at. The longest is {log.users.cast(pl.String)[longest]!r} with "
-        f"{histories.lengths[longest] / len(histories.items):.1%} of all interactions."
+        f"are looked at. The longest is {most}."
     )
     return dataclasses.replace(log, train=histories.slices(histories.starts[1:] - kept, kept))
 
@@ -252,12 +286,13 @@ def read_verdicts(path: Path) -> dict[str, bool]:
     return found
 
 
-def _verdicts(verdicts: Mapping[str, bool] | None, users: pl.Series) -> NDArray[np.int64]:
-    """[users]: 1 confirmed, 0 cleared, -1 not judged."""
+def _verdicts(verdicts: Mapping[str, bool] | None, users: pl.Series, told: pl.Series) -> NDArray[np.int64]:
+    """[users]: 1 confirmed, 0 cleared, -1 not judged; by the log's ids, or those under which users were `told`."""
     judged = np.full(len(users), -1)
     if not verdicts:
         return judged
-    mine = pl.DataFrame({"user": users.cast(pl.String), "row": np.arange(len(users))})
+    both = [pl.DataFrame({"user": one.cast(pl.String), "row": np.arange(len(users))}) for one in (users, told)]
+    mine = pl.concat(both).unique("user", keep="first", maintain_order=True)
     given = pl.DataFrame({"user": list(verdicts), "fraud": list(verdicts.values())})
     rows = given.join(mine, on="user", how="left", maintain_order="left")
     if rows["row"].null_count():
@@ -267,15 +302,24 @@ def _verdicts(verdicts: Mapping[str, bool] | None, users: pl.Series) -> NDArray[
     return judged
 
 
+def _pushing(judged: Ints, log: Split) -> Floats:
+    """[V + 1]: of items that confirmed users hold far more often than others do, the share of holders they are."""
+    n = len(log.catalog)
+    rows, everyone = np.flatnonzero(judged == 1), log.train.distinct().counts(n)
+    theirs = log.train.take(rows).distinct().counts(n)
+    often = (theirs >= 3) & (theirs * len(log) > 5 * everyone * len(rows))
+    shares: Floats = often * theirs / np.maximum(everyone, 1)
+    return shares
+
+
 def _with_verdicts(items: Floats, judged: Ints, log: Split) -> Floats:
-    """[V + 1]: an item that confirmed users hold far more often than others do is the likelier pushed for it.
+    """[V + 1]: the likelier pushed as more holders are confirmed fraudsters, the less likely as more are cleared.
 
     As likely as its holders are confirmed ones, besides what was known. (As known fakes of LoRec's, confirmed users
     taught less: their targets look like themselves, and like many an honest item.)
     """
     n = len(log.catalog)
-    rows, everyone = np.flatnonzero(judged == 1), log.train.distinct().counts(n)
-    theirs = log.train.take(rows).distinct().counts(n)
-    often = (theirs >= 3) & (theirs * len(log) > 5 * everyone * len(rows))
-    likelier: Floats = 1 - (1 - items) * (1 - often * theirs / np.maximum(everyone, 1))
+    cleared = log.train.take(np.flatnonzero(judged == 0)).distinct().counts(n)
+    others: Floats = items * (1 - cleared / np.maximum(log.train.distinct().counts(n), 1))
+    likelier: Floats = 1 - (1 - others) * (1 - _pushing(judged, log))
     return likelier

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from lorec.data import Floats, Ints, Split, Weights
+from lorec.data import Floats, Ints, Sequences, Split, Weights, runs
 from lorec.errors import RunError
 from lorec.evidence import bursts, doubles
 from lorec.files import replacing, write_json
@@ -23,7 +23,7 @@ from lorec.sources import moment
 LIKELY = 0.7
 """The alarm from which on an attack is called likely."""
 TOLD = 500
-"""Users whose reasons are told at most; items, too."""
+"""Suspect items that are put into groups at most."""
 FILES = (
     "users.parquet",
     "items.parquet",
@@ -67,6 +67,8 @@ class Findings:
             f"{self.figures['items that look pushed']:,} items look pushed, in {self.groups.height:,} groups, and "
             f"{self.figures['users that look hired']:,} users look hired"
         )
+        if not self.groups.height and self.alarm >= 0.5:
+            return f"There may be an attack ({self.alarm:.2f}), but no single item stands out."
         if not self.groups.height:
             return f"Nothing found (likelihood of an attack {self.alarm:.2f}): no item looks pushed."
         if self.alarm < 0.5:
@@ -84,6 +86,19 @@ class Findings:
             "to be predicted; everything stays in the histories."
         )
 
+    def sorted(self) -> "Findings":
+        """With users in the order of the ids that are told, so that rows say nothing of others."""
+        order = self.log.users.cast(pl.String).arg_sort().to_numpy()
+        log = dataclasses.replace(
+            self.log, users=self.log.users.gather(order), train=self.log.train.take(order),
+            valid=self.log.valid[order], test=self.log.test[order], fraudsters=self.log.fraudsters[order],
+            older=self.log.older.take(order),
+        )  # fmt: skip
+        events = self.weights.of_events(self.log.train)
+        lengths = self.log.train.lengths[order]
+        weights = Weights(events=events[runs(self.log.train.starts[:-1][order], lengths)])
+        return dataclasses.replace(self, log=log, users=self.users[order], weights=weights)
+
     def interactions(self) -> pl.DataFrame:
         """user_id, item_id, weight and suspicion of every interaction, user by user, the oldest first."""
         log, of_items = self.log.train, np.append(0.0, self.items["suspicion"].to_numpy())
@@ -100,6 +115,10 @@ class Findings:
         """
         folder = Path(folder)
         only_a_scan(folder)
+        for old in ("findings.json", "report.html"):  # a killed process must not leave new tables under an old verdict
+            (folder / old).unlink(missing_ok=True)
+        for half in folder.glob(".*.tmp"):
+            half.unlink(missing_ok=True)
         frames = {"users": self.users, "items": self.items, "groups": self.groups, "weights": self.interactions()}
         for name, frame in frames.items():
             with replacing(folder / f"{name}.parquet") as temporary:
@@ -115,8 +134,13 @@ class Findings:
 
 def only_a_scan(folder: Path) -> None:
     """Raise RunError for a folder that holds something else than what a scan leaves."""
-    if folder.exists() and not (folder.is_dir() and all(one.name in FILES for one in folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and all(map(_of_a_scan, folder.iterdir()))):
         raise RunError(f"{folder} holds something else than a scan; choose another folder")
+
+
+def _of_a_scan(path: Path) -> bool:
+    """Whether a scan leaves this, or the half of it that a killed process was writing."""
+    return path.name in FILES or (path.name.endswith(".tmp") and path.name[1:].startswith(FILES))
 
 
 # ----------------------------------------------------------------------------------------------------------- groups
@@ -149,8 +173,7 @@ def grouped(items: Floats, log: Split) -> tuple[pl.DataFrame, NDArray[np.int64],
         held = holding[:, inside].sum(axis=1)
         together = np.flatnonzero(held >= min(2, len(inside)))
         of_users[together] = group
-        chance = holders[inside] / len(log)
-        expected = (chance.sum() ** 2 - (chance**2).sum()) / 2 * len(log) if len(inside) > 1 else None
+        expected = by_chance(histories, holders[inside]) if len(inside) > 1 else None
         first, last = _span(log, together, suspects[inside])
         rows.append((
             group, items[suspects[inside]].max(), len(inside), int((held > 0).sum()), len(together), expected, first,
@@ -162,6 +185,18 @@ def grouped(items: Floats, log: Split) -> tuple[pl.DataFrame, NDArray[np.int64],
         "titles": pl.List(pl.String()),
     })  # fmt: skip
     return pl.DataFrame(rows[::-1], schema, orient="row"), of_items, of_users
+
+
+def by_chance(log: Sequences, holders: Floats) -> float:
+    """How many users would hold two or more of some items with so many holders each, were nothing but chance at work.
+
+    Whoever has more of everything has more of these, too: a user with L items misses one that is a share s of all
+    interactions with a chance of (1 - s)^L. How many of the items a user has is Poisson then.
+    """
+    lengths, users = np.unique(log.lengths, return_counts=True)
+    missed = np.log1p(-np.minimum(holders / max(len(log.items), 1), 0.999))
+    mean = -np.expm1(lengths[:, None] * missed).sum(axis=1)
+    return float((users * -np.expm1(np.log1p(mean) - mean)).sum())
 
 
 def _span(log: Split, users: Ints, items: Ints) -> tuple[str | None, str | None]:
@@ -205,9 +240,10 @@ def told_items(
     mean = np.bincount(log.train.items, weights.of_events(log.train), n + 1) / np.maximum(counts, 1)
     when = bursts(base.log, n) if "bursts" in base.said else None
     reasons = [""] * n
-    for item in _worst(items):
+    below = {view: np.append(0.0, share_below(odds[1:])) for view, odds in base.said["lorec"].views.items()}
+    for item in np.flatnonzero((items >= SUSPECT) | (mean < 1) & (counts > 0)):
         about = groups.row(int(group[item]) - 1, named=True) if group[item] else None
-        reasons[item - 1] = "; ".join(_why_item(int(item), base, int(holders[item]), about, when))
+        reasons[item - 1] = "; ".join(_why_item(int(item), base, below, int(holders[item]), about, when))
     shares = {name: share_below(said.items[1:]) for name, said in base.said.items() if said.items is not None}
     frame = log.catalog.items.select(pl.col("item").cast(pl.String).alias("item_id"), pl.col("title").cast(pl.String))
     return frame.with_columns(
@@ -217,14 +253,19 @@ def told_items(
 
 
 def _why_item(
-    item: int, base: Looked, holders: int, group: Mapping[str, object] | None, when: tuple[Floats, Ints] | None
+    item: int,
+    base: Looked,
+    below: Mapping[str, Floats],
+    holders: int,
+    group: Mapping[str, Any] | None,
+    when: tuple[Floats, Ints] | None,
 ) -> list[str]:
     """Reasons to suspect an item."""
     views = base.said["lorec"].views
     worst = sorted(views, key=lambda view: -views[view][item])[:2]
     told = [
         f"{VIEWS[view].format(n=holders)} (odds {views[view][item]:,.0f} times as high; more than "
-        f"{(views[view][1:] < views[view][item]).mean():.2%} of items)"
+        f"{below[view][item]:.2%} of items)"
         for view in worst
         if views[view][item] > 2
     ]
@@ -238,8 +279,8 @@ def _why_item(
     return told
 
 
-def _together(group: Mapping[str, object] | None) -> list[str]:
-    if group is None or group["expected"] is None:
+def _together(group: Mapping[str, Any] | None) -> list[str]:
+    if group is None or group["expected"] is None or group["together"] < 2 * group["expected"]:
         return []
     return [
         f"{group['together']:,} users took at least two of the {group['items']} items of group {group['group']}, where "
@@ -257,13 +298,19 @@ def told_users(
     names, titles = log.users.cast(pl.String), log.catalog.titles()
     double = doubles(base.log, base.n_items + 1) if "copies" in base.said else None
     reasons = [{1: "confirmed by an analyst", 0: "cleared by an analyst"}.get(int(one), "") for one in judged]
-    for user in _worst(users):
+    of_users = weights.of_users(log.train)
+    nothing = np.zeros(len(items), dtype=bool)
+    nothing[log.train.items[weights.of_events(log.train) == 0]] = True
+    for user in np.flatnonzero((users >= SUSPECT) | (of_users < 1)):
         history = np.unique(base.log[int(user)])
+        if users[user] < SUSPECT:  # what training leaves out has a reason, whoever took it
+            reasons[user] = reasons[user] or "; ".join(_left_out(history[nothing[history]], len(history), titles))
+            continue
         told = _why_user(history, items, titles)
         told += _together(groups.row(int(group[user]) - 1, named=True) if group[user] else None)
         if double is not None and shares["copies"][user] > ODD:
             whose, share = names[int(double[0][user])], double[1][user]
-            told.append(f"{share:.0%} of the {len(history)} items are also {whose!r}'s")
+            told.append(f"{share:.0%} of the {len(history)} items are also {_quoted(whose)}'s")
         told += [
             f"{words} (more than {shares[name][user]:.1%} of users)"
             for name, words in TRAITS.items()
@@ -271,7 +318,7 @@ def told_users(
         ]
         reasons[user] = reasons[user] or "; ".join(told)
     return pl.DataFrame({
-        "user_id": names, "suspicion": users, "weight": weights.of_users(log.train), "events": log.train.lengths,
+        "user_id": names, "suspicion": users, "weight": of_users, "events": log.train.lengths,
         "group": group, "reasons": pl.Series(reasons, dtype=pl.String), **shares,
     })  # fmt: skip
 
@@ -282,16 +329,20 @@ def _why_user(history: Ints, items: Floats, titles: Sequence[str]) -> list[str]:
     if not len(pushed):
         return []
     pushed = pushed[np.argsort(-items[pushed], kind="stable")]
-    some = ", ".join(f"{titles[item - 1][:60]!r} ({items[item]:.2f})" for item in pushed[:3])
+    some = ", ".join(f"{_quoted(titles[item - 1])} ({items[item]:.2f})" for item in pushed[:3])
     more = ", ..." if len(pushed) > 3 else ""
     return [f"{len(pushed)} of the {len(history)} items look pushed: {some}{more}"]
 
 
-def _worst(likely: Floats) -> Ints:
-    """Those from `SUSPECT` on, the worst first, at most so many."""
-    order = np.argsort(-likely, kind="stable")[:TOLD]
-    some: Ints = order[likely[order] >= SUSPECT]
-    return some
+def _left_out(items: Ints, of: int, titles: Sequence[str]) -> list[str]:
+    """Which of a user's distinct items count nothing in training."""
+    some = ", ".join(_quoted(titles[item - 1]) for item in items[:3]) + (", ..." if len(items) > 3 else "")
+    return [f"{len(items)} of the {of} items count nothing, for reasons of their own: {some}"] if len(items) else []
+
+
+def _quoted(name: str) -> str:
+    """A title or an id within reasons, which semicolons part: whoever names an item writes no reason."""
+    return repr(name[:60].replace(";", ","))
 
 
 def share_below(values: Floats) -> Floats:

@@ -6,17 +6,18 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lorec.attacks import ATTACKS, Attack, forge, known_fakes
+from lorec.attacks import ATTACKS, Attack, forge, known_fakes, pushable
 from lorec.data import Floats, Ints, Poison, Sequences, Split, inject, stream
 from lorec.detectors import Detector, Suspicion
 from lorec.detectors.logistic import fit_logistic, sigmoid
-from lorec.errors import RunError
+from lorec.errors import ConfigError, DataError, RunError
 from lorec.files import load_state, save_state
 from lorec.text import TextVectors
 
@@ -32,13 +33,17 @@ ADAPTS = 10
 """How often an adaptive attack of a trial mends itself against LoRec's evidence."""
 FEWEST = 3
 """Holders below which nothing is said of an item."""
+RARE = -100.0
+"""In place of the log of its holders, of an item that is held by fewer."""
+ATTEMPTS = 5
+"""Draws of targets for a trial, as the first may be impossible in a small log."""
 MOST_USERS = 50_000
 """Trials poison the log of as many users, drawn, where there are more."""
 ASIDE = ("bursts", "groups")
 """Evidence that is told and not weighed: times of a trial are made up, and groups of rare items added nothing to the
 other evidence on real logs (docs/scan.md)."""
 
-TRIAL = {"targets", "items", "users", "histories"}
+TRIAL = {"targets", "items", "users", "histories", "asked"}
 """What is known of a trial."""
 Watch = Callable[[str, int, int], None]
 """Told the stage, how much of it is done, and of how much."""
@@ -119,7 +124,8 @@ class Looked:
     def items(self) -> dict[str, Floats]:
         """[V + 1] each: what is known of items. Few holders make one harmless; beyond some, more don't matter."""
         few = max(min(SHARES) * len(self.log), FEWEST)
-        holders = np.log(np.clip(self.log.distinct().counts(self.n_items), 1, few))
+        n = self.log.distinct().counts(self.n_items)
+        holders = np.where(n >= FEWEST, np.log(np.clip(n, 1, few) / few), RARE)  # as a share: a trial's log is smaller
         weighed = {name: said.items for name, said in self.said.items() if name not in ASIDE}
         known = {name: _scaled(name, values) for name, values in weighed.items() if values is not None}
         return known | {"holders": holders}
@@ -144,7 +150,7 @@ def _scaled(name: str, values: Floats) -> Floats:
 
 def pushed(model: Model, known: Mapping[str, Floats]) -> Floats:
     """[V + 1]: how likely each item is pushed, by what is known of items; 0 for padding and for rare ones."""
-    likely = np.where(known["holders"] >= math.log(FEWEST) - 1e-6, model(known), 0.0)
+    likely = np.where(known["holders"] > RARE, model(known), 0.0)
     likely[0] = 0.0
     return likely
 
@@ -152,11 +158,17 @@ def pushed(model: Model, known: Mapping[str, Floats]) -> Floats:
 def campaign(items: Floats, holders: Ints, users: int) -> float:
     """The size of a campaign for five items, as a share of users: what is expected to be bought of each.
 
-    The geometric mean of the five largest numbers of bought interactions that are expected, suspicion x holders: one
-    odd item makes no campaign, nor do odd items that hardly anybody holds.
+    The geometric mean of the five largest numbers of bought interactions that are expected, (suspicion - what any item
+    has) x holders: one odd item makes no campaign, nor do odd items that hardly anybody holds, nor do many that are no
+    odder than usual. `CROWD` users are added: a few interactions more or less are chance in a log of any size.
     """
-    bought = np.sort(items * holders)[::-1][:TARGETS]
-    return float(np.exp(np.log(np.maximum(bought, 1e-3)).mean()) / max(users, 1))
+    usual = TARGETS / (TARGETS + 2 * max(int((holders >= FEWEST).sum()), 1))  # as Model.fit counts fakes and honest
+    bought = np.sort(np.maximum(items - usual, 0) * holders)[::-1][:TARGETS]
+    return float(np.exp(np.log(np.maximum(bought, 1e-3)).mean()) / (users + CROWD))
+
+
+CROWD, SLOPE, OFFSET = 0, 1.65, 3.34
+"""Of the alarm: users that are added, and its logistic curve."""
 
 
 def alarm(size: float) -> float:
@@ -165,7 +177,12 @@ def alarm(size: float) -> float:
     Logistic in its logarithm, fitted once on draws of Amazon Beauty, Amazon Games, MIND and Steam, clean, with a
     genuine hit, and poisoned (docs/scan.md): no log can tell by itself how odd honest ones are.
     """
-    return float(sigmoid(np.array(1.65 * math.log(max(100 * size, 1e-6)) + 3.34)))
+    return float(sigmoid(np.array(SLOPE * math.log(max(100 * size, 1e-6)) + OFFSET)))
+
+
+def resolvable(users: int) -> float:
+    """How many fraudsters with the same five items it takes in a log of so many users to make an even chance."""
+    return math.exp(-OFFSET / SLOPE) / 100 * (users + CROWD)
 
 
 # ----------------------------------------------------------------------------------------------------------- trials
@@ -201,7 +218,8 @@ class Scanner:
         split = self._some_users(split)
         weighed = {name: one for name, one in self.evidence.items() if name not in ASIDE}
         able = dataclasses.replace(self, evidence=weighed)
-        about = [split.digest(), self.seed, repr(weighed), self.kinds, self.text and self.text.identity()]
+        asked = self.asked()
+        about = [split.train.digest(), split.catalog.items["item"].to_list(), self.seed, self.kinds, asked]
         known: dict[str, Sequence[Poison]] = {}
         found = []
         for number in range(count):
@@ -213,12 +231,20 @@ class Scanner:
                 kind = self.kinds[number % len(self.kinds)]
                 if kind not in known:
                     known[kind] = self.known(split, without=kind)
-                kept = able._tried(split, number, known[kind])
+                kept = able._tried(split, number, known[kind]) | {"identity": identity, "asked": asked}
                 if place is not None:
-                    save_state(place, kept | {"identity": identity})
+                    save_state(place, kept)
             found.append(kept)
+        for place in sorted(folder.glob("*.safetensors"))[count:] if folder is not None else ():
+            place.unlink()  # of an earlier scan that made more: `like` would take them for this one's
         watch("trials", count, count)
         return found
+
+    def asked(self) -> dict[str, str]:
+        """What trials and a log must have in common for one to judge the other: evidence, encoder, version."""
+        weighed = {name: repr(one) for name, one in self.evidence.items() if name not in ASIDE}
+        text = json.dumps(None if self.text is None else self.text.identity(), sort_keys=True, default=str)
+        return weighed | {"the encoder": text, "the version of lorec": version("lorec")}
 
     def _some_users(self, split: Split) -> Split:
         if len(split) <= MOST_USERS:
@@ -230,15 +256,19 @@ class Scanner:
         )  # fmt: skip
 
     def _tried(self, split: Split, number: int, known: Sequence[Poison]) -> dict[str, Any]:
-        """An attack in the log, and what the evidence says of its targets and fraudsters."""
-        nth = number // len(self.kinds)
-        kind, share = self.kinds[number % len(self.kinds)], SHARES[nth % len(SHARES)]
+        """An attack in the log, and what the evidence says of its targets and fraudsters.
+
+        Every kind comes in other sizes, and as often in a burst as not, the next time it is tried.
+        """
+        nth, place = divmod(number, len(self.kinds))
+        kind, share = self.kinds[place], SHARES[(place + nth) % len(SHARES)]
         options: dict[str, Any] = {"tries": ADAPTS} if kind == "adaptive" else {}
-        if split.train.times is not None and nth % 2 == 1:
+        if split.train.times is not None and (place // len(SHARES) + nth) % 2 == 1:
             options["burst"] = BURST
-        targets = min(TARGETS, len(split.catalog) - 1)
+        able = pushable(split)
+        targets = min(TARGETS, len(able))
         attack: Attack = ATTACKS[kind](share=min(0.5, max(share, targets / len(split))), **options)
-        poison = forge(attack, split, targets, self.seed + number, rule="random", text=self.text)
+        poison = self._forged(attack, split, able, targets, number)
         bad = inject(split, poison, self.seed + number)
         looked, fakes = self.look(bad, known), np.flatnonzero(bad.fraudsters)
         theirs, users = bad.train.take(fakes), looked.users(np.zeros(looked.n_items + 1))
@@ -249,6 +279,17 @@ class Scanner:
             "users": {name: torch.from_numpy(values[fakes]) for name, values in users.items() if name != "items"},
             "histories": [torch.from_numpy(theirs.items), torch.from_numpy(theirs.starts)],
         }
+
+    def _forged(self, attack: Attack, split: Split, able: Ints, targets: int, number: int) -> Poison:
+        """A trial's poison. Raises DataError where no draw of targets can be pushed."""
+        rng, said = stream(self.seed, f"scan targets {number}"), ""
+        for _ in range(ATTEMPTS):
+            chosen = split.catalog.ids(np.sort(rng.choice(able, targets, replace=False)))
+            try:
+                return forge(attack, split, chosen, self.seed + number, text=self.text)
+            except ConfigError as error:
+                said = str(error)
+        raise DataError(f"no attack could be synthesised into this log, whose histories leave no room ({said})")
 
 
 def _kept(place: Path | None, identity: str) -> dict[str, Any] | None:
@@ -266,18 +307,12 @@ def trials_of(folder: Path) -> list[dict[str, Any]]:
     """The trials of an earlier scan. Raises RunError for a folder that holds none, or other things than trials."""
     found = [load_state(place) for place in sorted((folder / "trials").glob("*.safetensors")) if not place.is_symlink()]
     if not found or not all(one.keys() >= TRIAL for one in found):
-        raise RunError(f"{folder} holds no trials of a scan; give a folder that lorec scan has left")
+        raise RunError(f"{folder} holds no trials of a scan; give a folder that lorec scan of this version has left")
     return found
 
 
 def learned(base: Looked, trials: Sequence[Mapping[str, Any]]) -> tuple[Model, Model]:
-    """The models of items and of users: trials' targets and fraudsters against the log's own.
-
-    Raises RunError for trials that were asked other evidence.
-    """
-    lacking = base.users(np.zeros(base.n_items + 1)).keys() - {"items"} - trials[0]["users"].keys()
-    if lacking:
-        raise RunError(f"the trials were not asked {', '.join(sorted(lacking))}; scan without, or make trials anew")
+    """The models of items and of users: trials' targets and fraudsters against the log's own."""
     items, own = [_arrays(trial["items"]) for trial in trials], base.items()
     some = [trial["targets"].numpy() for trial in trials]
     fakes = {name: np.concatenate([one[name][at] for one, at in zip(items, some, strict=True)]) for name in own}

@@ -93,6 +93,10 @@ def read(
     """
     path = Path(path)
     mapping = _mapping(columns)
+    if items is None and (idle := [role for role in ("title", "catalogue_item") if role in mapping]):
+        raise DataError(
+            f"column {idle[0]} = {mapping[idle[0]]} is of a catalogue, and none is given; name its file as items, too"
+        )
     log, chosen = _log(path, mapping)
     catalogue, titles = _catalogue(Path(items), mapping) if items is not None else (NO_TITLES, {})
     record = {"source": str(path.name), "items": Path(items).name if items else None, "columns": chosen | titles}
@@ -114,6 +118,9 @@ def _scan(path: Path) -> pl.LazyFrame:
     kind = path.name.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty: not even a header; nothing to read")
+    with path.open("rb") as file:
+        if kind not in ("parquet", "pq") and file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{path} is UTF-16; save the file as UTF-8, as iconv -f utf-16 -t utf-8 does")
     if kind in ("csv", "tsv", "txt"):
         separator = "," if kind == "csv" else "\t"
         # As text all through: ids like 007 must survive, and a bad number must be told with its row.
@@ -142,6 +149,8 @@ def _names(path: Path, frame: pl.LazyFrame) -> list[str]:
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     said = str(error).strip() or type(error).__name__
+    if "utf-8" in said.lower() and path.suffix in (".gz", ".zst"):
+        return DataError(f"{path} is not UTF-8; save the file as UTF-8, as iconv -f latin1 -t utf-8 does")
     if "utf-8" in said.lower() and (odd := _no_utf8(path)):
         return DataError(f"{path}, line {odd}, is not UTF-8; save the file as UTF-8, as iconv -f latin1 -t utf-8 does")
     line = _odd_line(path)
