@@ -4,13 +4,15 @@
 
 A row of FOLDER/rows.jsonl is a scan of a log of 70 % of the users, drawn anew, poisoned or not. Its trials are those of
 an earlier scan of another draw, without the judged kind. Half of the clean draws have a genuine hit: a new item that a
-twentieth of all users took on the last day. A row that is there is not made again.
+twentieth of all users took on the last day. A row that is there is not made again. With `--users 500 1500` draws have
+so many users, and trials of their own; an attack is five accounts at the least.
 
     python benchmarks/scanning.py FOLDER --table
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
 from pathlib import Path
@@ -27,10 +29,11 @@ from lorec.detectors import judged
 from lorec.detectors.suspicion import Suspicion
 
 
-def drawn(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """A log of some of the users."""
+def drawn(dataset: Dataset, share: float, seed: int, n: int = 0) -> Dataset:
+    """A log of some of the users: a share of them, or `n`."""
     users = dataset.interactions["user"].unique().sort()
-    some = np.sort(stream(seed, "subsample").choice(len(users), int(share * len(users)), replace=False))
+    n = min(n, len(users)) or int(share * len(users))
+    some = np.sort(stream(seed, "subsample").choice(len(users), n, replace=False))
     kept = dataset.interactions.filter(pl.col("user").is_in(users.gather(some).implode()))
     return dataclasses.replace(dataset, interactions=kept)
 
@@ -57,8 +60,10 @@ def with_hit(dataset: Dataset, seed: int) -> Dataset:
     return dataclasses.replace(dataset, interactions=pl.concat([kept, pl.DataFrame(new).select(log.columns)]))
 
 
-def scanned(dataset: Dataset, judged_kind: str, folder: Path, seed: int, cache: Path) -> tuple[lorec.Findings, float]:
-    """A scan by the models of an earlier one that never saw the judged kind."""
+def scanned(
+    dataset: Dataset, judged_kind: str, folder: Path | None, seed: int, cache: Path
+) -> tuple[lorec.Findings, float]:
+    """A scan by the models of an earlier one that never saw the judged kind, or by its own."""
     kinds = [one for one in (*KINDS, "adaptive") if one != judged_kind]
     started = time.perf_counter()
     found = lorec.scan(dataset, kinds=kinds, like=folder, cache=cache, seed=seed)
@@ -125,6 +130,7 @@ def main() -> None:
     asked.add_argument("--shares", nargs="*", type=float, default=[0.002, 0.005, 0.01])
     asked.add_argument("--seeds", nargs="*", type=int, default=[31])
     asked.add_argument("--clean", type=int, default=0, help="clean draws of each log, half of them with a hit")
+    asked.add_argument("--users", nargs="*", type=int, default=[0], help="of a draw; 0: 70 %%")
     asked.add_argument("--trials", type=int, default=10)
     asked.add_argument("--cache", type=Path, default=Path("runs/vectors"))
     options = asked.parse_args()
@@ -133,32 +139,35 @@ def main() -> None:
     rows.parent.mkdir(parents=True, exist_ok=True)
     before = [json.loads(line) for line in rows.read_text("utf-8").splitlines()] if rows.exists() else []
     if options.table:
-        print(table(before))
+        for n in sorted({row.get("users", 0) for row in before}):
+            print(
+                f"draws of {n or '70 % of the'} users\n\n{table([row for row in before if row.get('users', 0) == n])}\n"
+            )
         return
-    done = {(row["log"], row["kind"], row["share"], row["seed"]) for row in before}
-    for name in options.logs:
+    done = {(row["log"], row["kind"], row["share"], row["seed"], row.get("users", 0)) for row in before}
+    for name, n in itertools.product(options.logs, options.users):
         dataset = lorec.load(name)
         wanted = [(kind, share, seed) for kind in options.kinds for share in options.shares for seed in options.seeds]
         wanted += [("hit" if seed % 2 else "clean", 0.0, 1000 + seed) for seed in range(options.clean)]
         for kind, share, seed in wanted:
-            if (name, kind, share, seed) in done:
+            if (name, kind, share, seed, n) in done:
                 continue
-            earlier = options.folder / "earlier" / name / (kind if kind in KINDS else "all")
-            if not (earlier / "findings.json").is_file():
+            earlier = None if n else options.folder / "earlier" / name / (kind if kind in KINDS else "all")
+            if earlier is not None and not (earlier / "findings.json").is_file():
                 kinds = [one for one in (*KINDS, "adaptive") if one != kind]
                 lorec.scan(
                     drawn(dataset, 0.7, 7), kinds=kinds, trials=options.trials, folder=earlier, cache=options.cache
                 )
-            some, targets, bad = drawn(dataset, 0.7, seed), [], None
+            some, targets, bad = drawn(dataset, 0.7, seed, n), [], None
             if share:
                 log = whole(some, seed)
-                poison = lorec.forge(ATTACKS[kind](share=share), log, 5, seed=seed)
+                poison = lorec.forge(ATTACKS[kind](share=max(share, 5 / len(log))), log, 5, seed=seed)
                 bad, targets = lorec.inject(log, poison, seed), log.catalog.ids(poison.targets)
                 some = as_dataset(bad)
             elif kind == "hit":
                 some = with_hit(some, seed)
             found, seconds = scanned(some, kind, earlier, seed, options.cache)
-            about = {"log": name, "kind": kind, "share": share, "seed": seed, "seconds": round(seconds, 1)}
+            about = {"log": name, "kind": kind, "share": share, "seed": seed, "users": n, "seconds": round(seconds, 1)}
             with rows.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(about | row_of(found, bad, targets)) + "\n")
             print(about, f"alarm {found.alarm:.3f}", flush=True)

@@ -24,7 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lorec.attacks import KINDS
-from lorec.data import Dataset, Floats, Ints, Split, Weights, whole
+from lorec.data import Bools, Dataset, Floats, Ints, Split, Weights, whole
 from lorec.detectors import Bursts, Coherence, Copies, Degree, Detector, Groups, LoRec, Suspicion
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.registry import unknown
@@ -49,6 +49,8 @@ LONGEST = 1000
 """Items of a history that are looked at, the newest: a longer one is a machine's, and its pairs would be millions."""
 MUCH = 0.1
 """The share of all interactions from which on one user's is told of."""
+MOST = 0.25
+"""The share of all interactions that evidence may turn down; where it would be more, it has lost its footing."""
 PUSHED = 0.5
 """The likelihood, if there is an attack, from which on an item's interactions count nothing, whatever LoRec says."""
 
@@ -122,9 +124,16 @@ def scan(
         notes.append(f"The trials are those of an earlier scan, {like}; none was made in this log.")
 
     known = pushed(models[0], base.items())
+    off = _turned_down(base.said["lorec"], known, looked_at)
+    if (share := float(off[looked_at.train.items].mean())) > MOST:
+        notes.append(
+            f"The evidence would turn down {share:.0%} of the interactions, and no attack makes so many: this log is "
+            "too small or too regular for it. Nothing is told."
+        )
+        known, off = 0 * known, off & False
     if_attacked = _with_verdicts(known, judged, looked_at)
     size = campaign(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
-    weights = _weights(base.said["lorec"], if_attacked, judged, looked_at, log)
+    weights = _weights(off | (if_attacked >= PUSHED), judged, log)
     # The models take an attack for as likely as none. How likely it is in this log, its worst items say together.
     sure = 1.0 if _pushing(judged, looked_at).any() else alarm(size)
     items, users = _with_verdicts(sure * known, judged, looked_at), sure * models[1](base.users(if_attacked))
@@ -247,11 +256,16 @@ def _shortened(log: Split, notes: list[str]) -> Split:
     return dataclasses.replace(log, train=histories.slices(histories.starts[1:] - kept, kept))
 
 
-def _weights(lorec: Suspicion, items: Floats, judged: Ints, looked_at: Split, log: Split) -> Weights:
-    """0 for what LoRec or the models turn down and for confirmed users; 1 for the rest and for cleared ones."""
-    off = items >= PUSHED
+def _turned_down(lorec: Suspicion, items: Floats, looked_at: Split) -> Bools:
+    """[V + 1]: which items LoRec or the models turn down."""
+    off: Bools = items >= PUSHED
     assert lorec.lies is not None
     off[np.unique(looked_at.train.items[lorec.lies])] = True
+    return off
+
+
+def _weights(off: Bools, judged: Ints, log: Split) -> Weights:
+    """0 for items that are turned down [V + 1] and for confirmed users; 1 for the rest and for cleared ones."""
     users = log.train.users()
     kept = ~off[log.train.items] & (judged[users] != 1) | (judged[users] == 0)
     return Weights(events=kept.astype(np.float32))

@@ -167,7 +167,7 @@ def campaign(items: Floats, holders: Ints, users: int) -> float:
     return float(np.exp(np.log(np.maximum(bought, 1e-3)).mean()) / (users + CROWD))
 
 
-CROWD, SLOPE, OFFSET = 0, 1.65, 3.34
+CROWD, SLOPE, OFFSET = 2000, 1.7, 4.15
 """Of the alarm: users that are added, and its logistic curve."""
 
 
@@ -181,8 +181,11 @@ def alarm(size: float) -> float:
 
 
 def resolvable(users: int) -> float:
-    """How many fraudsters with the same five items it takes in a log of so many users to make an even chance."""
-    return math.exp(-OFFSET / SLOPE) / 100 * (users + CROWD)
+    """About how many fraudsters with the same five items it takes in a log of so many users to be told from chance.
+
+    Not half of what random attacks buy was seen as bought in draws of few users.
+    """
+    return 2.5 * math.exp(-OFFSET / SLOPE) / 100 * (users + CROWD)
 
 
 # ----------------------------------------------------------------------------------------------------------- trials
