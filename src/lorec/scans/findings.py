@@ -42,7 +42,8 @@ class Findings:
     log: Split
     """The whole log."""
     alarm: float
-    """The likelihood that the log is under attack, if every second one is (`scans.learning.alarm`)."""
+    """The likelihood that the log is under attack, if every second one is (`scans.learning.alarm`); 1 where an analyst
+    confirmed users who push the same items."""
     users: pl.DataFrame
     """user_id, suspicion, weight, events, group, reasons; then for each evidence the share of users that show less."""
     items: pl.DataFrame
