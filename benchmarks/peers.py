@@ -3,8 +3,9 @@
 LOREC_DATA=... python benchmarks/peers.py amazon-games --rectools ENV/bin/python --recbole ENV/bin/python [--epochs 3]
 
 Each library in its own environment (RecTools 0.19.0 with pytorch-lightning 2.5.2; RecBole 1.2.1 with numpy 1.26.4), on
-the same split: the last two events are held out, and everybody trains on the 50 before them. Width 64, 2 blocks, 2 heads, length 50, dropout .2,
-one uniform negative, AdamW or Adam at .001, about 512 histories a step. What the libraries fix stays as they fix it:
+the same split: the last two events are held out, and everybody trains on the 50 before them (figures of November 24
+were made with 52). Width 64, 2 blocks, 2 heads, length 50, dropout .2, one uniform negative, AdamW or Adam at .001,
+about 512 histories a step. What the libraries fix stays as they fix it:
 RecTools has a feed-forward of 64 (ours and RecBole's: 256) in the first authors' block; RecBole has no BCE but BPR, and
 a padded prefix for every target. `--steps` ends RecBole's epoch after so many steps: the rest of it is extrapolated.
 """
