@@ -31,10 +31,10 @@ def told(step: str) -> Iterator[None]:
     print(f"{step:<44}{time.perf_counter() - started:8.1f} s   peak so far {peak:.2f} GB", flush=True)
 
 
-def synthetic(users: int, items: int, each: int = 10) -> Dataset:
-    """People who walk through their own taste of a hundred; products by a power law, none twice in a history."""
+def synthetic(users: int, items: int, each: int = 10, tastes: int = 100) -> Dataset:
+    """People who walk through their own taste of some; products by a power law, none twice in a history."""
     rng = np.random.default_rng(0)
-    taste, size = np.repeat(rng.integers(0, 100, users), each), items // 100
+    taste, size = np.repeat(rng.integers(0, tastes, users), each), items // tastes
     if each > size // 2:
         raise SystemExit(f"{each} interactions of {size} items a taste are nearly all of them; give more items")
     item = (size * rng.random(users * each) ** 2).astype(np.int64)
