@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lorec.attacks import Random, forge
-from lorec.cli import app
+from lorec.cli import app, show_findings
 from lorec.data import Dataset, Sequences, Weights, inject, leave_two_out, whole
 from lorec.defenses import Given
 from lorec.detectors import Bursts, Copies, detect
@@ -557,6 +557,20 @@ class TestTrials:
     def test_those_of_another_encoder_judge_nobody(self, market, folder):
         with pytest.raises(RunError, match="the encoder is not that of the trials"):
             scan(market[0], encoder=Hash(dim=16), kinds=KINDS, like=folder)
+
+
+def test_the_oddest_items_are_shown_where_none_looks_pushed(found, capsys):
+    calm = dataclasses.replace(
+        found, alarm=0.05, groups=found.groups.head(0),
+        items=found.items.with_columns(suspicion=pl.col("suspicion") / 20),
+        users=found.users.with_columns(suspicion=pl.col("suspicion") / 20),
+    )  # fmt: skip
+    show_findings(calm)
+    said = capsys.readouterr().out
+    assert "Nothing found" in said
+    assert "The oddest items, none of which looks pushed" in said
+    assert calm.items.sort("suspicion", descending=True)["item_id"][0] in said
+    assert "Users who look hired" not in said
 
 
 class TestReasons:

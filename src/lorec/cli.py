@@ -764,6 +764,8 @@ def show_run(done: "Run") -> None:
 
 def show_findings(found: "Findings", rows: int = 10) -> None:
     """What a scan found: the verdict, the worst items and users with their first reasons, and what to keep in mind."""
+    import polars as pl
+
     from lorec.scans.learning import SUSPECT
 
     print(f"\n{literal(found.verdict(), 500)}\n{literal(found.would_do(), 500)}")
@@ -772,6 +774,10 @@ def show_findings(found: "Findings", rows: int = 10) -> None:
         ("Users who look hired", found.users, ["user_id", "suspicion", "events", "group", "reasons"]),
     ):
         suspects = frame.filter(frame["suspicion"] >= SUSPECT).sort("suspicion", descending=True).head(rows)
+        if frame is found.items and not suspects.height:  # who checks a log by hand begins here
+            what = "The oddest items, none of which looks pushed; they count nothing in training"
+            odd = frame.filter((pl.col("weight") < 1) & (pl.col("reasons") != ""))
+            suspects = odd.sort("suspicion", descending=True).head(rows // 2)
         if suspects.height:
             print(f"\n{what}")
             _rows(columns, (_short(row) for row in suspects.select(columns).iter_rows()), 200)
