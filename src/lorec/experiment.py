@@ -238,7 +238,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """A run folder to oneself. Raises RunError where another process is at work on it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=0):
+        with FileLock(folder / LOCK, timeout=PATIENCE):
             try:
                 yield
             finally:
@@ -636,6 +636,8 @@ def attack(
     return poison
 
 
+PATIENCE = 5.0
+"""Seconds that another process is waited for: what a killed grid had at work takes a moment to end."""
 LOCK = ".lock"
 """In a run's folder, while a process is at work on it."""
 DRAFT = "draft.safetensors"
