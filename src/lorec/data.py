@@ -297,6 +297,13 @@ class Split:
         """The rows of genuine users."""
         return np.flatnonzero(~self.fraudsters)
 
+    def take(self, rows: Ints) -> "Split":
+        """These users only, in this order."""
+        return dataclasses.replace(
+            self, users=self.users.gather(rows), train=self.train.take(rows), valid=self.valid[rows],
+            test=self.test[rows], fraudsters=self.fraudsters[rows], older=self.older.take(rows),
+        )  # fmt: skip
+
     def histories(self, rows: Ints, on: Literal["valid", "test"] = "test") -> Sequences:
         """What a user did before the held-out item: the training items and, before the test, the validation item."""
         train = self.train.take(rows)

@@ -142,8 +142,8 @@ def _of_json(path: Path, split: Split) -> Poison:
             targets = np.unique(split.catalog.numbers(str(item) for item in told[goals]))
             # These files know no times: they are drawn from the log's own, the same for everybody who reads the file.
             made = timed(split.train, profiles, stream(0, "times"))
-            told = {"targets": split.catalog.ids(targets), "log": split.train.digest()}
-            return _checked(Poison(made, targets, {"attack": "stored", "file": path.name, **told}), path)
+            about = {"targets": split.catalog.ids(targets), "log": split.train.digest()}
+            return _checked(Poison(made, targets, {"attack": "stored", "file": path.name, **about}), path)
     raise DataError(f"{path} has neither user_data and target_item nor fake_users and target_items; see its own docs")
 
 

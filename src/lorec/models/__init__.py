@@ -275,13 +275,14 @@ class Recommender(nn.Module):
             raise ConfigError(f"k is {k}; a list has 1 item or more")
         if len(catalog) != self.n_items:
             raise DataError(f"the catalogue has {len(catalog)} items, the model {self.n_items}; give its own catalogue")
-        for what, given in (("a history", log.items), ("without", np.asarray([] if without is None else without))):
+        blocked = np.asarray([] if without is None else without, dtype=np.int64)
+        for what, given in (("a history", log.items), ("without", blocked)):
             if len(given) and not 1 <= int(given.min()) <= int(given.max()) <= self.n_items:
                 raise DataError(
                     f"{what} has an item below 1 or above {self.n_items}, which the model lacks; number them so"
                 )
         names = users if users is not None else pl.Series([str(row) for row in range(len(log))], dtype=pl.String)
-        hidden = torch.as_tensor(np.asarray([] if without is None else without, dtype=np.int64), device=self.device)
+        hidden = torch.as_tensor(blocked, device=self.device)
         empty = log.lengths == 0
         parts = [_NOTHING]
         for by, which in (("model", ~empty), ("popularity", empty)):

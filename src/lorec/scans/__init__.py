@@ -131,12 +131,13 @@ def scan(
             "too small or too regular for it. Nothing is told."
         )
         known, off = 0 * known, off & False
-    if_attacked = _with_verdicts(known, judged, looked_at)
+    pushing, cleared = _of_holders(judged, looked_at)
+    if_attacked = _with_verdicts(known, pushing, cleared)
     size = campaign(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
     weights = _weights(off | (if_attacked >= PUSHED), judged, log)
     # The models take an attack for as likely as none. How likely it is in this log, its worst items say together.
-    sure = 1.0 if _pushing(judged, looked_at).any() else alarm(size)
-    items, users = _with_verdicts(sure * known, judged, looked_at), sure * models[1](base.users(if_attacked))
+    sure = 1.0 if pushing.any() else alarm(size)
+    items, users = _with_verdicts(sure * known, pushing, cleared), sure * models[1](base.users(if_attacked))
     users[judged == 0], users[judged == 1] = 0.0, 1.0
     groups, of_items, of_users = grouped(items, log)
     found = Findings(
@@ -316,24 +317,24 @@ def _verdicts(verdicts: Mapping[str, bool] | None, users: pl.Series, told: pl.Se
     return judged
 
 
-def _pushing(judged: Ints, log: Split) -> Floats:
-    """[V + 1]: of items that confirmed users hold far more often than others do, the share of holders they are."""
+def _of_holders(judged: Ints, log: Split) -> tuple[Floats, Floats]:
+    """[V + 1] each: the shares of an item's holders who are confirmed and who are cleared.
+
+    The confirmed count for items that they hold far more often than others do.
+    """
     n = len(log.catalog)
-    rows, everyone = np.flatnonzero(judged == 1), log.train.distinct().counts(n)
-    theirs = log.train.take(rows).distinct().counts(n)
-    often = (theirs >= 3) & (theirs * len(log) > 5 * everyone * len(rows))
-    shares: Floats = often * theirs / np.maximum(everyone, 1)
-    return shares
+    everyone = log.train.distinct().counts(n)
+    confirmed, cleared = (log.train.take(np.flatnonzero(judged == one)).distinct().counts(n) for one in (1, 0))
+    often = (confirmed >= 3) & (confirmed * len(log) > 5 * everyone * int((judged == 1).sum()))
+    holders = np.maximum(everyone, 1)
+    return often * confirmed / holders, cleared / holders
 
 
-def _with_verdicts(items: Floats, judged: Ints, log: Split) -> Floats:
+def _with_verdicts(items: Floats, pushing: Floats, cleared: Floats) -> Floats:
     """[V + 1]: the likelier pushed as more holders are confirmed fraudsters, the less likely as more are cleared.
 
     As likely as its holders are confirmed ones, besides what was known. (As known fakes of LoRec's, confirmed users
     taught less: their targets look like themselves, and like many an honest item.)
     """
-    n = len(log.catalog)
-    cleared = log.train.take(np.flatnonzero(judged == 0)).distinct().counts(n)
-    others: Floats = items * (1 - cleared / np.maximum(log.train.distinct().counts(n), 1))
-    likelier: Floats = 1 - (1 - others) * (1 - _pushing(judged, log))
+    likelier: Floats = 1 - (1 - items * (1 - cleared)) * (1 - pushing)
     return likelier

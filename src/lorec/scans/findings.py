@@ -90,15 +90,10 @@ class Findings:
     def sorted(self) -> "Findings":
         """With users in the order of the ids that are told, so that rows say nothing of others."""
         order = self.log.users.cast(pl.String).arg_sort().to_numpy()
-        log = dataclasses.replace(
-            self.log, users=self.log.users.gather(order), train=self.log.train.take(order),
-            valid=self.log.valid[order], test=self.log.test[order], fraudsters=self.log.fraudsters[order],
-            older=self.log.older.take(order),
-        )  # fmt: skip
         events = self.weights.of_events(self.log.train)
         lengths = self.log.train.lengths[order]
         weights = Weights(events=events[runs(self.log.train.starts[:-1][order], lengths)])
-        return dataclasses.replace(self, log=log, users=self.users[order], weights=weights)
+        return dataclasses.replace(self, log=self.log.take(order), users=self.users[order], weights=weights)
 
     def interactions(self) -> pl.DataFrame:
         """user_id, item_id, weight and suspicion of every interaction, user by user, the oldest first."""

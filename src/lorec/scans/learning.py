@@ -253,10 +253,7 @@ class Scanner:
         if len(split) <= MOST_USERS:
             return split
         some = np.sort(stream(self.seed, "scan users").choice(len(split), MOST_USERS, replace=False))
-        return dataclasses.replace(
-            split, users=split.users.gather(some), train=split.train.take(some), valid=split.valid[some],
-            test=split.test[some], fraudsters=split.fraudsters[some], older=split.older.take(some),
-        )  # fmt: skip
+        return split.take(some)
 
     def _tried(self, split: Split, number: int, known: Sequence[Poison]) -> dict[str, Any]:
         """An attack in the log, and what the evidence says of its targets and fraudsters.
