@@ -8,6 +8,9 @@ were made with 52). Width 64, 2 blocks, 2 heads, length 50, dropout .2, one unif
 about 512 histories a step. What the libraries fix stays as they fix it:
 RecTools has a feed-forward of 64 (ours and RecBole's: 256) in the first authors' block; RecBole has no BCE but BPR, and
 a padded prefix for every target. `--steps` ends RecBole's epoch after so many steps: the rest of it is extrapolated.
+
+To convergence: `--epochs 1000 --every 5 --patience 10` ends a library's training when ten judgements in a row brought
+no better NDCG@10 on validation items, and `--minutes` ends it in any case; the best epoch by validation is what counts.
 """
 
 import argparse
@@ -18,32 +21,40 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-WIDTH, BLOCKS, HEADS, LENGTH, DROPOUT, BATCH = 64, 2, 2, 50, 0.2, 512
+WIDTH, BLOCKS, HEADS, LENGTH, DROPOUT = 64, 2, 2, 50, 0.2
 
 
 class Curve:
-    """Seconds of each epoch, and what the model was worth after some of them; time spent on judging is left out."""
+    """Seconds of each epoch, and what the model was worth after some of them; time spent on judging is left out.
 
-    def __init__(self, every: int, epochs: int, judge) -> None:
-        self.every, self.epochs, self.judge = every, epochs, judge
+    `judge` gives HR@10 and NDCG@10 of the validation items or the test items.
+    """
+
+    def __init__(self, it: argparse.Namespace, epochs: int, judge: Callable[[str], tuple[float, float]]) -> None:
+        self.it, self.epochs, self.judge = it, epochs, judge
         self.seconds: list[float] = []
-        self.quality: list[tuple[int, float, float, float]] = []
+        self.quality: list[tuple[int, float, float, float, float]] = []
         self.ranking: list[float] = []
+        self.over = False
         self.started = time.perf_counter()
 
     def epoch(self) -> None:
         """An epoch is over."""
         self.seconds.append(time.perf_counter() - self.started)
-        n = len(self.seconds)
-        if self.judge and (n % self.every == 0 or n == self.epochs):
+        n, minutes = len(self.seconds), sum(self.seconds) / 60
+        self.over = n == self.epochs or 0 < self.it.minutes <= minutes
+        if n % self.it.every == 0 or self.over:
             begun = time.perf_counter()
-            hits, gains = self.judge()
+            tested = self.judge("test")
             self.ranking.append(time.perf_counter() - begun)
-            self.quality.append((n, sum(self.seconds) / 60, hits, gains))
+            self.quality.append((n, minutes, self.judge("valid")[1], *tested))
+            gains = [one[2] for one in self.quality]
+            self.over |= 0 < self.it.patience <= len(gains) - 1 - int(np.argmax(gains))
         self.started = time.perf_counter()
 
     def told(self, **more: float) -> dict:
@@ -71,16 +82,17 @@ def lorec(world: dict, it: argparse.Namespace) -> dict:
 
     split = read(it.data)
     torch.manual_seed(it.seed)
-    recommender = Recommender(library.SASRec(width=WIDTH, blocks=BLOCKS, heads=HEADS), "ids", world["n"], seed=it.seed)
+    backbone = library.SASRec(width=WIDTH, blocks=BLOCKS, heads=HEADS, feed_forward=it.feed_forward)
+    recommender = Recommender(backbone, "ids", world["n"], seed=it.seed)
     optimizer = torch.optim.AdamW(recommender.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
     guard, feed, rng = Guard(), recommender.feed(split.train, it.tokens), np.random.default_rng(it.seed)
 
-    def judge() -> tuple[float, float]:
-        metrics = library.evaluate(recommender.eval(), split).metrics
+    def judge(on: str) -> tuple[float, float]:
+        metrics = library.evaluate(recommender.eval(), split, on=on).metrics
         return metrics["HR@10"], metrics["NDCG@10"]
 
-    curve = Curve(it.every, it.epochs, judge)
-    for _ in range(it.epochs):
+    curve = Curve(it, it.epochs, judge)
+    while not curve.over:
         recommender.train()
         trained(feed.epoch(rng), lambda batch: guard.loss(recommender, batch), optimizer)
         curve.epoch()
@@ -89,7 +101,7 @@ def lorec(world: dict, it: argparse.Namespace) -> dict:
 
 def rectools(world: dict, it: argparse.Namespace) -> dict:
     import pandas as pd
-    from pytorch_lightning import Trainer, seed_everything
+    from pytorch_lightning import Callback, Trainer, seed_everything
     from rectools import Columns
     from rectools.dataset import Dataset
     from rectools.models import SASRecModel
@@ -103,33 +115,41 @@ def rectools(world: dict, it: argparse.Namespace) -> dict:
         when = pd.Timestamp("2000-01-01") + pd.to_timedelta(order, unit="s")
         return pd.DataFrame({Columns.User: users, Columns.Item: items, Columns.Weight: 1.0, Columns.Datetime: when})
 
-    trained, asked = Dataset.construct(frame()), Dataset.construct(frame(world["valid"]))
+    trained = Dataset.construct(frame())
+    asked = {"valid": trained, "test": Dataset.construct(frame(world["valid"]))}
     seed_everything(it.seed)
+
+    class Judge(Callback):
+        """Between epochs of one fit: a fit of its own for each epoch would begin with a new optimizer each time."""
+
+        def on_train_epoch_end(self, trainer, module) -> None:
+            model.is_fitted = True
+            curve.epoch()
+            trainer.should_stop = curve.over
+            module.train()
 
     def trainer() -> Trainer:
         return Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False,
+            max_epochs=it.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, callbacks=[Judge()],
         )  # fmt: skip
 
     model = SASRecModel(
         n_blocks=BLOCKS, n_heads=HEADS, n_factors=WIDTH, dropout_rate=DROPOUT, session_max_len=LENGTH, loss="BCE",
-        n_negatives=1, lr=1e-3, batch_size=BATCH, get_trainer_func=trainer,
+        n_negatives=1, lr=1e-3, batch_size=it.batch, get_trainer_func=trainer,
     )  # fmt: skip
 
-    def judge() -> tuple[float, float]:
-        known = np.intersect1d(asked.item_id_map.external_ids, trained.item_id_map.external_ids)
+    def judge(on: str) -> tuple[float, float]:
+        known = np.intersect1d(asked[on].item_id_map.external_ids, trained.item_id_map.external_ids)
         told = model.recommend(
-            users=np.arange(len(world["test"])), dataset=asked, k=10, filter_viewed=True, items_to_recommend=known
+            users=np.arange(len(world["test"])), dataset=asked[on], k=10, filter_viewed=True, items_to_recommend=known
         )
         best = np.zeros((len(world["test"]), 10), dtype=np.int64)
         best[told[Columns.User].to_numpy(), told[Columns.Rank].to_numpy() - 1] = told[Columns.Item].to_numpy()
-        return quality(best, world["test"])
+        return quality(best, world[on])
 
-    curve = Curve(it.every, it.epochs, judge)
-    for _ in range(it.epochs):
-        model.fit_partial(trained, min_epochs=1, max_epochs=1)
-        curve.epoch()
+    curve = Curve(it, it.epochs, judge)
+    model.fit(trained)
     return curve.told()
 
 
@@ -157,14 +177,15 @@ def recbole(world: dict, it: argparse.Namespace) -> dict:
             "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"}, "metrics": ["Hit", "NDCG"],
             "topk": 10, "valid_metric": "NDCG@10", "MAX_ITEM_LIST_LENGTH": LENGTH, "n_layers": BLOCKS, "n_heads": HEADS,
             "hidden_size": WIDTH, "inner_size": 4 * WIDTH, "hidden_dropout_prob": DROPOUT,
-            "attn_dropout_prob": DROPOUT, "train_batch_size": BATCH, "eval_batch_size": 4096, "seed": it.seed,
+            "attn_dropout_prob": DROPOUT, "train_batch_size": it.batch, "eval_batch_size": 4096, "seed": it.seed,
             "use_gpu": False, "show_progress": False, "checkpoint_dir": str(folder.parent), "state": "ERROR",
         },
     )  # fmt: skip
     logging.disable(logging.WARNING)
     init_seed(it.seed, True)
     data = create_dataset(config)
-    train, _, test = data_preparation(config, data)
+    train, *held = data_preparation(config, data)
+    held = dict(zip(("valid", "test"), held, strict=True))
     model = get_model("SASRec")(config, train.dataset)
     trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
 
@@ -175,11 +196,11 @@ def recbole(world: dict, it: argparse.Namespace) -> dict:
         def __getattr__(self, name: str):
             return getattr(train, name)
 
-    def judge() -> tuple[float, float]:
+    def judge(on: str) -> tuple[float, float]:
         model.eval()
         hits, gains, n = 0.0, 0.0, 0
         with torch.no_grad():
-            for interaction, *_, goals in test:
+            for interaction, *_, goals in held[on]:
                 scores = model.full_sort_predict(interaction).view(len(interaction), -1)
                 scores[:, 0] = -torch.inf
                 scores.scatter_(1, interaction["item_id_list"], -torch.inf)
@@ -187,13 +208,10 @@ def recbole(world: dict, it: argparse.Namespace) -> dict:
                 hits, gains, n = hits + found[0] * len(goals), gains + found[1] * len(goals), n + len(goals)
         return hits / n, gains / n
 
-    curve = Curve(it.every, it.epochs, None if it.steps else judge)
-    for epoch in range(it.epochs):
-        trainer._train_epoch(Cut(), epoch)
+    curve = Curve(it, it.epochs, judge)
+    while not curve.over:
+        trainer._train_epoch(Cut(), len(curve.seconds))
         curve.epoch()
-    begun = time.perf_counter()
-    trainer.evaluate(test, load_best_model=False)
-    curve.ranking = [time.perf_counter() - begun]
     if it.steps:
         curve.seconds = [one * len(train) / it.steps for one in curve.seconds]
     return curve.told(batches=len(train))
@@ -217,6 +235,11 @@ def main() -> None:
     asked.add_argument("--epochs", type=int, default=3)
     asked.add_argument("--recbole-epochs", type=int, default=1)
     asked.add_argument("--every", type=int, default=1000, help="judge quality after so many epochs, and after the last")
+    asked.add_argument("--patience", type=int, default=0, help="judgements without a better one that end a training")
+    asked.add_argument("--minutes", type=float, default=0, help="of training that end it in any case")
+    asked.add_argument("--batch", type=int, default=512, help="histories in a batch of the others")
+    asked.add_argument("--feed-forward", type=int, help="inner width of ours; 4 x width where not given")
+    asked.add_argument("--only", nargs="+", default=list(LIBRARIES), choices=list(LIBRARIES), help="libraries to run")
     asked.add_argument("--steps", type=int, default=0, help="of RecBole's epoch; the rest is extrapolated; 0: all")
     asked.add_argument("--rounds", type=int, default=1, help="of all libraries in turns")
     asked.add_argument("--tokens", type=int, default=4096, help="positions in a batch of ours")
@@ -243,7 +266,7 @@ def main() -> None:
         np.savez(world, n=len(split.catalog), **arrays)
         for _ in range(it.rounds):
             for library, python in pythons.items():
-                if python:
+                if python and library in it.only:
                     told = ask(library, python, world, it)
                     show(library, told, len(split.train.items))
                     if it.out:
@@ -255,8 +278,9 @@ def ask(library: str, python: str, world: Path, it: argparse.Namespace) -> dict:
     """One library's figures, from its own environment."""
     epochs = it.recbole_epochs if library == "recbole" else it.epochs
     command = [python, __file__, it.data, "--as", library, "--world", str(world), "--epochs", str(epochs)]
-    for name in ("every", "steps", "tokens", "seed"):
-        command += [f"--{name}", str(getattr(it, name))]
+    for name in ("every", "patience", "minutes", "steps", "tokens", "batch", "feed-forward", "seed"):
+        if (value := getattr(it, name.replace("-", "_"))) is not None:
+            command += [f"--{name}", str(value)]
     room = {name: str(it.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     done = subprocess.run(
         command, env=os.environ | room, cwd=world.parent, stdout=subprocess.PIPE, text=True, check=True
@@ -272,8 +296,13 @@ def show(library: str, told: dict, tokens: int) -> None:
     ranking = f"{min(told['ranking']):.2f} s" if told["ranking"] else "-"
     print(f"{library:<10} epoch {epoch:8.2f} s ({rounds}) {tokens / epoch:10,.0f} tokens/s   ranking {ranking}   "
           f"peak {told['peak']:,.0f} MB", flush=True)  # fmt: skip
-    for n, minutes, hits, gains in told["quality"]:
-        print(f"    epoch {n:4d}, {minutes:7.2f} minutes: HR@10 {hits:.4f}, NDCG@10 {gains:.4f}", flush=True)
+    for n, minutes, valid, hits, gains in told["quality"]:
+        print(
+            f"    epoch {n:4d}, {minutes:7.2f} minutes: HR@10 {hits:.4f}, NDCG@10 {gains:.4f}; validation {valid:.4f}"
+        )
+    n, minutes, _, hits, gains = max(told["quality"], key=lambda one: one[2])
+    best = f"epoch {n}, {minutes:.2f} minutes, HR@10 {hits:.4f}, NDCG@10 {gains:.4f}"
+    print(f"    best by validation: {best}", flush=True)
 
 
 if __name__ == "__main__":
