@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 from lorec.attacks import known_fakes
 from lorec.defenses import ADV, APR, TCE, VAT, CL4SRec, GraphRfi, LoRec, LoRecPaper, PamaCF, StDenoise
@@ -29,7 +30,8 @@ def test_is_judged_and_recommends_alike(ours, split):
     foreign = opened(ours)
     assert evaluate(foreign, split).metrics == evaluate(ours, split).metrics
     histories = split.train.take(np.arange(5))
-    assert foreign.recommend(histories, split.catalog, k=3).equals(ours.recommend(histories, split.catalog, k=3))
+    theirs, mine = (one.recommend(histories, split.catalog, k=3) for one in (foreign, ours))
+    assert_frame_equal(theirs, mine, rel_tol=1e-5)  # our own skips what the newest state does not need
 
 
 def test_defenses_see_alike(ours, split):
@@ -48,9 +50,11 @@ def test_defenses_see_alike(ours, split):
                 guard.end_epoch(model, 1)
                 model.eval()
                 said.append((loss, guard.weights.of_users(split.train).tolist(), guard.suspicion))
-        assert said[0][:2] == said[1][:2], spec
-        if said[0][2] is not None:
-            np.testing.assert_array_equal(said[0][2], said[1][2])
+        (loss, weights, suspicion), (again, weights_again, suspicion_again) = said
+        assert loss == again, spec
+        np.testing.assert_allclose(weights, weights_again, rtol=1e-4, err_msg=str(spec))
+        if suspicion is not None:
+            np.testing.assert_allclose(suspicion, suspicion_again, rtol=1e-4)
 
 
 def test_its_own_weights_are_those_that_learn(ours, split):

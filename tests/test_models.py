@@ -76,6 +76,22 @@ class TestLaws:
         # A norm of nearly equal numbers magnifies the last bits; a real leak would be as large as the states.
         torch.testing.assert_close(alone[0], among[0, 12 - len(history) :], atol=5e-4, rtol=1e-3)
 
+    @pytest.mark.parametrize("histories", [[[1, 2, 3], [4, 5, 6]], [[0, 0, 7], [0, 8, 9]], [[3], [4]]])
+    def test_the_newest_states_alone_are_the_last_of_all(self, kind, spec, histories):
+        made, history = model(kind, spec), torch.tensor(histories)
+        with torch.no_grad():
+            alone = made.newest(history, made.table())
+        torch.testing.assert_close(alone, states(made, histories)[:, -1], atol=1e-5, rtol=1e-4)
+
+    def test_what_is_added_to_states_reaches_the_newest(self, kind, spec):
+        made, history = model(kind, spec), torch.tensor([[1, 2, 3]])
+        shift = torch.arange(3 * spec.width, dtype=torch.float32).view(1, 3, spec.width)
+        with torch.no_grad():
+            before = made.newest(history, made.table())
+            with made.shifted(states=shift):
+                after = made.newest(history, made.table())
+        torch.testing.assert_close(after - before, shift[:, -1], atol=1e-4, rtol=1e-4)
+
     def test_a_state_depends_on_order(self, kind, spec):
         made = model(kind, spec)
         assert not torch.allclose(states(made, [[1, 2, 3]])[:, -1], states(made, [[2, 1, 3]])[:, -1], atol=1e-3)

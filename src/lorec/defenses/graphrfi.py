@@ -111,7 +111,7 @@ class _ForestGuard(Guard):
         states, sums, counts = torch.zeros(n, recommender.spec.width, device=device), np.zeros(n), np.zeros(n)
         table = recommender.table()
         for rows, history in recommender.histories(self.everyone, 16_384):
-            states[torch.from_numpy(rows).to(device)] = recommender(torch.from_numpy(history).to(device), table)[:, -1]
+            states[torch.from_numpy(rows).to(device)] = recommender.newest(torch.from_numpy(history).to(device), table)
         for batch in recommender.feed(self.everyone, 16_384).epoch(self.rng):
             np.add.at(sums, batch.users, recommender.losses(batch).sum(1).cpu().numpy())
             np.add.at(counts, batch.users, (batch.positives > 0).sum(1))

@@ -33,11 +33,17 @@ class Attention(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.query_key_value, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, T, H] from [B, T, H]; `mask` [B, 1, T, T] as `causal_mask` makes it, None where nothing is padding."""
+    def forward(self, hidden: Tensor, mask: Tensor | None, newest: bool = False) -> Tensor:
+        """[B, T, H] from [B, T, H]; `mask` [B, 1, T, T] as `causal_mask` makes it, None where nothing is padding.
+
+        `newest`: of the last place alone [B, 1, H], for ranking: without dropout.
+        """
         b, t, h = hidden.shape
         q, k, v = self.query_key_value(hidden).view(b, t, 3, self.heads, h // self.heads).permute(2, 0, 3, 1, 4)
-        if self.training and self.dropout and not hidden.is_cuda:  # the fused one would draw a costly mask
+        if newest:
+            last = None if mask is None else mask[:, :, -1:]
+            mixed = F.scaled_dot_product_attention(q[:, :, -1:], k, v, last)
+        elif self.training and self.dropout and not hidden.is_cuda:  # the fused one would draw a costly mask
             seen = torch.ones(t, t, dtype=torch.bool).tril() if mask is None else mask
             scores = (q * (h // self.heads) ** -0.5) @ k.transpose(2, 3)
             looks = dropout(scores.masked_fill_(~seen, -torch.inf).softmax(3), self.dropout, True)
@@ -45,7 +51,7 @@ class Attention(nn.Module):
         else:
             p = self.dropout if self.training else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=mask is None)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(b, t, h))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
 

@@ -63,12 +63,19 @@ class _Encoder(nn.Module):
         self.scale, self.dropout = spec.width**0.5, spec.dropout
 
     def forward(self, vectors: Tensor, padding: Tensor) -> Tensor:
+        return self._states(vectors, padding, newest=False)
+
+    def newest(self, vectors: Tensor, padding: Tensor) -> Tensor:
+        """[B, H]: the last states alone; nothing but them goes through most of the last block."""
+        return self._states(vectors, padding, newest=True)[:, -1]
+
+    def _states(self, vectors: Tensor, padding: Tensor, newest: bool) -> Tensor:
         width = vectors.shape[1]
         places = self.positions[:width].flip(0)  # row 0 is the newest item's
         hidden = dropout(vectors * self.scale + places, self.dropout, self.training)
         mask = causal_mask(padding) if bool(padding.any()) else None
-        for block in self.blocks:
-            hidden = block(hidden, mask)
+        for place, block in enumerate(self.blocks, 1):
+            hidden = block(hidden, mask, newest and place == len(self.blocks))
         states: Tensor = self.norm(hidden)
         return states
 
@@ -81,11 +88,12 @@ class _Block(nn.Module):
         self.feed = FeedForward(spec.width, spec.feed_forward or 4 * spec.width, spec.activation)
         self.norm_attention, self.norm_feed = nn.LayerNorm(spec.width), nn.LayerNorm(spec.width)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor | None, newest: bool) -> Tensor:
+        attended = self._dropped(self.attention(self.norm_attention(hidden) if self.pre else hidden, mask, newest))
+        hidden = attended + (hidden[:, -1:] if newest else hidden)
         if self.pre:
-            hidden = hidden + self._dropped(self.attention(self.norm_attention(hidden), mask))
             return hidden + self._dropped(self.feed(self.norm_feed(hidden)))
-        hidden = self.norm_attention(hidden + self._dropped(self.attention(hidden, mask)))
+        hidden = self.norm_attention(hidden)
         normed: Tensor = self.norm_feed(hidden + self._dropped(self.feed(hidden)))
         return normed
 
