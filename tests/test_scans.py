@@ -1,6 +1,7 @@
 """Scans of a log without labels: in a shop where the effect is visible, and with input that is odd or broken."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -22,7 +23,7 @@ from lorec.evaluation import detection
 from lorec.evidence import bursts, doubles
 from lorec.files import load_state, save_state
 from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
-from lorec.scans.findings import by_chance, share_below
+from lorec.scans.findings import by_chance, share_below, twins
 from lorec.sources import oddities
 from lorec.text import Hash, MiniLM
 
@@ -619,6 +620,36 @@ class TestReasons:
         told = found.users.filter(pl.Series(hired(found)))["reasons"]
         assert told.str.contains("Soap, cleared").any()
         assert not told.str.split("; ").explode().str.starts_with("cleared").any()
+
+
+class TestTwins:
+    @given(st.data())
+    def test_against_every_pair(self, data):
+        """Half of either's holders hold both, three at the least, and their texts point the same way."""
+        held = data.draw(st.lists(st.sets(st.integers(1, 5), min_size=1), min_size=4, max_size=12))
+        items = np.array([0.0, *data.draw(st.lists(st.sampled_from([0.0, 0.4, 0.9]), min_size=5, max_size=5))])
+        vectors = np.array([[0, 0], [2, 0], [1, 0], [1, 1], [0, 3], [0, 0]], dtype=np.float32)
+        alike = [{1, 2}, {1, 3}, {2, 3}, {3, 4}]
+        wanted = set()
+        for one, other in itertools.combinations(range(1, 6), 2):
+            both, either = sum({one, other} <= h for h in held), sum(bool({one, other} & h) for h in held)
+            if min(items[[one, other]]) >= 0.1 and both >= max(3, either / 2) and {one, other} in alike:
+                wanted.add((frozenset((one, other)), both, either))
+        found = twins(items, Sequences.of([sorted(one) for one in held]), vectors)
+        assert {(frozenset(pair[:2]), pair[2], pair[3]) for pair in found.tolist()} == wanted
+        assert (np.diff(found[:, 2]) <= 0).all()
+
+    def test_a_pushed_product_that_is_listed_twice_is_told(self, market, found):
+        dataset, (pushed, *_) = market
+        again = dataset.interactions.filter(pl.col("item") == pushed).with_columns(item=pl.lit("twin"))
+        title = dataset.items.filter(pl.col("item") == pushed).with_columns(item=pl.lit("twin"))
+        double = dataclasses.replace(
+            dataset, interactions=pl.concat([dataset.interactions, again]), items=pl.concat([dataset.items, title])
+        )
+        notes = scan(double, encoder=Hash(), kinds=KINDS, trials=4).notes
+        (note,) = (one for one in notes if "one product listed twice" in one)
+        assert {repr(pushed), "'twin'"} <= set(note.split())
+        assert not any("one product listed twice" in one for one in found.notes)
 
 
 class TestLanguages:

@@ -28,7 +28,7 @@ from lorec.data import Bools, Dataset, Floats, Ints, Split, Weights, whole
 from lorec.detectors import Bursts, Coherence, Copies, Degree, Detector, Groups, LoRec, Suspicion
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.registry import unknown
-from lorec.scans.findings import Findings, grouped, only_a_scan, told_items, told_users
+from lorec.scans.findings import Findings, grouped, only_a_scan, told_items, told_users, twins
 from lorec.scans.learning import SUSPECT, Model, Scanner, Watch, alarm, campaign, learned, pushed, resolvable, trials_of
 from lorec.sources import oddities
 from lorec.text import Encoder, MiniLM, TextVectors
@@ -140,6 +140,7 @@ def scan(
     items, users = _with_verdicts(sure * known, pushing, cleared), sure * models[1](base.users(if_attacked))
     users[judged == 0], users[judged == 1] = 0.0, 1.0
     groups, of_items, of_users = grouped(items, log)
+    notes += _twins(items, log, text)
     found = Findings(
         log=log,
         alarm=sure,
@@ -237,6 +238,20 @@ def _foreign(titles: Sequence[str]) -> float:
     text = "".join(titles)
     letters = sum(map(str.isalpha, text))
     return 1 - sum(map(str.isalpha, text.encode("ascii", "ignore").decode())) / max(letters, 1)
+
+
+def _twins(items: Floats, log: Split, text: TextVectors | None) -> list[str]:
+    """A note on suspect items that may be one product with two numbers: so a catalogue looks like a campaign."""
+    if text is None or not len(pairs := twins(items, log.train, text.items())):
+        return []
+    one, other, both, either = map(int, pairs[0])
+    ids, titles = log.catalog.items["item"].cast(pl.String), log.catalog.titles()
+    more = f" {len(pairs) - 1:,} more pairs are like that." if len(pairs) > 1 else ""
+    return [
+        f"Items {ids[one - 1]!r} and {ids[other - 1]!r} ({titles[one - 1][:60]!r}) have {both:,} of their {either:,} "
+        f"holders in common and titles alike.{more} Where they are one product listed twice, give it one id and scan "
+        "again: nothing else may be odd here. A ring that pushes several items of a kind looks the same."
+    ]
 
 
 def _shortened(log: Split, notes: list[str]) -> Split:

@@ -24,6 +24,8 @@ LIKELY = 0.7
 """The alarm from which on an attack is called likely."""
 TOLD = 500
 """Suspect items that are put into groups at most."""
+TWINS, ALIKE = 0.5, 0.6
+"""Of two items that may be one product: the share of holders in common, and the cosine of their texts."""
 FILES = (
     "users.parquet",
     "items.parquet",
@@ -149,13 +151,7 @@ def grouped(items: Floats, log: Split) -> tuple[pl.DataFrame, NDArray[np.int64],
     group of which they hold two items, or else the one item of a group of one.
     """
     histories = log.train.distinct()
-    suspects = np.flatnonzero(items >= SUSPECT)
-    suspects = suspects[np.argsort(-items[suspects], kind="stable")][:TOLD]
-    place = np.full(len(items), -1)
-    place[suspects] = np.arange(len(suspects))
-    who, what = histories.users(), place[histories.items]
-    holding = csr_array((np.ones((what >= 0).sum()), (who[what >= 0], what[what >= 0])), (len(log), len(suspects)))
-    both = (holding.T @ holding).toarray()
+    suspects, holding, both = _suspects(items, histories)
     holders = both.diagonal()
     linked = csr_array(both >= np.maximum(3, 0.2 * np.minimum(holders[:, None], holders)))
     n, label = connected_components(linked) if len(suspects) else (0, np.zeros(0, dtype=np.int64))
@@ -181,6 +177,33 @@ def grouped(items: Floats, log: Split) -> tuple[pl.DataFrame, NDArray[np.int64],
         "titles": pl.List(pl.String()),
     })  # fmt: skip
     return pl.DataFrame(rows[::-1], schema, orient="row"), of_items, of_users
+
+
+def _suspects(items: Floats, histories: Sequences) -> tuple[Ints, csr_array, Floats]:
+    """The worst suspect items, who holds them [users, suspects], and how many hold two of them [suspects, suspects]."""
+    suspects = np.flatnonzero(items >= SUSPECT)
+    suspects = suspects[np.argsort(-items[suspects], kind="stable")][:TOLD]
+    place = np.full(len(items), -1)
+    place[suspects] = np.arange(len(suspects))
+    who, what = histories.users(), place[histories.items]
+    inside = what >= 0
+    holding = csr_array((np.ones(inside.sum()), (who[inside], what[inside])), (len(histories), len(suspects)))
+    return suspects, holding, (holding.T @ holding).toarray()
+
+
+def twins(items: Floats, log: Sequences, vectors: Floats) -> Ints:
+    """Pairs of suspect items that may be one product [pairs, 4]: both items, holders of both and of either.
+
+    Half of those who have either have both, and their texts' vectors [V + 1, dim] are alike; the most held come first.
+    Whoever pushes several items of a kind looks the same, so this is said and nobody is cleared by it.
+    """
+    suspects, _, both = _suspects(items, log.distinct())
+    either = both.diagonal()[:, None] + both.diagonal() - both
+    known = vectors[suspects].astype(np.float64)
+    known /= np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-9)
+    one, other = np.nonzero(np.triu((both >= np.maximum(3, TWINS * either)) & (known @ known.T >= ALIKE), 1))
+    pairs = np.column_stack([suspects[one], suspects[other], both[one, other], either[one, other]]).astype(np.int64)
+    return pairs[np.argsort(-pairs[:, 2], kind="stable")]
 
 
 def by_chance(log: Sequences, holders: Floats) -> float:
