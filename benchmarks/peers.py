@@ -238,7 +238,7 @@ def main() -> None:
     asked.add_argument("--patience", type=int, default=0, help="judgements without a better one that end a training")
     asked.add_argument("--minutes", type=float, default=0, help="of training that end it in any case")
     asked.add_argument("--batch", type=int, default=512, help="histories in a batch of the others")
-    asked.add_argument("--feed-forward", type=int, help="inner width of ours; 4 x width where not given")
+    asked.add_argument("--feed-forward", type=int, help="inner width of ours; 4 x width if omitted")
     asked.add_argument("--only", nargs="+", default=list(LIBRARIES), choices=list(LIBRARIES), help="libraries to run")
     asked.add_argument("--steps", type=int, default=0, help="of RecBole's epoch; the rest is extrapolated; 0: all")
     asked.add_argument("--rounds", type=int, default=1, help="of all libraries in turns")

@@ -106,7 +106,9 @@ def verbs() -> dict[str, str]:
         "Written by `make docs` from the code. `lorec VERB --help` says the same on a terminal.",
         "\n".join(["| verb | |", "| --- | --- |", *rows]),
         "Exit codes: 0 where all went well, 1 where a scan is above `--fail-above` or cells of a grid failed, 2 for "
-        "input that can't be used (one line says what was found, what was wanted and what to do), 130 after Ctrl-C. "
+        "input that can't be used (one line says what was found, what was wanted and what to do; above it the usage "
+        "where an option or argument is wrong), 70 for a fault of lorec's own, 130 after Ctrl-C, 141 where the reader "
+        "of a pipe left. "
         "Progress goes to standard error, results to standard output.",
         f"```{{toctree}}\n:hidden:\n\n{listed}\n```",
     ]
@@ -206,8 +208,8 @@ def results() -> str:
         "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
         "about eight hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
         "more logs and with more seeds: [measurements](measurements.md).",
-        "All but `small-main` were made before `lorec` had the view `contradiction` and before some rivals were mended "
-        "([log](log.md), 2026-11-27).",
+        "All but `small-main` and `rivals` were made before `lorec` had the view `contradiction` and before some "
+        "rivals were mended ([log](log.md), 2026-11-27).",
         paper_recipes(),
     ]
     for name in SHOWN:

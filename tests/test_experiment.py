@@ -18,13 +18,14 @@ from lorec.attacks import ATTACKS
 from lorec.cli import literal, main
 from lorec.defenses import DEFENSES, Filter, LoRec, LoRecPaper
 from lorec.detectors import Degree
-from lorec.errors import ConfigError, DataError, RunError, UnknownName
+from lorec.errors import ConfigError, DataError, LorecError, RunError, UnknownName
 from lorec.experiment import Run, detect, open_run, reevaluate, run, save_recommendations
 from lorec.files import replacing
+from lorec.models import SASRec
 from lorec.reports import report
 from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import CompleteJourney, prepared
-from lorec.text import Hash, TextVectors
+from lorec.text import Hash, MiniLM, TextVectors
 
 TOML = """
 name = "small"
@@ -253,7 +254,7 @@ class TestRunFile:
             ({"name": "../x"}, ConfigError, "names a folder"),
             ({"seed.x": "3"}, ConfigError, "has no keys"),
             ({"items": "letters"}, ConfigError, "items is 'letters'"),
-            ({"attack": "{share = 1}"}, ConfigError, r"\[attack\] has no name"),
+            ({"data": "{items = 'x.csv'}"}, ConfigError, r"\[data\] has no name"),
             ({"attack.share": "nan"}, ConfigError, r"\[attack\] share is nan: give a number that is finite"),
             ({"known.share": "inf"}, ConfigError, "finite"),
             ({"known.share": "5.0"}, ConfigError, "a share in"),
@@ -267,6 +268,10 @@ class TestRunFile:
         config = read_run_file(recipe, {"attack": "bandwagon", "attack.share": "0.03", "training.device": "cpu"})
         assert (type(config.attack).__name__, config.attack.share, config.training.device) == ("Bandwagon", 0.03, "cpu")
         assert config.split.seed == 3  # the run's seed orders ties unless told otherwise
+
+    def test_settings_without_a_name_are_the_default_members(self, recipe):
+        config = read_run_file(recipe, {"backbone": "{width = 32}", "encoder": "{tokens = 512}"})
+        assert (config.backbone, config.encoder) == (SASRec(width=32), MiniLM(tokens=512))
 
     def test_no_file_and_no_toml(self, tmp_path):
         with pytest.raises(ConfigError, match="no run file"):
@@ -304,13 +309,18 @@ class TestBadInput:
             run(config, tmp_path / "bad")
 
     def test_a_folder_of_another_run_or_of_something_else(self, done, recipe, tmp_path):
-        with pytest.raises(RunError, match=r"holds a run with another seed \(3, now 4\)"):
+        with pytest.raises(RunError, match=r"holds a run of other settings \(seed was 3, now 4\)"):
             run(read_run_file(recipe, {"seed": "4"}), done.folder)
+        wanted = r"\(training.epochs was \d+, now 77, training.patience was \d+, now 78\)"
+        with pytest.raises(RunError, match=wanted):
+            run(read_run_file(recipe, {"training.epochs": "77", "training.patience": "78"}), done.folder)
         (tmp_path / "x").write_text("mine")
         with pytest.raises(RunError, match="holds something else"):
             run(read_run_file(recipe), tmp_path)
         with pytest.raises(RunError, match="holds something else"):
             run(read_run_file(recipe), tmp_path / "x")
+        with pytest.raises(LorecError, match=r"x/y.*choose another --out"):
+            run(read_run_file(recipe), tmp_path / "x" / "y")
 
     def test_a_log_that_changed_since(self, recipe, tmp_path):
         log = tmp_path / "log.csv"
@@ -503,6 +513,8 @@ class TestCommandLine:
     def test_recommendations_for_many_go_out_in_blocks(self, done, split, tmp_path):
         made, catalog, log = done.recommender("clean"), done.catalog(), split.train
         users = pl.Series([f"u{n}" for n in range(len(log))])
+        with pytest.raises(ConfigError, match=r"call it .*top\.parquet"):
+            save_recommendations(tmp_path / "top.csv", made, log, catalog, 4, users=users)
         n = save_recommendations(tmp_path / "top.parquet", made, log, catalog, 4, users=users, block=7)
         whole = made.recommend(log, catalog, 4, users=users)
         pl.testing.assert_frame_equal(pl.read_parquet(tmp_path / "top.parquet"), whole)
@@ -576,6 +588,13 @@ class TestCommandLine:
         assert out == ""
         assert err.startswith("lorec: ")
         assert len(err.splitlines()) == 1
+
+    def test_a_fault_of_ours_has_an_exit_code_of_its_own(self, monkeypatch, capsys):
+        monkeypatch.setattr("lorec.registry.describe", lambda table: 1 / 0)
+        code, out, err = call(monkeypatch, capsys, "list", "attacks")
+        assert (code, out) == (70, "")
+        assert "ZeroDivisionError" in err
+        assert "please report it" in err
 
     def test_help_teaches_without_torch(self):
         asked = "import sys; sys.argv = ['lorec', '--help']\nimport lorec.cli\n"
@@ -932,7 +951,7 @@ class TestFilter:
         for given, said in (
             ('[{name = "filter", detector = "zeroshot"}]', "accuses nobody"),
             ('[{name = "filter", detector = "degre"}]', "did you mean 'degree'"),
-            ('["filter"]', "lacks detector"),
+            ('["filter"]', "defenses: filter. lacks detector"),
             ('[{name = "lorec", detector = "degree"}]', "no key"),
         ):
             with pytest.raises(ConfigError, match=said):

@@ -326,6 +326,15 @@ class TestCommand:
         assert done.exit_code == 1
         assert json.loads(done.stdout)["alarm"] > 0.5
 
+    def test_an_encoder_takes_its_options(self, files, tmp_path, folder, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        asked = ["scan", *files[:3], "--out", str(tmp_path / "out"), "--kinds", ",".join(KINDS), "--trials", "2"]
+        done = CliRunner().invoke(app, [*asked, "--encoder", "sentence"])
+        assert "lacks model" in str(done.exception)
+        done = CliRunner().invoke(app, [*asked, "--encoder", "hash", "--encoder-option", "dim=16"])
+        assert done.exit_code == 0, done.output
+        assert json.loads((tmp_path / "out" / "findings.json").read_text())["asked"]["encoder"]["dim"] == 16
+
     def test_a_short_key_is_refused_before_anything_is_done(self, files, tmp_path):
         (tmp_path / "key").write_text("short")
         asked = ["scan", *files, "--out", str(tmp_path / "out"), "--key-file", str(tmp_path / "key")]

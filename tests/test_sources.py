@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import importlib.util
 import json
@@ -8,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import zstandard
+from conftest import shop
 
 from lorec.attacks import Random, forge
 from lorec.data import Protocol, inject, leave_two_out
@@ -121,6 +123,7 @@ class TestBadInput:
         [
             ("", "is empty: not even a header"),
             ("user,item,time\n", "has a header but no rows"),
+            ("user;item;time\na;b;1\n", "it looks parted by ';'; save it with commas"),
             ("who,item,time\na,b,1\n", r"no column that looks like the user \(it has: who, item, time\)"),
             ("user,item,time\na,b,1\n,b,2\n", r"line 3: 'user' is empty \(1 such rows\)"),
             ("user,item,time\na,b,1\na,,2\na,,2\n", r"line 3: 'item' is empty \(2 such rows\)"),
@@ -231,6 +234,13 @@ class TestNames:
         with pytest.raises(DataError, match="set LOREC_DATA or root="):
             load("nothing", root=tmp_path)
 
+    def test_a_path_in_place_of_a_name_is_told_how_to_write_it(self, log, tmp_path):
+        with pytest.raises(UnknownName, match=r"it is a file; write \[data\] path"):
+            load(str(log))
+        save_split(leave_two_out(shop()), tmp_path / "made")
+        with pytest.raises(UnknownName, match="name = 'compiled', path"):
+            load(str(tmp_path / "made"))
+
     def test_a_file_is_a_source(self, log):
         assert File(path=str(log)).load().interactions.height == 10
         raw = {"amazon", "lorec", "mind", "movielens", "steam"}
@@ -261,8 +271,15 @@ class TestInspection:
         ):
             assert part in found
 
-    def test_nothing_to_remark(self, log):
-        assert warnings_of(read(log, items=log.with_name("items.csv"))) == []
+    def test_nothing_to_remark(self):
+        assert warnings_of(shop()) == []
+
+    def test_warns_of_few_items_and_of_columns_that_are_swapped(self, log):
+        items = log.with_name("items.csv")
+        assert any("items are few" in one for one in warnings_of(read(log, items=items)))
+        log = shop().interactions.rename({"user": "item", "item": "user"})
+        swapped = dataclasses.replace(shop(), interactions=log.select("user", "item", "time"))
+        assert any("swapped" in one for one in warnings_of(swapped))
 
 
 @pytest.mark.skipif(

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -41,7 +42,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at a log before training on it.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-Folder = Annotated[Path, typer.Argument(help="A finished run folder.")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A finished run folder.")]
 Arm = Annotated[str, typer.Option(help="clean, poisoned, or a defense's name.")]
 Plugins = Annotated[
     bool, typer.Option("--plugins", help="Load what the run names of other installed packages, as a backbone of yours.")
@@ -49,7 +50,10 @@ Plugins = Annotated[
 Track = Annotated[
     list[str] | None, typer.Option("--track", metavar="NAME", help="tensorboard or mlflow, told of every epoch.")
 ]
-Log = Annotated[str, typer.Argument(help="A file (CSV, TSV, Parquet, JSON lines), or the name of a source or folder.")]
+Log = Annotated[
+    str,
+    typer.Argument(metavar="LOG", help="A file (CSV, TSV, Parquet, JSON lines), or the name of a source or folder."),
+]
 Items = Annotated[str | None, typer.Option(help="The catalogue with titles, where LOG is a file.")]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help="Which column is user, item, time, title.")
@@ -79,6 +83,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception:  # a pipeline must not take it for the 1 of an alarm
+        traceback.print_exc()
+        print("lorec: this should not have happened; please report it with the lines above", file=sys.stderr)
+        sys.exit(70)
 
 
 class _Interrupted(BaseException):
@@ -98,7 +106,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which lorec.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
@@ -109,9 +117,10 @@ def run(
     run_file: Annotated[
         Path, typer.Argument(metavar="RUN.toml", help="What to do; see recipes/, docs/configuration.md.")
     ],
-    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME where not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME if omitted.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set training.epochs=3.")
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Override a setting, as in --set training.epochs=3."),
     ] = None,
     track: Track = None,
 ) -> None:
@@ -141,12 +150,12 @@ def grid(
     grid_file: Annotated[
         Path, typer.Argument(metavar="GRID.toml", help="A run file whose [grid] gives keys lists of values.")
     ],
-    out: Annotated[Path | None, typer.Option(help="The grid's folder; runs/NAME where not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The grid's folder; runs/NAME if omitted.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key that all cells share.")
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting that all cells share.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells side by side; one for each processor.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each cell.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each cell.")] = None,
     memory: Annotated[float | None, typer.Option(min=0.1, help="GB that cells may take together.")] = None,
     shard: Annotated[str, typer.Option(help="A part of the grid: 2/4 on the second of four machines.")] = "1/1",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many cells, and how long.")] = False,
@@ -219,7 +228,7 @@ def attack(
     ],
     out: Annotated[Path, typer.Option(help="The poison's folder, or the file where --form is not folder.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set attack=dp.")
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting, as in --set attack=dp.")
     ] = None,
     form: Annotated[
         str, typer.Option(help="folder, for runs to come; inject_user or fake_users, JSON as other work has it.")
@@ -244,10 +253,10 @@ def detect(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="Whose log, attack and detectors.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set 'detectors=[\"degree\"]'."),
+        typer.Option("--set", metavar="A.B=C", help="Override a setting, as in --set 'detectors=[\"degree\"]'."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for what is said of every user and item.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Poison a run's log and judge what its detectors say of it; no recommender is trained."""
     from lorec.experiment import Detection
@@ -283,13 +292,17 @@ def scan(
     column: Columns = None,
     source: Options = None,
     encoder: Annotated[str, typer.Option(help="What reads titles; see lorec list encoders.")] = "minilm",
+    encoder_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the encoder, as model=FOLDER; may repeat."),
+    ] = None,
     scenario: Annotated[str, typer.Option(help='What is sold or read, as "video games".')] = "a shop",
     evidence: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Only this evidence, lorec among it.")
+        str | None, typer.Option(metavar="NAME,...", help="Use only this evidence; lorec is always one of it.")
     ] = None,
-    kinds: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these attacks are synthesised.")] = None,
+    kinds: Annotated[str | None, typer.Option(metavar="NAME,...", help="Synthesise only these attacks.")] = None,
     trials: Annotated[
-        int, typer.Option(min=2, help="Attacks that are synthesised to learn what evidence is worth.")
+        int, typer.Option(min=2, help="How many attacks are synthesised to learn what evidence is worth.")
     ] = 12,
     like: Annotated[Path | None, typer.Option(help="An earlier scan's folder, to judge by its models at once.")] = None,
     verdicts: Annotated[Path | None, typer.Option(help="A CSV of user, verdict: fraud or genuine.")] = None,
@@ -298,18 +311,17 @@ def scan(
     ] = None,
     fail_above: Annotated[float | None, typer.Option(min=0, max=1, help="Exit code 1 from this likelihood on.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look for fraud in a log of your own, without labels: pushed items, hired users, and weights to train with.
 
-    Nothing leaves this machine unless an encoder on a server is named. The same command again goes on where an
-    interrupted scan was.
+    Nothing leaves this machine unless an encoder on a server is named. Interrupted, the same command resumes.
     """
-    from lorec.registry import find
+    from lorec.runfile import member_of
     from lorec.scans import EVIDENCE, read_verdicts
     from lorec.scans import scan as do
-    from lorec.text import ENCODERS
 
+    reader = member_of("encoder", encoder, dict(_pair("--encoder-option", one) for one in encoder_option or []))
     dataset = _dataset(log, items, column, source)
     columns = dataset.record.get("columns", {})
     print(f"columns: {literal(', '.join(f'{role} = {name}' for role, name in columns.items()), 300)}", file=sys.stderr)
@@ -318,7 +330,7 @@ def scan(
     options: dict[str, Any] = {} if kinds is None else {"kinds": _ids(kinds)}
     with _shown_progress() as seen:
         found = do(
-            dataset, encoder=find("encoders", ENCODERS, encoder)(), scenario=scenario,
+            dataset, encoder=reader, scenario=scenario,
             evidence=list(EVIDENCE) if evidence is None else _ids(evidence), trials=trials, like=like, folder=out,
             verdicts=None if verdicts is None else read_verdicts(verdicts), cache=_cache(), key=_key(key_file),
             seed=seed, watch=_stages(seen), **options,
@@ -350,11 +362,11 @@ def _reported(folder: Path) -> str:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="What lorec run, grid or scan left.")],
-    out: Annotated[Path | None, typer.Option(help="The file; report.html in FOLDER where not given.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What lorec run, grid or scan left.")],
+    out: Annotated[Path | None, typer.Option(help="The file; report.html in FOLDER if omitted.")] = None,
     plugins: Plugins = False,
 ) -> None:
-    """Tell of a run, a grid or a scan on one HTML page that opens offline, prints, and can be sent to others."""
+    """Show a run, a grid or a scan on one HTML page that opens offline, prints, and can be sent to others."""
     from lorec.reports import report as do
 
     print(do(folder, out, plugins))
@@ -387,12 +399,12 @@ def _key(path: Path | None) -> bytes | None:
 def encode(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="Whose log, scenario and encoder.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrule a key, as in --set encoder=minilm.")
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting, as in --set encoder=minilm.")
     ] = None,
     users: Annotated[bool, typer.Option(help="Also a prompt for each user, for view = prompt.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much, from 256 of the texts.")] = False,
 ) -> None:
-    """Encode a log's texts once; every run takes them from there. Interrupted, it goes on where it was."""
+    """Encode a log's texts once; every run takes them from there. Interrupted, the same command resumes."""
     from lorec.experiment import encode as do
     from lorec.runfile import read_run_file
 
@@ -408,8 +420,8 @@ def encode(
 @app.command()
 def evaluate(
     folder: Folder,
-    arm: Annotated[list[str] | None, typer.Option(help="An arm; all of them where not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    arm: Annotated[list[str] | None, typer.Option(help="An arm; all of them if omitted.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plugins: Plugins = False,
 ) -> None:
     """Judge a run's saved models again, on the log as its configuration reads it."""
@@ -508,7 +520,7 @@ def list_(
         typer.Argument(metavar="FAMILY", help="attacks, backbones, defenses, detectors, encoders, losses or sources."),
     ],
 ) -> None:
-    """The names that a run file may use, one a line."""
+    """List the names that a run file may use, one per line."""
     from lorec.registry import describe, unknown
     from lorec.runfile import FAMILIES
 
@@ -525,7 +537,7 @@ def stats(
     items: Items = None,
     column: Columns = None,
     source: Options = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Counts, lengths, ties, repeats, missing texts and the span of time."""
     from lorec.sources import statistics
@@ -541,13 +553,14 @@ def stats(
 
 @data_app.command()
 def check(log: Log, items: Items = None, column: Columns = None, source: Options = None) -> None:
-    """Say what may surprise in training; exit code 2 where the log can't be used."""
+    """Warn of what may surprise in training; exit code 2 where the log can't be used."""
     from lorec.sources import warnings_of
 
     found = warnings_of(_dataset(log, items, column, source))
     for one in found:
         print(f"- {literal(one, 500)}")
-    print("nothing to remark" if not found else f"{len(found)} remarks; none of them stops a run")
+    remarks = "1 remark; it does not stop" if len(found) == 1 else f"{len(found)} remarks; none of them stops"
+    print(f"{remarks} a run" if found else "no problems found")
 
 
 @data_app.command(name="compile")
@@ -577,9 +590,9 @@ def fetch(
     name: Annotated[str, typer.Argument(metavar="SOURCE", help="A public log: amazon, movielens, steam.")],
     source: Options = None,
 ) -> None:
-    """Bring a public log's files from their owner into its folder (--source root=FOLDER), those that are missing.
+    """Download a public log's files from their owner into its folder (--source root=FOLDER), those that are missing.
 
-    Interrupted, it goes on where it was.
+    Interrupted, the same command resumes.
     """
     from lorec.errors import ConfigError
     from lorec.registry import build
@@ -718,8 +731,8 @@ METRICS = {
 
 
 DETECTED = {
-    "AUC": "ROC-AUC", "worst 1 %": "recall@1%", "recall": "recall", "F1": "F1",
-    "genuine accused": "genuine turned down", "AUC lies": "interactions ROC-AUC", "seconds": "seconds",
+    "AUC users": "ROC-AUC", "recall, worst 1 %": "recall@1%", "recall": "recall", "F1": "F1",
+    "genuine accused": "genuine turned down", "AUC interactions": "interactions ROC-AUC", "seconds": "seconds",
 }  # fmt: skip
 """What is shown of detectors: heading and figure."""
 

@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lorec.errors import ConfigError, DataError, RunError
-from lorec.files import replacing
+from lorec.files import write_parquet
 
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
@@ -110,8 +110,7 @@ class Catalog:
 
     def save(self, path: str | Path) -> None:
         """Write the catalogue as Parquet."""
-        with replacing(path) as temporary:
-            self.items.write_parquet(temporary)
+        write_parquet(Path(path), self.items)
 
     @staticmethod
     def load(path: Path) -> "Catalog":

@@ -10,7 +10,7 @@
         └── DiskError    what the disk refuses: it is full, or not ours to write to
 
 A message says what was found, what was wanted and what to do. The command line turns each of these into one line
-and exit code 2; any other exception is our bug and keeps its traceback.
+and exit code 2; any other exception is our bug, keeps its traceback and has exit code 70.
 """
 
 
@@ -44,3 +44,8 @@ class RunError(LorecError):
 
 class DiskError(RunError):
     """What the disk refuses: it is full, or not ours to write to."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says of its failure, for a message of one line: the first line of it, 200 letters at most."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

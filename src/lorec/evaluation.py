@@ -45,7 +45,7 @@ def evaluate(
 ) -> Scorecard:
     """HR@k, NDCG@k and MRR of the held-out items of genuine users; with targets also T-HR@k, T-NDCG@k and mean rank.
 
-    `rows` are the users that count, such as a sample or those with short histories; all genuine ones where not given.
+    `rows` are the users that count, such as a sample or those with short histories; all genuine ones if omitted.
     `top` items of each user's list are kept, too. Where users may take an item again, seen items compete; otherwise
     only unseen ones do. Raises DataError for no user, and for a fraudster among them, who has nothing held out, and
     ConfigError for a model of another catalogue.

@@ -47,7 +47,7 @@ from lorec.detectors import DETECTORS, Suspicion, fits, harmed, judged
 from lorec.detectors import detect as ask
 from lorec.errors import ConfigError, DiskError, RunError, UnknownName
 from lorec.evaluation import evaluate, overlap, success_removed
-from lorec.files import inside, read_json, replacing, sha256, write_json
+from lorec.files import inside, read_json, replacing, sha256, write_json, write_parquet
 from lorec.models import Popularity, Recommender, load_recommender
 from lorec.registry import name_of, unknown
 from lorec.runfile import RunFile, arms_of, named, plain, resolve
@@ -59,6 +59,7 @@ from lorec.training import Fit, Follow, Progress, choose_device, fit
 _logger = logging.getLogger(__name__)
 
 __all__ = [
+    "CLEAN",
     "Detection",
     "Encoding",
     "Event",
@@ -69,11 +70,16 @@ __all__ = [
     "check",
     "detect",
     "detected",
+    "known_of",
     "open_run",
     "reevaluate",
     "run",
     "save_recommendations",
 ]
+
+
+CLEAN = ("backbone", "items", "loss", "training", "seed")
+"""Keys of a run file that a clean model hangs on, besides the log and its texts."""
 
 
 # ------------------------------------------------------------------------------------------------------- the job
@@ -238,6 +244,9 @@ def _alone(folder: Path) -> Iterator[None]:
     """A run folder to oneself. Raises RunError where another process is at work on it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"can't make {folder} ({error.strerror}); choose another --out") from None
+    try:
         with FileLock(folder / LOCK, timeout=PATIENCE):
             try:
                 yield
@@ -383,7 +392,7 @@ def begun(config: RunFile, folder: Path) -> dict[str, Any]:
     for key, value in record["config"].items():
         if old["config"].get(key) != value:
             raise RunError(
-                f"{folder} holds a run with another {key} ({_short(old['config'].get(key))}, now {_short(value)}); "
+                f"{folder} holds a run of other settings ({_apart(key, old['config'].get(key), value)}); "
                 "choose another --out, or delete the folder"
             )
     then, now = ({"lorec": one["lorec"], **one["versions"]} for one in (old, record))
@@ -401,15 +410,14 @@ def _prepared(
     bad = inject(clean, poison, config.seed)
     for defense in config.defenses:
         _told(defense, bad)  # a file of weights that does not fit is said now
-    return _Job(config, folder, clean, bad, poison, _known(config, bad, poison), text, shared, watch)
+    known = known_of(config, bad, poison.provenance["attack"])
+    return _Job(config, folder, clean, bad, poison, known, text, shared, watch)
 
 
-def _known(config: RunFile, bad: Split, poison: Poison) -> tuple[Poison, ...]:
-    """What the defender learns from."""
-    asked, without = config.known, poison.provenance["attack"]
-    return known_fakes(
-        bad, without=without, kinds=asked.kinds, share=asked.share, rounds=asked.rounds, seed=config.seed
-    )
+def known_of(config: RunFile, log: Split, judged: str) -> tuple[Poison, ...]:
+    """What the defender learns from: known fakes without the judged kind, but where they are asked for by name."""
+    known = config.known
+    return known_fakes(log, without=judged, kinds=known.kinds, share=known.share, rounds=known.rounds, seed=config.seed)
 
 
 def _poison(config: RunFile, made: Path, clean: Split, text: TextVectors, shared: Path | None, watch: Watch) -> Poison:
@@ -584,8 +592,7 @@ class Detection:
         if harm:
             frames["harm.parquet"] = pl.concat(harm)
         for file, frame in frames.items():
-            with replacing(folder / file) as temporary:
-                frame.write_parquet(temporary)
+            write_parquet(folder / file, frame)
         write_json(folder / "judged.json", {"detectors": self.figures, "notes": self.notes})
 
 
@@ -603,7 +610,7 @@ def detect(config: RunFile, *, cache: str | Path | None = None, watch: Watch | N
         fits(one, clean.train, len(clean.catalog), text)
     poison = _forged(config, clean, text, None, watch)
     bad = inject(clean, poison, config.seed)
-    known = _known(config, bad, poison)
+    known = known_of(config, bad, poison.provenance["attack"])
     said, figures = {}, {}
     for place, (name, one) in enumerate(asked.items()):
         watch(Event("detect", place, len(asked), name))
@@ -698,8 +705,7 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     metrics["seconds an epoch"] = float(np.median([row["seconds"] for row in trained.history]))
     trained.recommender.save(folder / "model.safetensors")
     _save_history(folder / "history.jsonl", trained.history)
-    with replacing(folder / "ranks.parquet") as temporary:
-        card.users.write_parquet(temporary)
+    write_parquet(folder / "ranks.parquet", card.users)
     if trained.guard.suspicion is not None:
         _save_weights(folder / "weights.parquet", split, trained)
     if trained.guard.interactions is not None:
@@ -760,7 +766,7 @@ def _clean_folder(job: _Job) -> Path | None:
     if job.shared is None:
         return None
     config = plain(job.config)
-    values = {key: config[key] for key in ("backbone", "items", "loss", "training", "seed")}
+    values = {key: config[key] for key in CLEAN}
     read = job.text.identity() if job.config.items != "ids" else None
     followed = [job.config.follow, job.poison.targets.tolist()] if job.config.follow else None
     return job.shared / "clean" / _key(values | {"log": job.clean.digest(), "text": read, "followed": followed})
@@ -863,6 +869,14 @@ def _event(name: str, progress: Progress) -> Event:
     return Event(name, done, progress.epochs * progress.steps, note, epoch=progress.epoch, figures=progress.figures)
 
 
+def _apart(key: str, was: Any, now: Any) -> str:
+    """What differs between two settings, key by key."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+        return ", ".join(_apart(f"{key}.{name}", was.get(name), now.get(name)) for name in names)
+    return f"{key} was {_short(was)}, now {_short(now)}"
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
@@ -882,9 +896,7 @@ def _save_weights(path: Path, split: Split, trained: Fit) -> None:
     columns = {"user": split.users, "weight": weights, "suspicion": suspicion, "injected": split.fraudsters}
     if trained.guard.likelihood is not None:
         columns["likelihood"] = trained.guard.likelihood
-    frame = pl.DataFrame(columns).sort("suspicion", "user", descending=[True, False])
-    with replacing(path) as temporary:
-        frame.write_parquet(temporary)
+    write_parquet(path, pl.DataFrame(columns).sort("suspicion", "user", descending=[True, False]))
 
 
 def _save_interactions(path: Path, split: Split, trained: Fit) -> None:
@@ -898,8 +910,7 @@ def _save_interactions(path: Path, split: Split, trained: Fit) -> None:
             "suspicion": trained.guard.interactions,
         }
     )
-    with replacing(path) as temporary:
-        frame.write_parquet(temporary)
+    write_parquet(path, frame)
 
 
 def open_run(folder: str | Path, partial: bool = False, plugins: bool = False) -> Run:
@@ -966,8 +977,11 @@ def save_recommendations(
 ) -> int:
     """Write the top k of every history as Parquet, `block` users at a time, so that memory stays flat; its rows.
 
-    The columns are those of `Recommender.recommend`. Raises what that does.
+    The columns are those of `Recommender.recommend`. Raises what that does, and ConfigError for a name that says that
+    the file is something else.
     """
+    if path.suffix.lower() not in ("", ".parquet", ".pq"):
+        raise ConfigError(f"{path} would hold Parquet, whatever its name says; call it {path.with_suffix('.parquet')}")
     schema = recommender.recommend(log.take(np.arange(0)), catalog, k, users=users[:0]).schema
     rows = 0
 

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorec.errors import DiskError, RunError
+from lorec.errors import DiskError, RunError, first_line
 
 
 @contextlib.contextmanager
@@ -53,6 +54,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole, readable by a person."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Write a Parquet file whole."""
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary)
 
 
 def read_json(path: Path) -> Any:
@@ -110,8 +117,7 @@ def load_state(path: Path) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         state: dict[str, Any] = _with_tensors(plain, tensors)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        first = str(error).splitlines()[0][:200]
-        raise RunError(f"{path} is a damaged checkpoint ({first}); delete it to start anew") from None
+        raise RunError(f"{path} is a damaged checkpoint ({first_line(error)}); delete it to start anew") from None
     return state
 
 

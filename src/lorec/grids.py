@@ -36,12 +36,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lorec.attacks import Stored, known_fakes
+from lorec.attacks import Stored
 from lorec.comparison import FORMATS, bootstrap, exposed, summary, write_table
 from lorec.data import Split
 from lorec.defenses import Given, Oracle
 from lorec.errors import ConfigError, DiskError, LorecError, RunError
-from lorec.experiment import Event, Run, again, begun, check, open_run, peak_memory, run
+from lorec.experiment import CLEAN, Event, Run, again, begun, check, known_of, open_run, peak_memory, run
 from lorec.files import read_json, write_json
 from lorec.runfile import RunFile, arms_of, plain, put, read_document, resolve, settled
 from lorec.sources import prepared
@@ -185,10 +185,9 @@ def _labels(config: RunFile, chosen: Mapping[str, Any]) -> dict[str, str | float
 def _clean_identity(config: RunFile) -> str:
     """Cells that agree on this train the same clean model."""
     values = plain(config)
-    keys = ("data", "split", "backbone", "items", "loss", "training", "seed")
     read = [values[key] for key in ("encoder", "scenario", "prompts")] if config.items != "ids" else None
     followed = [config.follow, values["targets"], values["attack"].get("path")] if config.follow else None
-    return json.dumps({key: values[key] for key in keys} | {"text": read, "followed": followed})
+    return json.dumps({key: values[key] for key in ("data", "split", *CLEAN)} | {"text": read, "followed": followed})
 
 
 # -------------------------------------------------------------------------------------------------------- the cells
@@ -582,7 +581,7 @@ def _rates(
     text = TextVectors(split.catalog, config.encoder, cache, config.scenario, config.prompts)
     # Two epochs: a defense may do in the first what it does only once.
     twice = dataclasses.replace(config.training, epochs=2, patience=2, threads=threads)
-    known = known_fakes(split, share=config.known.share, rounds=config.known.rounds, seed=config.seed)
+    known = known_of(config, split, plain(config)["attack"]["name"])
     found: dict[str, tuple[float, float]] = {}
     for place, (name, defense) in enumerate(arms_of(config).items()):
         watch(Event("measure an epoch", place, len(arms_of(config)), name))

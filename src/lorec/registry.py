@@ -71,9 +71,10 @@ def build(spec: type, values: Mapping[str, Any], where: str) -> Any:
     for key in values:
         if key not in fields:
             raise unknown(f"key in [{where}]", key, fields)
-    for name, field in fields.items():
-        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"[{where}] lacks {name}, which has no default")
+    needed = [name for name, one in fields.items() if one.default is one.default_factory is dataclasses.MISSING]
+    if lacking := [name for name in needed if name not in values]:
+        has = "which has" if len(lacking) == 1 else "which have"
+        raise ConfigError(f"[{where}] lacks {' and '.join(lacking)}, {has} no default")
     return spec(**{key: _checked(types[key], value, f"[{where}] {key}") for key, value in values.items()})
 
 

@@ -26,8 +26,8 @@ from lorec.text import ENCODERS, Encoder, MiniLM, Prompts
 from lorec.training import Training
 
 __all__ = [
-    "FAMILIES", "LISTS", "MEMBERS", "TABLES", "Known", "RunFile", "Targets", "arms_of", "named", "plain", "protocol_of",
-    "put", "read_document", "read_run_file", "resolve",
+    "FAMILIES", "LISTS", "MEMBERS", "TABLES", "Known", "RunFile", "Targets", "arms_of", "member_of", "named", "plain",
+    "protocol_of", "put", "read_document", "read_run_file", "resolve",
 ]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ class Known:
     """The fakes that the defender synthesises to learn from."""
 
     kinds: tuple[str, ...] | None = None
-    """Kinds of attack; every kind but the judged one where not given. A run that knows the judged kind says so."""
+    """Kinds of attack; every kind but the judged one if omitted. A run that knows the judged kind says so."""
     share: float = 0.01
     """Known fakes as a share of users in the first round; the next ones have two, four and half times as many."""
     rounds: int = 16
@@ -163,6 +163,14 @@ def read_document(path: str | Path, settings: Mapping[str, str] | None = None) -
     return document
 
 
+def member_of(key: str, name: str, settings: Mapping[str, str]) -> Any:
+    """The member of a family that a name and settings ("model": "folder") ask for. Raises ConfigError."""
+    document: dict[str, Any] = {key: {"name": name}}
+    for option, value in settings.items():
+        _set(document, f"{key}.{option}", value)
+    return _member(key, MEMBERS[key], document[key], strangers=True)
+
+
 def protocol_of(settings: Mapping[str, str]) -> Protocol:
     """The [split] that settings ("k_core": "5") ask for. Raises ConfigError."""
     document: dict[str, Any] = {}
@@ -184,7 +192,7 @@ def resolve(document: Mapping[str, Any], *, strangers: bool = True) -> RunFile:
     parts: dict[str, Any] = {}
     for key, family in MEMBERS.items():
         if key in document:
-            parts[key] = _member(key, family, document[key], strangers)
+            parts[key] = _member(key, family, _with_default(key, document[key]), strangers)
     for key, spec in TABLES.items():
         if key in document:
             parts[key] = build(spec, _table(key, document[key]), key)
@@ -233,6 +241,15 @@ def _without_none(value: Any) -> Any:
     return [_without_none(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+def _with_default(key: str, value: Any) -> Any:
+    """Settings of a member without its name are the default one's: [backbone] width = 32 is a wide sasrec's."""
+    if key == "data" or not isinstance(value, Mapping) or "name" in value:
+        return value
+    default = next(one for one in dataclasses.fields(RunFile) if one.name == key).default_factory
+    assert default is not dataclasses.MISSING
+    return {"name": _name(MEMBERS[key], default()), **value}
+
+
 def _member(key: str, family: str, value: Any, strangers: bool) -> Any:
     values = {"name": value} if isinstance(value, str) else dict(_table(key, value))
     if key == "data" and "name" in values and strangers:
@@ -242,7 +259,8 @@ def _member(key: str, family: str, value: Any, strangers: bool) -> Any:
         values = {"name": "file", **values}
     if key == "defenses" and "detector" in values:
         values["detector"] = _member("detector", "detectors", values["detector"], strangers)
-    return member(family, FAMILIES[family], values, key, strangers=strangers)
+    where = f"{key}: {values['name']}" if key in LISTS and "name" in values else key  # which one of the list
+    return member(family, FAMILIES[family], values, where, strangers=strangers)
 
 
 def _table(key: str, value: Any) -> Mapping[str, Any]:

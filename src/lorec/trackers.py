@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorec.errors import ConfigError, MissingExtra, RunError
+from lorec.errors import ConfigError, MissingExtra, RunError, first_line
 from lorec.experiment import Event
 from lorec.files import read_json, write_json
 from lorec.training import Progress
@@ -231,7 +231,7 @@ SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 def _told(error: Exception) -> str:
     """What a library says of its failure, in a line, without what it must not say: addresses may hold passwords."""
-    first = re.sub(r"(\w+://)[^\s/@]+@", r"\1", (str(error).splitlines() or [""])[0])
+    first = re.sub(r"(\w+://)[^\s/@]+@", r"\1", first_line(error))
     for secret in filter(None, map(os.environ.get, SECRETS)):
         first = first.replace(secret, "...")
     return first[:300]

@@ -45,7 +45,7 @@ class Training:
     patience: int = 10
     """Epochs without a better validation NDCG@10 before it stops; counted only while the defense is in force."""
     valid_users: int | None = None
-    """Genuine users whose validation items judge an epoch, a seeded sample; all of them where not given."""
+    """Genuine users whose validation items judge an epoch, a seeded sample; all of them if omitted."""
     learning_rate: float = 1e-3
     """Of AdamW."""
     weight_decay: float = 0.0
@@ -58,7 +58,7 @@ class Training:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ...; chosen once."""
     threads: int | None = None
-    """CPU threads; as torch chooses where not given."""
+    """CPU threads; as torch chooses if omitted."""
 
     def __post_init__(self) -> None:
         counts = {"epochs": self.epochs, "patience": self.patience, "tokens": self.tokens}

@@ -49,16 +49,27 @@ class Adaptive(Profiles):
     knowledge: ClassVar[Literal["black", "grey", "white"]] = "white"
     needs_text: ClassVar[bool] = True
 
-    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
-        """Profiles without repeats. Raises ConfigError as every heuristic does."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tries < 0 or not 0 < self.some <= 1:
             raise ConfigError("adaptive: tries is 0 or more, some is a share of fraudsters in (0, 1]")
         if not set(self.kinds) <= KINDS.keys():
             raise ConfigError(f"adaptive mixes {', '.join(KINDS)}; kinds is {self.kinds!r}")
         if self.variants < 1 or len(self.kinds) * self.variants < 2:
             raise ConfigError("adaptive has nothing to choose from: give two kinds or more, or variants = 2 or more")
-        bases = [KINDS[kind](share=self.share, length=self.length, targets_each=self.targets_each)
-                 for kind in self.kinds for _ in range(self.variants)]  # fmt: skip
+
+    def check(self, n_items: int, targets: Ints, fraudsters: int) -> None:
+        """Raise ConfigError now where one of its kinds can't be made as it is asked for."""
+        for base in self._bases():
+            base.check(n_items, targets, fraudsters)
+
+    def _bases(self) -> list[Profiles]:
+        mine = {"share": self.share, "length": self.length, "targets_each": self.targets_each}
+        return [KINDS[kind](**mine) for kind in self.kinds]
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Profiles without repeats. Raises ConfigError as every heuristic does."""
+        bases = [base for base in self._bases() for _ in range(self.variants)]
         ready = [base.forge(view, targets, fraudsters, rng) for base in bases]
         suspicion = self._evidence(view, targets, rng) if view.detector is None else view.detector
         if view.note is not None:

@@ -20,7 +20,7 @@ import polars as pl
 from lorec.attacks.heuristics import timed
 from lorec.data import Catalog, Poison, Sequences, Split, offsets, stream
 from lorec.errors import ConfigError, DataError
-from lorec.files import load_state, read_json, replacing, save_state, write_json
+from lorec.files import load_state, read_json, save_state, write_json, write_parquet
 
 FORMS = ("folder", "inject_user", "fake_users")
 """How a poison may be written."""
@@ -89,8 +89,7 @@ def save_poison(poison: Poison, catalog: Catalog, path: str | Path, form: str = 
     )
     if profiles.times is not None:
         frame = frame.with_columns(time=pl.Series(profiles.times))
-    with replacing(path / "profiles.parquet") as temporary:
-        frame.write_parquet(temporary)
+    write_parquet(path / "profiles.parquet", frame)
     write_json(path / "poison.json", poison.provenance)
 
 

@@ -36,19 +36,27 @@ class Profiles:
     share: float = 0.01
     """Fraudsters as a share of genuine users, rounded up."""
     length: int | None = None
-    """Items in a profile, targets included; drawn from genuine users where not given."""
+    """Items in a profile, targets included; drawn from genuine users if omitted."""
     targets_each: int | None = None
-    """Targets in a profile, dealt in turn; all of them where not given."""
+    """Targets in a profile, dealt in turn; all of them if omitted."""
     burst: float | None = None
-    """The share of the log's time in which all of them act, as .01; spread as the log's own events where not given."""
+    """The share of the log's time in which all of them act, as .01; spread as the log's own events if omitted."""
 
     knowledge: ClassVar[Literal["black", "grey", "white"]] = "black"
     needs_text: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.burst is not None and not 0 < self.burst <= 1:
+            raise ConfigError(f"burst is {self.burst}; it is a share of the log's time in (0, 1]")
 
     def check(self, n_items: int, targets: Ints, fraudsters: int) -> None:
         """Raise ConfigError now where profiles can't be as they are asked for, as `forge` would."""
         each = self._each(n_items, targets, fraudsters)
         self._fits(each, n_items - len(targets) + each)
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """The fraudsters' histories. Raises ConfigError as `check` does."""
+        raise NotImplementedError
 
     def _dealt(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
         """Each fraudster's targets [m, each] and length [m]; at most half of a drawn length is targets."""
@@ -64,8 +72,6 @@ class Profiles:
             raise ConfigError(f"length is {self.length}; a profile with {each} targets has {each} to {room} items")
 
     def _each(self, n_items: int, targets: Ints, fraudsters: int) -> int:
-        if self.burst is not None and not 0 < self.burst <= 1:
-            raise ConfigError(f"burst is {self.burst}; it is a share of the log's time in (0, 1]")
         each = len(targets) if self.targets_each is None else self.targets_each
         if not 0 < each <= len(targets):
             raise ConfigError(f"targets_each is {each} of {len(targets)} targets; choose between 1 and {len(targets)}")
@@ -123,9 +129,12 @@ class Bandwagon(_Filled):
     popular: float = 0.1
     """The share of the catalogue that counts as popular."""
 
-    def _pools(self, view: "View", targets: Ints) -> tuple[Ints, Ints]:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.popular < 1:
             raise ConfigError(f"popular is {self.popular}; it is a share of the catalogue in (0, 1)")
+
+    def _pools(self, view: "View", targets: Ints) -> tuple[Ints, Ints]:
         ranked = np.argsort(-view.log.counts(view.n_items)[1:], kind="stable") + 1
         ranked = ranked[~np.isin(ranked, targets)]
         return ranked[: max(1, round(self.popular * view.n_items))], np.sort(ranked)
@@ -147,6 +156,13 @@ class Segment(Profiles):
     by: Literal["log", "text"] = "log"
     """What makes a segment: who takes the target takes them, or their titles mean the like."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.segment < 1 or not 0 <= self.stray <= 1:
+            raise ConfigError(
+                f"segment is {self.segment} and stray {self.stray}; at least 1 item, and a share in [0, 1]"
+            )
+
     @property
     def needs_text(self) -> bool:  # type: ignore[override]
         """Whether titles make the segment."""
@@ -154,10 +170,6 @@ class Segment(Profiles):
 
     def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
         """Profiles without repeats, targets at random places. Raises ConfigError as every heuristic does."""
-        if self.segment < 1 or not 0 <= self.stray <= 1:
-            raise ConfigError(
-                f"segment is {self.segment} and stray {self.stray}; at least 1 item, and a share in [0, 1]"
-            )
         dealt, lengths = self._dealt(view, targets, fraudsters, rng)
         others = np.setdiff1d(np.arange(1, view.n_items + 1), targets)
         segments = {int(target): self._segment(view, target, others) for target in targets}
@@ -190,23 +202,34 @@ class Segment(Profiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replace(Profiles):
-    """A genuine user's history with one late item replaced by a target: nothing else about it is false."""
+class _Copied(Profiles):
+    """Genuine histories with targets in them, at most half of one."""
 
     targets_each: int | None = 1
-    """Targets in a profile, dealt in turn; they take the places of late items."""
+    """Targets in a profile, dealt in turn."""
+
+    def _fits(self, each: int, room: int) -> None:
+        if self.length is not None and self.length < 2 * each:
+            raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replace(_Copied):
+    """A genuine user's history with one late item replaced by a target: nothing else about it is false."""
+
     late: float = 0.5
     """Targets stand in this last share of the profile."""
 
-    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
-        """Copies of histories, `length` newest items where given. Raises ConfigError where none is long enough."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.late <= 1:
             raise ConfigError(f"late is {self.late}; it is a share of the profile in (0, 1]")
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Copies of histories, `length` newest items where given. Raises ConfigError where none is long enough."""
         each = self._each(view.n_items, targets, fraudsters)
-        needed = 2 * each if self.length is None else self.length
-        if needed < 2 * each:
-            raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
-        able = _without(view.log, targets, needed)
+        self._fits(each, view.n_items)
+        able = _without(view.log, targets, self.length or 2 * each)
         dealt = _in_turn(targets, each, fraudsters, rng)
         profiles = []
         for mine, user in zip(dealt, rng.choice(able, fraudsters, replace=fraudsters > len(able)), strict=True):
@@ -219,7 +242,7 @@ class Replace(Profiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoVisit(Profiles):
+class CoVisit(_Copied):
     """A target right after items whose lists it enters at least cost, in copied histories (Yang et al., NDSS 2017).
 
     Two items are visited together where a history has them side by side. An anchor shows its `neighbours` most visited
@@ -227,10 +250,13 @@ class CoVisit(Profiles):
     how often they are seen for each visit that they need, as many as the fraudsters can afford.
     """
 
-    targets_each: int | None = 1
-    """Targets in a profile, dealt in turn; each stands right after an anchor."""
     neighbours: int = 10
     """How many related items an anchor shows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.neighbours < 1:
+            raise ConfigError(f"neighbours is {self.neighbours}; an anchor shows 1 or more")
 
     def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
         """Genuine histories, `length` items of them around the first anchor where given, and the targets in them.
@@ -238,11 +264,8 @@ class CoVisit(Profiles):
         Raises ConfigError where none is long enough.
         """
         each = self._each(view.n_items, targets, fraudsters)
-        if self.neighbours < 1:
-            raise ConfigError(f"neighbours is {self.neighbours}; an anchor shows 1 or more")
+        self._fits(each, view.n_items)
         kept = each if self.length is None else self.length - each
-        if kept < each:
-            raise ConfigError(f"length is {self.length}; a copy with {each} targets keeps as many genuine items")
         natural = view.log.take(_without(view.log, targets, kept))
         worth = self._worth(view, targets)
         dealt = _in_turn(targets, each, fraudsters, rng)

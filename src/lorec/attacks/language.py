@@ -30,10 +30,13 @@ class LLM(Profiles):
 
     needs_text: ClassVar[bool] = True
 
-    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
-        """Profiles without repeats. Raises ConfigError as every heuristic does."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.candidates, self.memory) < 1:
             raise ConfigError("llm: candidates and memory are at least 1")
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Profiles without repeats. Raises ConfigError as every heuristic does."""
         vectors = view.text_of(self)
         dealt, lengths = self._dealt(view, targets, fraudsters, rng)
         chances = (view.log.counts(view.n_items) + 1.0) * ~np.isin(np.arange(view.n_items + 1), [0, *targets])

@@ -68,10 +68,13 @@ class DP(Optimised):
     rate: float = 0.1
     """Of the bending steps (Adam)."""
 
-    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
-        """Profiles without repeats, targets at random places. Raises ConfigError as every heuristic does."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.together, self.rounds, self.k, self.width, self.watched) < 1 or not 0 < self.decay <= 1:
             raise ConfigError("dp: together, rounds, k, width and watched are at least 1, decay is a share in (0, 1]")
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Profiles without repeats, targets at random places. Raises ConfigError as every heuristic does."""
         dealt, lengths = self._dealt(view, targets, fraudsters, rng)
         reached = self._reached(view, rng)
         self._judged(view, rng)
@@ -155,10 +158,13 @@ class Rev(Optimised):
     k: int = 10
     """Length of the lists to be entered."""
 
-    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
-        """Profiles without repeats, targets at random places. Raises ConfigError as every heuristic does."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.epochs, self.sweeps, self.k, self.width, self.watched) < 1 or not 0 <= self.momentum < 1:
             raise ConfigError("rev: epochs, sweeps, k, width and watched are at least 1, momentum is a share in [0, 1)")
+
+    def forge(self, view: "View", targets: Ints, fraudsters: int, rng: np.random.Generator) -> Sequences:
+        """Profiles without repeats, targets at random places. Raises ConfigError as every heuristic does."""
         dealt, lengths = self._dealt(view, targets, fraudsters, rng)
         taken = Taken.of(view.log, view.n_items)
         self._judged(view, rng)

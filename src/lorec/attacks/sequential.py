@@ -37,6 +37,11 @@ class Gradient(Profiles):
     reach: float = 1.0
     """How far a step moves an entry of a vector, in standard deviations of the items' vectors."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.epochs, self.width, self.steps) < 1 or not self.reach > 0:
+            raise ConfigError("gradient: epochs, width and steps are at least 1, reach is above 0")
+
     @property
     def knowledge(self) -> Literal["grey", "white"]:  # type: ignore[override]
         """As the box says."""
@@ -47,8 +52,6 @@ class Gradient(Profiles):
 
         Raises ConfigError as every heuristic does, and in a white box without a victim.
         """
-        if min(self.epochs, self.width, self.steps) < 1 or not self.reach > 0:
-            raise ConfigError("gradient: epochs, width and steps are at least 1, reach is above 0")
         dealt, lengths = self._dealt(view, targets, fraudsters, rng)
         if self.box == "white":
             model = view.victim_of(self)

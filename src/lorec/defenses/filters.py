@@ -131,7 +131,7 @@ class Filter:
         return self.detector.needs_text
 
     def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
-        """Raise what its detector would."""
+        """Run the detector's own check of the log."""
         fits(self.detector, log, n_items, text)
 
     def start(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lorec.data import Bools, Floats, Ints, Poison, Sequences, Weights
 from lorec.defenses.guard import Guard
-from lorec.errors import ConfigError, DataError
+from lorec.errors import ConfigError, DataError, first_line
 from lorec.models import Recommender
 from lorec.text import TextVectors
 
@@ -204,7 +204,7 @@ class Given:
             else:
                 found = pl.read_parquet(self.path)
         except (OSError, pl.exceptions.PolarsError) as error:
-            first = (str(error).splitlines() or [""])[0][:200]
+            first = first_line(error)
             raise DataError(f"{self.path} can't be read as weights ({first}); give CSV, TSV or Parquet") from None
         other = {name: name.removesuffix("_id") for name in ("user_id", "item_id")}
         found = found.rename({name: ours for name, ours in other.items() if name in found and ours not in found})

@@ -43,7 +43,7 @@ class Detector(Protocol):
 
     @property
     def needs_text(self) -> bool:
-        """Whether it reads."""
+        """Whether it needs the items' texts."""
         ...
 
     def detect(

@@ -16,7 +16,7 @@ from lorec.text import TextVectors
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """A cheap filter by clicks names suspects, and a model that writes is asked about these alone.
+    """A cheap filter by clicks names suspects, and a generative model is asked about these alone.
 
     After SemanticShield (2025): PCA similarity and the share of unpopular items, then an audit by a language model. The
     audit only clears: who is accused was suspect by what they took, and the model's answer is more likely yes than for

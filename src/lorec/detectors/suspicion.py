@@ -13,7 +13,7 @@ from lorec.evaluation import detection, mean_weights
 
 @dataclass(frozen=True, kw_only=True)
 class Suspicion:
-    """Of every user, and maybe of interactions and items: higher is worse. Scales differ between detectors."""
+    """Scores of users, and optionally of interactions and items; higher is more suspicious, on a detector's own scale."""
 
     users: Floats
     """[users]"""

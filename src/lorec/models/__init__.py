@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from lorec.data import Batch, Catalog, Feed, Floats, Ints, Sequences
 from lorec.data import histories as padded_histories
-from lorec.errors import ConfigError, DataError, RunError
+from lorec.errors import ConfigError, DataError, RunError, first_line
 from lorec.files import replacing
 from lorec.models.fmlp import FMLP
 from lorec.models.gru4rec import GRU4Rec
@@ -499,7 +499,7 @@ def load_recommender(path: str | Path, plugins: bool = False) -> Recommender:
         model.popularity = None if popularity is None else popularity.numpy()
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, ConfigError) as error:
-        first = str(error).splitlines()[0][:200]
+        first = first_line(error)
         raise RunError(f"{path} is not a saved model or is damaged ({first}); restore it, or train again") from None
     return model.eval()
 

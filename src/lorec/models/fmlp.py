@@ -26,7 +26,7 @@ class FMLP:
     blocks: int = 2
     """Layers of filter and feed-forward."""
     feed_forward: int | None = None
-    """Inner width of the feed-forward; 4 x width where not given."""
+    """Inner width of the feed-forward; 4 x width if omitted."""
     activation: Activation = "gelu"
     """Of the feed-forward."""
     dropout: float = 0.5

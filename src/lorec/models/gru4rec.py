@@ -22,7 +22,7 @@ class GRU4Rec:
     max_length: int = 50
     """The longest history it sees."""
     hidden: int | None = None
-    """Width of the recurrent state, projected to H at the end; 2 x width where not given."""
+    """Width of the recurrent state, projected to H at the end; 2 x width if omitted."""
     layers: int = 1
     """Recurrent layers, one on top of the other."""
     dropout: float = 0.2

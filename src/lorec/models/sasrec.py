@@ -28,7 +28,7 @@ class SASRec:
     heads: int = 2
     """Attention heads; they divide the width."""
     feed_forward: int | None = None
-    """Inner width of the feed-forward; 4 x width where not given."""
+    """Inner width of the feed-forward; 4 x width if omitted."""
     norm: Literal["pre", "post"] = "pre"
     """Where a block normalises: its input, or the sum at its end."""
     activation: Activation = "gelu"

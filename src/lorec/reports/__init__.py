@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lorec.errors import RunError
+from lorec.errors import RunError, first_line
 from lorec.files import replacing
 from lorec.reports.charts import can_draw
 from lorec.reports.grid import of_grid
@@ -35,6 +35,8 @@ def report(folder: str | Path, out: str | Path | None = None, plugins: bool = Fa
     """
     folder = Path(folder)
     kind = next((name for name in KINDS if (folder / name).is_file()), None)
+    if not folder.exists():
+        raise RunError(f"there is no folder {folder}; give what lorec run, grid or scan left")
     if kind is None:
         raise RunError(f"{folder} holds no {', '.join(KINDS)}; give what lorec run, grid or scan left, once it is done")
     path = folder / "report.html" if out is None else Path(out)
@@ -49,7 +51,7 @@ def report(folder: str | Path, out: str | Path | None = None, plugins: bool = Fa
             "another version, or edited; make it anew"
         ) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        first = (str(error).splitlines() or [""])[0][:200]
+        first = first_line(error)
         raise RunError(f"a table of {folder} can't be read ({first}); restore it, or make it anew") from error
     if len(html) > MOST:
         raise RunError(

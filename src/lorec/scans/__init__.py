@@ -5,8 +5,8 @@ copies of histories, bursts in time, the mix of popularities, the texts of a his
 learned on attacks that are synthesised into this very log (the trials): every cheap kind and an adaptive one, in
 several sizes, half of them in a burst; the kind of a trial is never among the known fakes that its evidence learned
 from. Two logistic models follow, one of items and one of users. They have a parameter for each evidence, so there is
-nothing to learn by heart, and none below 0, so nothing speaks for anybody. What they say holds for a log under attack;
-it is told times the likelihood that this one is.
+nothing to learn by heart, and none below 0, so evidence can raise suspicion and never lower it. They assume an attack;
+the likelihoods that are reported are theirs times the likelihood that there is one.
 
 Nobody says that the log is clean. Its own items and users count as honest in the models, and less so the more
 suspicious they turn out (expectation and maximisation), as real lies among them would teach that lies are honest.
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from lorec.attacks import KINDS
 from lorec.data import Bools, Dataset, Floats, Ints, Split, Weights, whole
 from lorec.detectors import Bursts, Coherence, Copies, Degree, Detector, Groups, LoRec, Suspicion
-from lorec.errors import ConfigError, DataError, RunError
+from lorec.errors import ConfigError, DataError, RunError, first_line
 from lorec.registry import unknown
 from lorec.scans.findings import Findings, grouped, only_a_scan, told_items, told_users, twins
 from lorec.scans.learning import SUSPECT, Model, Scanner, Watch, alarm, campaign, learned, pushed, resolvable, trials_of
@@ -73,7 +73,7 @@ def scan(
 ) -> Findings:
     """Look for fraud in a log; no recommender is trained, and no label is needed.
 
-    `encoder` reads the items' titles (MiniLM where not given; without titles the evidence of texts is lost, and the
+    `encoder` reads the items' titles (MiniLM if omitted; without titles the evidence of texts is lost, and the
     notes say so). `evidence` names those of `EVIDENCE` that are asked, lorec always among them. `trials` attacks of
     these `kinds` are synthesised to learn what each is worth, or else the trials of an earlier scan are taken (`like`,
     its folder). `verdicts` are an analyst's, by user: True fraud, False genuine. With `folder` the findings are saved
@@ -303,7 +303,7 @@ def read_verdicts(path: Path) -> dict[str, bool]:
     try:
         frame = pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
-        first = (str(error).splitlines() or [""])[0][:200]
+        first = first_line(error)
         raise DataError(f"{path} can't be read as verdicts ({first}); give a CSV with columns user, verdict") from None
     if {"user", "verdict"} - set(frame.columns):
         raise DataError(f"{path} has columns {', '.join(frame.columns)}; name them user and verdict")

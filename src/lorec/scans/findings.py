@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from lorec.data import Floats, Ints, Sequences, Split, Weights, runs
 from lorec.errors import RunError
 from lorec.evidence import bursts, doubles
-from lorec.files import replacing, write_json
+from lorec.files import write_json, write_parquet
 from lorec.scans.learning import SUSPECT, Looked, Model
 from lorec.sources import moment
 
@@ -119,8 +119,7 @@ class Findings:
             half.unlink(missing_ok=True)
         frames = {"users": self.users, "items": self.items, "groups": self.groups, "weights": self.interactions()}
         for name, frame in frames.items():
-            with replacing(folder / f"{name}.parquet") as temporary:
-                frame.write_parquet(temporary)
+            write_parquet(folder / f"{name}.parquet", frame)
         found = {
             "lorec": version("lorec"), "verdict": self.verdict(), "alarm": self.alarm, "would do": self.would_do(),
             "asked": self.asked, "figures": self.figures,

@@ -102,6 +102,12 @@ def located(name: str, options: dict[str, Any]) -> dict[str, Any]:
     except UnknownName as error:
         if options.keys() == {"root"}:
             return {"name": "folder", "path": name, **options}
+        if Path(name).is_file():
+            raise UnknownName(f"no source called {name!r}: it is a file; write [data] path = {name!r}") from None
+        if (Path(name) / "split.json").is_file():
+            raise UnknownName(
+                f"no source called {name!r}: it is a compiled log; write [data] name = 'compiled', path = {name!r}"
+            ) from None
         raise UnknownName(
             f"{error}; nor a folder in {folder.place()}: set LOREC_DATA or root= to where it is"
         ) from None

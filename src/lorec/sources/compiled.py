@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lorec.data import Catalog, Dataset, Protocol, Sequences, Split
 from lorec.errors import ConfigError, RunError
-from lorec.files import inside, read_json, replacing, sha256, write_json
+from lorec.files import inside, read_json, replacing, sha256, write_json, write_parquet
 
 FORMAT = 1
 ARRAYS = {
@@ -78,8 +78,7 @@ def save_split(split: Split, folder: Path) -> None:
                 np.save(file, values.astype(ARRAYS[name]), allow_pickle=False)
             written.append(f"{name}.npy")
     split.catalog.save(folder / "catalog.parquet")
-    with replacing(folder / "users.parquet") as temporary:
-        split.users.cast(pl.String).rename("user").to_frame().write_parquet(temporary)
+    write_parquet(folder / "users.parquet", split.users.cast(pl.String).rename("user").to_frame())
     written += ["catalog.parquet", "users.parquet"]
     files = {name: sha256(folder / name) for name in written}
     write_json(folder / "split.json", {"format": FORMAT, "name": split.name, "record": split.record, "files": files})

@@ -10,6 +10,9 @@ import polars as pl
 from lorec.data import Dataset, Protocol, leave_two_out
 from lorec.errors import DataError
 
+FEW_ITEMS = 500
+"""Of a log: with fewer, a tenth of all items or more are in a list of 50."""
+
 
 def statistics(dataset: Dataset) -> dict[str, Any]:
     """Counts, lengths, ties, repeats, missing texts and the span of time of a log as it is read.
@@ -61,10 +64,19 @@ def warnings_of(dataset: Dataset) -> list[str]:
         remarks.append(f"{short:,} users have fewer than 3 events and are dropped: leaving two out needs 3.")
     if repeats := found["repeated user-item pairs"]:
         remarks.append(f"{repeats:,} events repeat an item of the same user; the first is kept (split.repeats).")
-    if untold := found["items without text"]:
+    if found["items without text"] == found["items"] and dataset.items.height:
+        remarks.append(
+            "No item of the log is in the catalogue: are user and item swapped, or is the catalogue another one's?"
+        )
+    elif untold := found["items without text"]:
         remarks.append(f"{untold:,} of {found['items']:,} items have no text; an encoder gives them zero vectors.")
     if shared := found["texts that several items share"]:
         remarks.append(f"{shared:,} items share their text with another; an encoder can't tell them apart.")
+    if found["items"] < FEW_ITEMS:
+        remarks.append(
+            f"{found['items']:,} items are few: {min(1, 50 / found['items']):.0%} of them are in any list of 50, so "
+            "T-HR@50 says little."
+        )
     remarks += oddities(dataset)
     if odd := _unprintable(_titles_of_the_log(dataset)["title"]):
         remarks.append(f"{odd:,} titles hold control or formatting characters, which are shown as codes.")

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 
 from lorec.data import Dataset
-from lorec.errors import ConfigError, DataError
+from lorec.errors import ConfigError, DataError, first_line
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 AMAZON = "https://mcauleylab.ucsd.edu/public_datasets/data"
@@ -341,8 +341,7 @@ def _csv(path: Path, names: Collection[str]) -> Rows:
     try:
         told = pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise DataError(f"{path} can't be read ({first}); bring it again") from None
+        raise DataError(f"{path} can't be read ({first_line(error)}); bring it again") from None
     if lacking := [name for name in names if name not in told.columns]:
         has = ", ".join(told.columns)
         raise DataError(f"{path} has no column {lacking[0]!r} (it has: {has}); is it another edition?")

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from lorec.data import Dataset
-from lorec.errors import DataError
+from lorec.errors import DataError, first_line
 from lorec.registry import unknown
 
 # What people call them, first the names that we write ourselves. Compared in lower case.
@@ -36,7 +36,7 @@ class File:
     """The catalogue, one item a row, with a title; without it items have no text."""
     columns: dict[str, str] = field(default_factory=dict)
     """Which column is what: user, item, time, title, and catalogue_item where the catalogue calls the item otherwise;
-    guessed from common names where not given."""
+    guessed from common names if omitted."""
 
     def load(self) -> Dataset:
         """Read both files."""
@@ -155,7 +155,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         return DataError(f"{path}, line {odd}, is not UTF-8; save the file as UTF-8, as iconv -f latin1 -t utf-8 does")
     line = _odd_line(path)
     where = f"{path}, line {line}," if line else path
-    return DataError(f"{where} can't be read: {said.splitlines()[0][:200]}; check that it is what its name says")
+    return DataError(f"{where} can't be read: {first_line(error)}; check that it is what its name says")
 
 
 def _no_utf8(path: Path) -> int | None:
@@ -206,9 +206,13 @@ def _column(path: Path, names: list[str], mapping: dict[str, str], role: str) ->
 def _needed(path: Path, names: list[str], mapping: dict[str, str], role: str, option: str | None = None) -> str:
     found = _column(path, names, mapping, role)
     if found is None:
+        if len(names) == 1 and (marks := [one for one in ";|\t" if one in names[0]]):
+            raise DataError(
+                f"{path} has one column, {names[0]!r}: it looks parted by {marks[0]!r}; save it with commas"
+            )
         raise DataError(
             f"{path} has no column that looks like the {role} (it has: {', '.join(names)}); say which one it is, "
-            f"as in columns = {{{option or role} = {names[0]!r}}}"
+            f"as in --column {option or role}=NAME, or columns = {{{option or role} = {names[0]!r}}}"
         )
     return found
 

