@@ -9,7 +9,6 @@ and questions about its first users. One at a time is measured on a sample sprea
 
 import argparse
 import importlib.util
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -19,6 +18,7 @@ import torch
 from side_by_side import machine
 
 import lorec
+from lorec.experiment import peak_memory
 from lorec.text import ENCODERS, Prompts, user_prompts
 from lorec.text.store import by_length
 
@@ -36,7 +36,7 @@ def ours(encoder: str, texts: list[str], fields: dict) -> tuple[float, np.ndarra
     seconds = time.perf_counter() - started - loading
     vectors = np.empty_like(rows)
     vectors[order] = rows
-    return seconds, vectors, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return seconds, vectors, peak_memory()
 
 
 def alone(encoder: str, texts: list[str], fields: dict) -> tuple[float, np.ndarray, int]:
@@ -57,7 +57,7 @@ def alone(encoder: str, texts: list[str], fields: dict) -> tuple[float, np.ndarr
     started = time.perf_counter()
     rows = [np.mean(extract(text, truncation=True, max_length=most)[0], axis=0) for text in texts]
     seconds = time.perf_counter() - started
-    return seconds, np.array(rows, dtype=np.float32), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return seconds, np.array(rows, dtype=np.float32), peak_memory()
 
 
 def spread(texts: list[str], n: int) -> list[str]:

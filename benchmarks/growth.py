@@ -10,7 +10,6 @@ take) is told above that: an empty process is measured first.
 
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from side_by_side import machine, trained
 
 import lorec
 from lorec.data import Batch
+from lorec.experiment import peak_memory
 from lorec.models.losses import mean_loss
 
 BASE = {"users": 50_000, "items": 10_000, "length": 10, "width": 64}
@@ -47,14 +47,14 @@ def measured(users: int, items: int, length: int, width: int) -> dict[str, float
     started = time.perf_counter()
     lorec.evaluate(recommender, split)
     found["ranks of all users"] = time.perf_counter() - started
-    found["peak of both, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found["peak of both, MB"] = peak_memory() / 1024**2
     started = time.perf_counter()
     guard = lorec.LoRec(sources=("log",)).start(
         recommender, split.train, text=None, known=lorec.known_fakes(split), rng=np.random.default_rng(0)
     )
     guard.decide()
     found["LoRec's evidence"] = time.perf_counter() - started
-    found["peak with it, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found["peak with it, MB"] = peak_memory() / 1024**2
     return found
 
 

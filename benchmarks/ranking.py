@@ -3,7 +3,6 @@
 LOREC_DATA=... python benchmarks/ranking.py [amazon-games]
 """
 
-import resource
 import sys
 
 import numpy as np
@@ -13,6 +12,7 @@ from side_by_side import compare, machine
 import lorec
 from lorec.data import Sequences
 from lorec.evaluation import ranks_of
+from lorec.experiment import peak_memory
 from lorec.models import Recommender, hide
 
 
@@ -29,7 +29,7 @@ def by_sorting(recommender: Recommender, log: Sequences, goals: np.ndarray) -> n
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory() / 1024**2
 
 
 def main() -> None:

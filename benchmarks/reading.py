@@ -19,9 +19,10 @@ import lorec
 from lorec.sources import open_split, save_split
 
 PEAK = """
-import resource, sys, lorec
+import sys, lorec
+from lorec.experiment import peak_memory
 lorec.leave_two_out(lorec.read(sys.argv[1]), k_core=5)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_memory() // 1024**2)
 """
 
 

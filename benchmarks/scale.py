@@ -5,7 +5,6 @@ python benchmarks/scale.py [users] [items] --scan     a scan instead, titles by 
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from side_by_side import machine, trained
 
 import lorec
 from lorec.data import Dataset
+from lorec.experiment import peak_memory
 from lorec.models.losses import mean_loss
 from lorec.sources import open_split, save_split
 
@@ -27,7 +27,7 @@ from lorec.sources import open_split, save_split
 def told(step: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    peak = peak_memory() / 1024**3
     print(f"{step:<44}{time.perf_counter() - started:8.1f} s   peak so far {peak:.2f} GB", flush=True)
 
 
@@ -72,7 +72,7 @@ def scan(users: int, items: int) -> None:
     def watch(stage: str, done: int, total: int) -> None:
         nonlocal before
         if stage != before:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+            peak = peak_memory() / 1024**3
             print(f"{stage:<44}{time.perf_counter() - started:8.1f} s   peak so far {peak:.2f} GB", flush=True)
             before = stage
 

@@ -13,7 +13,7 @@ from lorec.evaluation import detection, mean_weights
 
 @dataclass(frozen=True, kw_only=True)
 class Suspicion:
-    """Scores of users, and optionally of interactions and items; higher is more suspicious, on a detector's own scale."""
+    """Scores of users, optionally of interactions and items; higher is more suspicious, on a detector's own scale."""
 
     users: Floats
     """[users]"""
