@@ -287,13 +287,6 @@ class TestFeed:
         for batch in feed.epoch(np.random.default_rng(0)):
             assert (np.diff((batch.history > 0).astype(int), axis=1) >= 0).all()
 
-    def test_shards_share_an_epoch_out(self, log):
-        feed = Feed(log, 60, 50, 64)
-        parts = [[b.events[b.events > 0] for b in feed.epoch(np.random.default_rng(4), (i, 3))] for i in range(3)]
-        whole = [b.events[b.events > 0] for b in feed.epoch(np.random.default_rng(4))]
-        together = np.concatenate([events for part in parts for events in part])
-        assert sorted(together.tolist()) == sorted(np.concatenate(whole).tolist())
-
     def test_refuses_a_user_who_took_everything(self):
         with pytest.raises(DataError, match="every item"):
             Feed(Sequences.of([[1, 2, 3], [1, 2]]), 3, 5)

@@ -852,9 +852,9 @@ def _shown_grid(arms: Mapping[str, int], parts: int) -> Iterator[Callable[[str, 
 
         def watch(cell: str, event: "Event") -> None:
             nonlocal here
-            before, ended = event.note == "done before", event.finished and event.stage not in _NO_ARMS
-            here += ended and not before
-            progress.update(overall, advance=arms[cell] if before and event.stage == "cell" else int(ended))
+            ended = event.finished and event.of == "arm"
+            here += ended and not event.resumed
+            progress.update(overall, advance=arms[cell] if event.resumed and event.of == "cell" else int(ended))
             left = progress.tasks[0].remaining or 0
             note = f"about {_time((time.monotonic() - started) / here * left)} left" if here else ""
             progress.update(overall, note=note)
@@ -863,7 +863,7 @@ def _shown_grid(arms: Mapping[str, int], parts: int) -> Iterator[Callable[[str, 
                     told = f"{literal(cell)}, {event.stage}: {literal(event.note)}"
                     print(told + (f" ({note})" if ended and note else ""), file=sys.stderr, flush=True)
                 return
-            if event.stage == "cell":
+            if event.of == "cell":
                 if cell in bars:
                     progress.remove_task(bars.pop(cell))
                 return
@@ -874,9 +874,6 @@ def _shown_grid(arms: Mapping[str, int], parts: int) -> Iterator[Callable[[str, 
             )
 
         yield watch
-
-
-_NO_ARMS = ("cell", "read the log", "encode texts", "attack", "judge")
 
 
 def _time(seconds: float) -> str:

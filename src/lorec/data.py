@@ -685,11 +685,11 @@ class Feed:
         """How many batches an epoch has, about."""
         return sum(1 for _ in self._plan(np.random.default_rng(0)))
 
-    def epoch(self, rng: np.random.Generator, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """All windows once, in batches of random order; `shard` (i, n) takes every n-th batch from the i-th on."""
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """All windows once, in batches of random order."""
         users, begins, widths = self._windows
         plan = list(self._plan(rng))
-        for chosen in (plan[place] for place in rng.permutation(len(plan))[shard[0] :: shard[1]]):
+        for chosen in (plan[place] for place in rng.permutation(len(plan))):
             width = self.pad_to or int(widths[chosen].max())
             history, real = left_padded(self.log.items, begins[chosen], widths[chosen], width)
             events = np.where(real, _places(begins[chosen], widths[chosen], width) + 1, 0)

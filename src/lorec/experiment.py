@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -100,6 +100,10 @@ class Event:
     """For curves and trackers."""
     again: bool = False
     """Whether it may have been told before, of what was finished earlier."""
+    of: Literal["stage", "arm", "cell"] = "stage"
+    """What `stage` names: a step of the work, an arm of a run, or a whole cell of a grid."""
+    resumed: bool = False
+    """Whether it was finished by an earlier run, and is only taken up."""
 
 
 Watch = Callable[[Event], None]
@@ -314,7 +318,7 @@ def _arms(
                 raise
             _logger.exception("%s failed", name)
             failed[name] = f"{type(error).__name__}: {error}"
-            job.watch(Event(name, 1, 1, f"failed: {failed[name]}", finished=True))
+            job.watch(Event(name, 1, 1, f"failed: {failed[name]}", finished=True, of="arm"))
             continue
         _seal(record, job.folder, [f"{name}/{file}" for file in ARM_FILES if (job.folder / name / file).exists()])
     return {name: done[name] for name in wanted if name in done}, failed
@@ -690,7 +694,7 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         for event in _again(name, folder / "history.jsonl"):
             job.watch(event)
-        job.watch(Event(name, 1, 1, "done before", finished=True))
+        job.watch(Event(name, 1, 1, "done before", finished=True, of="arm", resumed=True))
         kept: dict[str, float] = read_json(folder / "scorecard.json")
         return kept
     split = job.clean if name == "clean" else job.bad
@@ -713,7 +717,7 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     write_json(folder / "scorecard.json", metrics)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     summary = f"HR@10 {metrics['HR@10']:.4f} in {time.perf_counter() - started:.0f} s"
-    job.watch(Event(name, 1, 1, summary, finished=True))
+    job.watch(Event(name, 1, 1, summary, finished=True, of="arm"))
     return metrics
 
 
@@ -866,7 +870,9 @@ def _event(name: str, progress: Progress) -> Event:
     if "valid NDCG@10" in progress.figures:
         note += f" valid NDCG@10 {progress.figures['valid NDCG@10']:.4f}"
     done = (progress.epoch - 1) * progress.steps + progress.step
-    return Event(name, done, progress.epochs * progress.steps, note, epoch=progress.epoch, figures=progress.figures)
+    return Event(
+        name, done, progress.epochs * progress.steps, note, epoch=progress.epoch, figures=progress.figures, of="arm"
+    )
 
 
 def _apart(key: str, was: Any, now: Any) -> str:
@@ -946,7 +952,7 @@ def _again(arm: str, history: Path) -> Iterator[Event]:
     for line in history.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         epoch = int(row.pop("epoch"))
-        yield Event(arm, epoch, epoch, epoch=epoch, figures=row, again=True)
+        yield Event(arm, epoch, epoch, epoch=epoch, figures=row, again=True, of="arm")
 
 
 def _judged(arms: Mapping[str, Mapping[str, float]]) -> Event:

@@ -280,7 +280,7 @@ def grid(
     for done in side_by_side(do, jobs):
         # A file for each cell, so that machines with one folder between them don't write over each other's.
         write_json(folder / "ends" / f"{done.cell}.json", dataclasses.asdict(done))
-        watch(done.cell, Event("cell", 1, 1, done.error or f"{done.seconds:.0f} s", finished=True))
+        watch(done.cell, Event("cell", 1, 1, done.error or f"{done.seconds:.0f} s", finished=True, of="cell"))
         if done.fatal:
             raise DiskError(f"{done.cell}: {done.error}")
     return export(asked, folder)
@@ -325,7 +325,7 @@ def _open_jobs(asked: Grid, folder: Path, shard: tuple[int, int], cache: str | P
                 if record["finished"]:
                     for event in again(open_run(folder / "runs" / cell.name, plugins=True)):
                         watch(cell.name, event)
-                    watch(cell.name, Event("cell", 1, 1, "done before", finished=True))
+                    watch(cell.name, Event("cell", 1, 1, "done before", finished=True, of="cell", resumed=True))
                     continue
                 config, texts = cell.config, cache or folder / "shared" / "texts"
                 check(config, split, TextVectors(split.catalog, config.encoder, texts, config.scenario, config.prompts))

@@ -256,13 +256,6 @@ class Recommender(nn.Module):
                     some = rows[start : start + chunk]
                     yield some, torch.mm(last[start : start + chunk], across, out=scores[: len(some)])
 
-    def fresh(self, seed: int) -> "Recommender":
-        """The same spec with new weights."""
-        text = None if self.kind == "ids" else self.get_buffer("text")
-        fresh = Recommender(self.spec, self.kind, self.n_items, text, seed, self.loss).to(self.device)
-        fresh.precision = self.precision
-        return fresh
-
     def recommend(
         self,
         log: Sequences,
