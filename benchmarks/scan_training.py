@@ -16,7 +16,7 @@ from scanning import as_dataset
 
 import lorec
 from lorec.attacks import ATTACKS, KINDS
-from lorec.defenses import Given, Oracle, Undefended
+from lorec.defenses import Oracle, Undefended, WeightFile
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
                 )  # fmt: skip
                 more = {"alarm": found.alarm, "scan seconds": found.figures["seconds"]}
                 ids = bad.catalog.items["item"].to_list()
-                defense = Given(path=str(folder / "weights.parquet")).of(bad.users, bad.train, ids)
+                defense = WeightFile(path=str(folder / "weights.parquet")).of(bad.users, bad.train, ids)
             log = split if arm == "clean" else bad
             fitted = lorec.fit(log, lorec.SASRec(), defense=defense, training=training, seed=options.seed)
             judged = lorec.evaluate(fitted.recommender, log, targets=poison.targets).metrics

@@ -9,7 +9,7 @@ import torch
 
 from lorec.attacks import known_fakes
 from lorec.data import Feed, Weights
-from lorec.defenses import DEFENSES, Given, Guard, Oracle, Undefended, Weighted
+from lorec.defenses import DEFENSES, Guard, Oracle, Undefended, Weighted, WeightFile
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender, SASRec
@@ -49,7 +49,7 @@ def test_the_oracle_needs_what_only_an_experiment_has(split):
     assert weights.users.tolist() == [0.0, 1.0]
 
 
-class TestGiven:
+class TestWeightFile:
     @pytest.fixture
     def path(self, tmp_path):
         def write(suffix="csv", **columns):
@@ -65,32 +65,34 @@ class TestGiven:
     @pytest.mark.parametrize("suffix", ["csv", "parquet"])
     def test_by_user(self, split, path, suffix):
         one, other = split.users[3], split.users[5]
-        given = Given(path=path(suffix, user=[one, "stranger", other, other], weight=[0.0, 0.2, 0.7, 0.5]))
+        given = WeightFile(path=path(suffix, user=[one, "stranger", other, other], weight=[0.0, 0.2, 0.7, 0.5]))
         weights = given.of(split.users, split.train).weights.users
         wanted = np.ones(len(split))
         wanted[[3, 5]] = 0, 0.5
         np.testing.assert_allclose(weights, wanted)
 
     def test_by_interaction(self, split, path):
-        given = Given(path=path(user=[split.users[3]], position=[1], weight=[0.0]))
+        given = WeightFile(path=path(user=[split.users[3]], position=[1], weight=[0.0]))
         events = given.of(split.users, split.train).weights.events
         assert np.flatnonzero(events == 0).tolist() == [split.train.starts[3] + 1]
 
     def test_ids_stay_as_they_are_written(self, split, tmp_path):
         (tmp_path / "w.csv").write_text("user,weight\n007,0\n7,0.5\n")
-        weights = Given(path=str(tmp_path / "w.csv")).of(pl.Series(["007", "x", "7"]), split.train.take(np.arange(3)))
+        weights = WeightFile(path=str(tmp_path / "w.csv")).of(
+            pl.Series(["007", "x", "7"]), split.train.take(np.arange(3))
+        )
         assert weights.weights.users.tolist() == [0.0, 1.0, 0.5]
 
     def test_remarks_on_strangers_and_injected_users(self, split, path):
-        given = Given(path=path("tsv", user=[split.users[0], "zzz", "injected-00001"], weight=[0, 0, 0]))
+        given = WeightFile(path=path("tsv", user=[split.users[0], "zzz", "injected-00001"], weight=[0, 0, 0]))
         strangers, injected = given.remarks(split.users)
         assert "2 of 3 users" in strangers
         assert "1 injected users by number" in injected
-        assert Given(path=path(user=[split.users[0]], weight=[0])).remarks(split.users) == []
+        assert WeightFile(path=path(user=[split.users[0]], weight=[0])).remarks(split.users) == []
 
     def test_ids_may_be_numbers(self, path, split):
         users = pl.Series([str(n) for n in range(len(split))])
-        given = Given(path=path(user=[4, 7], weight=[0, 1]))
+        given = WeightFile(path=path(user=[4, 7], weight=[0, 1]))
         assert np.flatnonzero(given.of(users, split.train).weights.users == 0).tolist() == [4]
 
     def test_says_what_is_wrong(self, split, path, tmp_path):
@@ -108,13 +110,13 @@ class TestGiven:
             ({"user": [], "weight": []}, "no rows"),
         ):  # fmt: skip
             with pytest.raises(DataError, match=said):
-                Given(path=path(**wrong)).of(split.users, split.train, split.catalog.ids(np.arange(1, 61)))
+                WeightFile(path=path(**wrong)).of(split.users, split.train, split.catalog.ids(np.arange(1, 61)))
         (tmp_path / "broken.parquet").write_text("user,weight")
         for file, said in (("none.csv", "does not exist"), ("broken.parquet", "can't be read as weights")):
             with pytest.raises(DataError, match=said):
-                Given(path=str(tmp_path / file)).of(split.users, split.train)
+                WeightFile(path=str(tmp_path / file)).of(split.users, split.train)
         with pytest.raises(ConfigError, match="which no defense is given"):
-            start(Given(path=path(user=user, weight=[1.0])), split)
+            start(WeightFile(path=path(user=user, weight=[1.0])), split)
 
 
 def test_given_weights_must_fit(split):

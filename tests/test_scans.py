@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lorec.attacks import Random, forge
 from lorec.cli import app, show_findings
 from lorec.data import Dataset, Sequences, Weights, inject, leave_two_out, whole
-from lorec.defenses import Given
+from lorec.defenses import WeightFile
 from lorec.detectors import Bursts, Copies, detect
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.evaluation import detection
@@ -167,7 +167,7 @@ class TestFolder:
     def test_its_weights_train_a_run(self, found, folder, market):
         split = leave_two_out(market[0])
         ids = split.catalog.items["item"].to_list()
-        weights = Given(path=str(folder / "weights.parquet")).of(split.users, split.train, ids).weights
+        weights = WeightFile(path=str(folder / "weights.parquet")).of(split.users, split.train, ids).weights
         lies = split.users.str.starts_with("injected-").to_numpy()[split.train.users()]
         lies &= np.isin(split.train.items, split.catalog.numbers(market[1]))
         assert weights.events[lies].sum() == 0
@@ -492,7 +492,7 @@ class TestGivenPairs:
             tmp_path / "w.parquet"
         )
         ids = split.catalog.items["item"].to_list()
-        given = Given(path=str(tmp_path / "w.parquet")).of(split.users, split.train, ids).weights
+        given = WeightFile(path=str(tmp_path / "w.parquet")).of(split.users, split.train, ids).weights
         expected = np.ones(len(split.train.items), dtype=np.float32)
         expected[split.train.starts[3] + 1] = 0.25
         assert isinstance(given, Weights)
@@ -503,7 +503,9 @@ class TestGivenPairs:
             tmp_path / "w.parquet"
         )
         with pytest.raises(DataError, match="names no interaction"):
-            Given(path=str(tmp_path / "w.parquet")).of(split.users, split.train, split.catalog.items["item"].to_list())
+            WeightFile(path=str(tmp_path / "w.parquet")).of(
+                split.users, split.train, split.catalog.items["item"].to_list()
+            )
 
 
 class TestSmallLogs:

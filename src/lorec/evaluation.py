@@ -18,8 +18,8 @@ from lorec.data import Bools, Floats, Ints, Sequences, Split
 from lorec.errors import ConfigError, DataError
 from lorec.models import Scorer, first_places, hide
 
-HitCuts = (10,)
-TargetCuts = (50,)
+HIT_CUTS = (10,)
+TARGET_CUTS = (50,)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def evaluate(
     *,
     on: Literal["valid", "test"] = "test",
     targets: Ints | None = None,
-    hits: tuple[int, ...] = HitCuts,
-    exposures: tuple[int, ...] = TargetCuts,
+    hits: tuple[int, ...] = HIT_CUTS,
+    exposures: tuple[int, ...] = TARGET_CUTS,
     rows: Ints | None = None,
     top: int = 0,
 ) -> Scorecard:
@@ -171,7 +171,7 @@ def _at_least(scores: Tensor, own: Tensor) -> Tensor:
     return torch.ge(scores, own[:, None], out=torch.empty_like(scores, dtype=torch.float32)).sum(1).long()
 
 
-def quality(ranks: NDArray[np.int64], cuts: tuple[int, ...] = HitCuts) -> dict[str, float]:
+def quality(ranks: NDArray[np.int64], cuts: tuple[int, ...] = HIT_CUTS) -> dict[str, float]:
     """HR@k, NDCG@k (one relevant item: 1 / log2(rank + 1)) and MRR of ranks [users]."""
     gains = 1 / np.log2(ranks + 1.0)
     metrics: dict[str, float] = {}
@@ -181,7 +181,7 @@ def quality(ranks: NDArray[np.int64], cuts: tuple[int, ...] = HitCuts) -> dict[s
     return metrics | {"MRR": float((1 / ranks).mean())}
 
 
-def exposure(ranks: NDArray[np.int64], absent: Bools, cuts: tuple[int, ...] = TargetCuts) -> dict[str, float]:
+def exposure(ranks: NDArray[np.int64], absent: Bools, cuts: tuple[int, ...] = TARGET_CUTS) -> dict[str, float]:
     """T-HR@k, T-NDCG@k, mean target rank: ranks [users, targets], counted where a user lacks the target.
 
     Each is a mean over users for every target, then over targets.

@@ -42,7 +42,7 @@ from polars.io.plugins import register_io_source
 from lorec.attacks import Stored, aimed, check_known, forge, known_fakes, open_poison, save_poison
 from lorec.attacks.folders import FORMS
 from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
-from lorec.defenses import Defense, Given, Guard, Oracle, suits
+from lorec.defenses import Defense, Guard, Oracle, WeightFile, suits
 from lorec.detectors import DETECTORS, Suspicion, fits, harmed, judged
 from lorec.detectors import detect as ask
 from lorec.errors import ConfigError, DiskError, RunError, UnknownName
@@ -264,7 +264,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _inputs(config: RunFile, clean: Split) -> dict[str, Any]:
     """Digests of what a run reads besides its log: files of weights, a stored poison."""
-    weights = {one.path: sha256(Path(one.path)) for one in config.defenses if isinstance(one, Given)}
+    weights = {one.path: sha256(Path(one.path)) for one in config.defenses if isinstance(one, WeightFile)}
     stored = open_poison(config.attack.path, clean) if isinstance(config.attack, Stored) else None
     told = None if stored is None else [stored.profiles.digest(), clean.catalog.ids(stored.targets)]
     return {"file of weights": weights, "stored poison": told}
@@ -292,7 +292,7 @@ def check(config: RunFile, split: Split, text: TextVectors) -> None:
     for defense in config.defenses:
         suits(defense, config.backbone)
         fits(defense, split.train, len(split.catalog), text)
-        if isinstance(defense, Given):
+        if isinstance(defense, WeightFile):
             defense.read()  # whom it names, a run knows: there may be injected ones among them
     check_known(config.known.kinds or ())
     if isinstance(config.attack, Stored):
@@ -760,7 +760,7 @@ def _told(defense: Defense, split: Split) -> Defense:
         return defense.reveal(split.fraudsters)
     return (
         defense.of(split.users, split.train, split.catalog.ids(np.arange(1, len(split.catalog) + 1)))
-        if isinstance(defense, Given)
+        if isinstance(defense, WeightFile)
         else defense
     )
 
@@ -838,7 +838,7 @@ def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: boo
             f"The attack did not work on the undefended model (T-HR@50 {arms['poisoned']['T-HR@50']:.4f}; it should be "
             "at least five times the clean model's and above chance): attack success removed has no meaning here."
         )
-    notes += [told for one in job.config.defenses if isinstance(one, Given) for told in one.remarks(job.bad.users)]
+    notes += [told for one in job.config.defenses if isinstance(one, WeightFile) for told in one.remarks(job.bad.users)]
     for name, metrics in arms.items():
         if "never in force" in metrics:
             notes.append(f"{name} begins after the last epoch of this training: its arm is undefended.")

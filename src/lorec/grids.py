@@ -39,7 +39,7 @@ import polars as pl
 from lorec.attacks import Stored
 from lorec.comparison import FORMATS, bootstrap, exposed, summary, write_table
 from lorec.data import Split
-from lorec.defenses import Given, Oracle
+from lorec.defenses import Oracle, WeightFile
 from lorec.errors import ConfigError, DiskError, LorecError, RunError
 from lorec.experiment import CLEAN, Event, Run, again, begun, check, known_of, open_run, peak_memory, run
 from lorec.files import read_json, write_json
@@ -585,7 +585,7 @@ def _rates(
     found: dict[str, tuple[float, float]] = {}
     for place, (name, defense) in enumerate(arms_of(config).items()):
         watch(Event("measure an epoch", place, len(arms_of(config)), name))
-        if isinstance(defense, Oracle | Given):
+        if isinstance(defense, Oracle | WeightFile):
             found[name] = found["poisoned"]
             continue
         started = time.perf_counter()

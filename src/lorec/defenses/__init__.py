@@ -18,19 +18,20 @@ from lorec.defenses.graphrfi import GraphRfi
 from lorec.defenses.guard import Guard
 from lorec.defenses.lorec_paper import LoRecPaper
 from lorec.defenses.robust import PLD, RCE, TCE, Trimmed
-from lorec.defenses.weighted import Given, Oracle, Undefended, Weighted
+from lorec.defenses.weighted import Oracle, Undefended, Weighted, WeightFile
 from lorec.models import Backbone, Recommender
 from lorec.text import TextVectors
 
 __all__ = [
-    "ADV", "APR", "DEFENSES", "PLD", "RCE", "TCE", "VAT", "CL4SRec", "Defense", "Filter", "Given", "GraphRfi", "Guard",
-    "LLM4Dec", "LoRec", "LoRecPaper", "Oracle", "PamaCF", "StDenoise", "Trimmed", "Undefended", "Weighted", "suits",
+    "ADV", "APR", "DEFENSES", "PLD", "RCE", "TCE", "VAT", "CL4SRec", "Defense", "Filter", "GraphRfi", "Guard",
+    "LLM4Dec", "LoRec", "LoRecPaper", "Oracle", "PamaCF", "StDenoise", "Trimmed", "Undefended", "WeightFile",
+    "Weighted", "suits",
 ]  # fmt: skip
 
 DEFENSES: dict[str, type] = {
     "adv": ADV, "apr": APR, "cl4srec": CL4SRec, "filter": Filter, "graphrfi": GraphRfi, "llm4dec": LLM4Dec,
     "lorec": LoRec, "lorec-paper": LoRecPaper, "none": Undefended, "oracle": Oracle, "pamacf": PamaCF, "pld": PLD,
-    "rce": RCE, "stdenoise": StDenoise, "tce": TCE, "trimmed": Trimmed, "vat": VAT, "weighted": Given,
+    "rce": RCE, "stdenoise": StDenoise, "tce": TCE, "trimmed": Trimmed, "vat": VAT, "weighted": WeightFile,
 }  # fmt: skip
 
 

@@ -59,10 +59,10 @@ class Weighted:
         ):
             if values is not None and len(values) != wanted:
                 raise DataError(f"{len(values)} weights of {what} for a log with {wanted}; give one for each row")
-        return _Given(self.weights, log)
+        return _WeightedGuard(self.weights, log)
 
 
-class _Given(Guard):
+class _WeightedGuard(Guard):
     """Given weights say who is suspected, too."""
 
     def __init__(self, weights: Weights, log: Sequences) -> None:
@@ -115,7 +115,7 @@ class Oracle:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class WeightFile:
     """Weights from a file, by users' ids: an analyst's, another tool's, or those that a run has left."""
 
     path: str

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from lorec.data import Floats, Ints, Sequences, Split, Weights, runs
 from lorec.errors import RunError
-from lorec.evidence import bursts, doubles
+from lorec.evidence import TWINS, bursts, doubles
 from lorec.files import write_json, write_parquet
 from lorec.scans.learning import SUSPECT, Looked, Model
 from lorec.sources import moment
@@ -24,8 +24,8 @@ LIKELY = 0.7
 """The alarm from which on an attack is called likely."""
 TOLD = 500
 """Suspect items that are put into groups at most."""
-TWINS, ALIKE = 0.5, 0.6
-"""Of two items that may be one product: the share of holders in common, and the cosine of their texts."""
+SHARED = 0.5
+"""The share of holders in common from which on two items of like texts may be one product."""
 FILES = (
     "users.parquet",
     "items.parquet",
@@ -198,9 +198,9 @@ def twins(items: Floats, log: Sequences, vectors: Floats) -> Ints:
     """
     suspects, _, both = _suspects(items, log.distinct())
     either = both.diagonal()[:, None] + both.diagonal() - both
-    known = vectors[suspects].astype(np.float64)
-    known /= np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-9)
-    one, other = np.nonzero(np.triu((both >= np.maximum(3, TWINS * either)) & (known @ known.T >= ALIKE), 1))
+    unit = vectors[suspects].astype(np.float64)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
+    one, other = np.nonzero(np.triu((both >= np.maximum(3, SHARED * either)) & (unit @ unit.T >= TWINS), 1))
     pairs = np.column_stack([suspects[one], suspects[other], both[one, other], either[one, other]]).astype(np.int64)
     return pairs[np.argsort(-pairs[:, 2], kind="stable")]
 

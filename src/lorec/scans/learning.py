@@ -18,6 +18,7 @@ from lorec.data import Floats, Ints, Poison, Sequences, Split, inject, stream
 from lorec.detectors import Detector, Suspicion
 from lorec.detectors.logistic import fit_logistic, sigmoid
 from lorec.errors import ConfigError, DataError, RunError
+from lorec.evidence import FEWEST
 from lorec.files import load_state, save_state
 from lorec.text import TextVectors
 
@@ -31,8 +32,6 @@ BURST = 0.02
 """The share of the log's time in which the fraudsters of half of the trials act."""
 ADAPTS = 10
 """How often an adaptive attack of a trial mends itself against LoRec's evidence."""
-FEWEST = 3
-"""Holders below which nothing is said of an item."""
 RARE = -100.0
 """In place of the log of its holders, of an item that is held by fewer."""
 ATTEMPTS = 5
