@@ -18,7 +18,7 @@ import torch
 from side_by_side import machine
 
 import lorec
-from lorec.experiment import peak_memory
+from lorec.records import peak_memory
 from lorec.text import ENCODERS, Prompts, user_prompts
 from lorec.text.store import by_length
 

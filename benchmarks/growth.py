@@ -21,8 +21,8 @@ from side_by_side import machine, trained
 
 import lorec
 from lorec.data import Batch
-from lorec.experiment import peak_memory
 from lorec.models.losses import mean_loss
+from lorec.records import peak_memory
 
 BASE = {"users": 50_000, "items": 10_000, "length": 10, "width": 64}
 STEPS = 4

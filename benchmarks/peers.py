@@ -1,6 +1,7 @@
-"""SASRec here and in RecBole and RecTools: seconds an epoch, tokens a second, memory, ranking, quality by minutes.
+"""SASRec here and in others' code: seconds an epoch, tokens a second, memory, ranking, quality by minutes.
 
 LOREC_DATA=... python benchmarks/peers.py amazon-games --rectools ENV/bin/python --recbole ENV/bin/python [--epochs 3]
+    [--authors CHECKOUT]
 
 Each library in its own environment (RecTools 0.19.0 with pytorch-lightning 2.5.2; RecBole 1.2.1 with numpy 1.26.4), on
 the same split: the last two events are held out, and everybody trains on the 50 before them (figures of November 24
@@ -8,6 +9,9 @@ were made with 52). Width 64, 2 blocks, 2 heads, length 50, dropout .2, one unif
 about 512 histories a step. What the libraries fix stays as they fix it:
 RecTools has a feed-forward of 64 (ours and RecBole's: 256) in the first authors' block; RecBole has no BCE but BPR, and
 a padded prefix for every target. `--steps` ends RecBole's epoch after so many steps: the rest of it is extrapolated.
+`--authors` names a checkout of github.com/Kaike-Zhang/LoRec (7fecbe7), which runs in our own environment: its SASRec by
+ids without a calibrator, its own dropout of .1 made ours, its draws of negatives made to run on Python 3.11 (it samples
+from a set), without `transformers` (for a language model alone), users who repeat an item left out as it does.
 
 To convergence: `--epochs 1000 --every 5 --patience 10` ends a library's training when ten judgements in a row brought
 no better NDCG@10 on validation items, and `--minutes` ends it in any case; the best epoch by validation is what counts.
@@ -58,10 +62,16 @@ class Curve:
 
     def told(self, **more: float) -> dict:
         """All figures."""
-        # What getrusage says is at least what the parent held; lorec.experiment.peak_memory is not there for others.
+        # What getrusage says is at least what the parent held; lorec.records.peak_memory is not there for others.
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         peak = int(status["VmHWM"].split()[0]) / 1024
         return {"seconds": self.seconds, "quality": self.quality, "ranking": self.ranking, "peak": peak, **more}
+
+
+def histories(world: dict) -> list[list[int]]:
+    """Everybody's items: those trained on, the validation item, the test item."""
+    parts = np.split(world["items"], world["starts"][1:-1])
+    return [[*one.tolist(), int(a), int(b)] for one, a, b in zip(parts, world["valid"], world["test"], strict=True)]
 
 
 def quality(best: np.ndarray, goals: np.ndarray) -> tuple[float, float]:
@@ -167,8 +177,7 @@ def recbole(world: dict, it: argparse.Namespace) -> dict:
     folder.mkdir(parents=True)
     with (folder / "log.inter").open("w") as file:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")
-        for user, (begin, end) in enumerate(zip(world["starts"][:-1], world["starts"][1:], strict=True)):
-            history = [*world["items"][begin:end], world["valid"][user], world["test"][user]]
+        for user, history in enumerate(histories(world)):
             file.writelines(f"{user}\t{item}\t{place}\n" for place, item in enumerate(history))
     config = Config(
         "SASRec", "log",
@@ -218,7 +227,51 @@ def recbole(world: dict, it: argparse.Namespace) -> dict:
     return curve.told(batches=len(train))
 
 
-LIBRARIES = {"lorec": lorec, "rectools": rectools, "recbole": recbole}
+def authors(world: dict, it: argparse.Namespace) -> dict:
+    import random
+    from types import ModuleType, SimpleNamespace
+
+    import torch
+
+    folder = Path(it.world).parent / "authors" / "data" / "log"
+    folder.mkdir(parents=True)
+    people = histories(world)
+    (folder / "user_dict.json").write_text(json.dumps(dict(enumerate(people))))
+    (folder / "item_dict.json").write_text(json.dumps({item: "" for item in sorted(set().union(*people))}))
+    os.chdir(folder.parents[1])
+    sys.path.insert(0, it.authors)
+    sys.modules["transformers"] = ModuleType("transformers")
+    from utls import model_config, mydataset
+    from utls.trainer import SASrecTrainer
+    from utls.utilize import set_seed
+
+    mydataset.random = SimpleNamespace(sample=lambda population, k: random.sample(tuple(population), k))
+    config = {
+        "device": torch.device("cpu"), "use_gpu": False, "dataset": "log", "max_interaction": LENGTH, "LLM": "none",
+        "use_LLM": False, "LLM_size": 1, "out_dim": WIDTH, "with_lct": False, "inject_user": False, "user_weight": 3.0,
+        "batch_size": it.batch, "lr": 1e-3, "weight_decay": 0.0, "top_k": 10, "n_epochs": it.epochs, "min_epochs": 0,
+    }  # fmt: skip
+    config["lct_config"] = model_config.get_LCT_config(config)
+    config["model_config"] = model_config.get_SASrec_config(config) | {"dropout_rate": DROPOUT}
+    set_seed(it.seed)
+    trainer = SASrecTrainer(config)
+    held = {"valid": trainer.dataset.get_val_batch, "test": trainer.dataset.get_test_batch}
+
+    def judge(on: str) -> tuple[float, float]:
+        trainer.model.eval()
+        found = np.zeros(2)
+        for users in trainer.dataloader:
+            found += trainer._eval_rec(*held[on](users))
+        return tuple((found / trainer.dataset.n_users).tolist())
+
+    curve = Curve(it, it.epochs, judge)
+    while not curve.over:
+        trainer._train_epoch(len(curve.seconds))
+        curve.epoch()
+    return curve.told(users=trainer.dataset.n_users)
+
+
+LIBRARIES = {"lorec": lorec, "rectools": rectools, "recbole": recbole, "authors": authors}
 
 
 def read(name: str):
@@ -233,6 +286,7 @@ def main() -> None:
     asked.add_argument("data", nargs="?", default="amazon-games")
     for library in ("rectools", "recbole"):
         asked.add_argument(f"--{library}", help="the Python of the environment that has it")
+    asked.add_argument("--authors", help="the folder with the code of the paper's authors")
     asked.add_argument("--epochs", type=int, default=3)
     asked.add_argument("--recbole-epochs", type=int, default=1)
     asked.add_argument("--every", type=int, default=1000, help="judge quality after so many epochs, and after the last")
@@ -261,6 +315,7 @@ def main() -> None:
     print(machine())
     print(f"{it.data}: {len(split):,} users, {len(split.catalog):,} items, {len(split.train.items):,} training events")
     pythons = {"lorec": sys.executable, "rectools": it.rectools, "recbole": it.recbole}
+    pythons["authors"] = it.authors and sys.executable
     with tempfile.TemporaryDirectory() as folder:
         world = Path(folder) / "world.npz"
         arrays = {"items": split.train.items, "starts": split.train.starts, "valid": split.valid, "test": split.test}
@@ -279,7 +334,7 @@ def ask(library: str, python: str, world: Path, it: argparse.Namespace) -> dict:
     """One library's figures, from its own environment."""
     epochs = it.recbole_epochs if library == "recbole" else it.epochs
     command = [python, __file__, it.data, "--as", library, "--world", str(world), "--epochs", str(epochs)]
-    for name in ("every", "patience", "minutes", "steps", "tokens", "batch", "feed-forward", "seed"):
+    for name in ("every", "patience", "minutes", "steps", "tokens", "batch", "feed-forward", "seed", "authors"):
         if (value := getattr(it, name.replace("-", "_"))) is not None:
             command += [f"--{name}", str(value)]
     room = {name: str(it.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

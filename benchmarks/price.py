@@ -15,7 +15,7 @@ import polars as pl
 
 from lorec.data import Sequences, Split, append
 from lorec.defenses.guard import TURNED_DOWN
-from lorec.experiment import Run, open_run
+from lorec.records import Run, open_run
 from lorec.sources import prepared
 
 RING = 4

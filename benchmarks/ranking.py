@@ -12,8 +12,8 @@ from side_by_side import compare, machine
 import lorec
 from lorec.data import Sequences
 from lorec.evaluation import ranks_of
-from lorec.experiment import peak_memory
 from lorec.models import Recommender, hide
+from lorec.records import peak_memory
 
 
 def by_sorting(recommender: Recommender, log: Sequences, goals: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from lorec.sources import open_split, save_split
 
 PEAK = """
 import sys, lorec
-from lorec.experiment import peak_memory
+from lorec.records import peak_memory
 lorec.leave_two_out(lorec.read(sys.argv[1]), k_core=5)
 print(peak_memory() // 1024**2)
 """

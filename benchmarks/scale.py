@@ -18,8 +18,8 @@ from side_by_side import machine, trained
 
 import lorec
 from lorec.data import Dataset
-from lorec.experiment import peak_memory
 from lorec.models.losses import mean_loss
+from lorec.records import peak_memory
 from lorec.sources import open_split, save_split
 
 

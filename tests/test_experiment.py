@@ -13,18 +13,20 @@ import polars.testing
 import pytest
 from conftest import world
 
-from lorec import experiment
+from lorec import experiment, records, stages
 from lorec.attacks import ATTACKS
 from lorec.cli import literal, main
 from lorec.defenses import DEFENSES, Filter, LoRec, LoRecPaper
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError, LorecError, RunError, UnknownName
-from lorec.experiment import Run, detect, open_run, reevaluate, run, save_recommendations
+from lorec.experiment import reevaluate, run, save_recommendations
 from lorec.files import replacing
 from lorec.models import SASRec
+from lorec.records import Run, open_run
 from lorec.reports import report
 from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import CompleteJourney, prepared
+from lorec.stages import detect
 from lorec.text import Hash, MiniLM, TextVectors
 
 TOML = """
@@ -671,16 +673,14 @@ class TestAttack:
         first = run(config, tmp_path / "run")
         (tmp_path / "run" / "scorecard.json").unlink()
         record = json.loads((tmp_path / "run" / "run.json").read_text())
-        from lorec import experiment
-
         record |= {"finished": False, "files": {k: v for k, v in record["files"].items() if k != "scorecard.json"}}
-        experiment._seal(record, tmp_path / "run", [])
-        monkeypatch.setattr(experiment, "_forged", lambda *_: pytest.fail("forged again"))
+        records.seal(record, tmp_path / "run", [])
+        monkeypatch.setattr(experiment, "forged", lambda *_: pytest.fail("forged again"))
         assert run(config, tmp_path / "run").arms == first.arms
 
     @pytest.mark.parametrize("job", ["run", "attack"])
     def test_goes_on_after_an_interruption(self, recipe, tmp_path, job):
-        from lorec.experiment import attack
+        from lorec.stages import attack
 
         changes = {"attack": '{name = "rev", epochs = 4, watched = 30, width = 4, share = 0.1}', "defenses": "[]"}
         config = read_run_file(recipe, changes | {"training.epochs": "1"})
@@ -757,9 +757,9 @@ class TestKilledBetweenTwoWrites:
         with pytest.raises(RunError, match="not a finished run"):
             open_run(tmp_path / "one")
         (tmp_path / "one" / "lorec").mkdir(exist_ok=True)
-        seal = experiment._seal
+        seal = records.seal
         with monkeypatch.context() as patch:  # killed after the new scorecard, before the record of it
-            patch.setattr(experiment, "_seal", lambda *of: 1 / 0 if of[2] == ["scorecard.json"] else seal(*of))
+            patch.setattr(experiment, "seal", lambda *of: 1 / 0 if of[2] == ["scorecard.json"] else seal(*of))
             with pytest.raises(ZeroDivisionError):
                 run(config, tmp_path / "one", keep_going=True)
         assert run(config, tmp_path / "one").arms["lorec"]
@@ -780,7 +780,7 @@ class TestInputs:
 
         def made(seed, form="inject_user"):
             config = read_run_file(recipe, {"seed": str(seed)})
-            experiment.attack(config, tmp_path / "p.json", form)
+            stages.attack(config, tmp_path / "p.json", form)
             quick = {"attack": f'{{name = "stored", path = "{tmp_path}/p.json"}}', "training.epochs": "2"}
             return read_run_file(recipe, quick | {"defenses": '["oracle"]'})
 
@@ -846,16 +846,16 @@ def test_the_peak_of_a_process_is_its_own():
     if not Path("/proc/self/status").exists():
         pytest.skip("no /proc here")
     held = bytearray(os.urandom(1)) * 800_000_000
-    asked = "from lorec.experiment import peak_memory; print(peak_memory())"
+    asked = "from lorec.records import peak_memory; print(peak_memory())"
     told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
-    assert 50_000_000 < int(told.stdout) < 750_000_000 < experiment.peak_memory()
+    assert 50_000_000 < int(told.stdout) < 750_000_000 < records.peak_memory()
     del held
 
 
 class TestDetect:
     def test_a_detector_says_what_the_defense_made_of_it_does(self, recipe, done, tmp_path):
         config = read_run_file(recipe, {"detectors": '["lorec", "degree", {name = "llm4dec", view = "pooled"}]'})
-        found = experiment.detect(config)
+        found = stages.detect(config)
         assert list(found.figures) == ["lorec", "degree", "llm4dec"]
         for name, value in done.arms["lorec"].items():
             if name in ("ROC-AUC", "F1", "Brier", "interactions ROC-AUC", "genuine interactions turned down"):
@@ -902,7 +902,7 @@ class TestDetect:
             assert (code, said in err) == (2, True), err
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "mine.txt").touch()
-        monkeypatch.setattr("lorec.experiment.forge", lambda *of, **how: pytest.fail("too late"))
+        monkeypatch.setattr("lorec.stages.forge", lambda *of, **how: pytest.fail("too late"))
         code, _, err = call(monkeypatch, capsys, *asked, "--out", tmp_path / "full")
         assert (code, "something else" in err) == (2, True)
 
@@ -917,14 +917,14 @@ class TestFilter:
         ],
     )
     def test_what_can_not_be_done_is_said_before_anything_is_trained(self, recipe, tmp_path, monkeypatch, asked, said):
-        for slow in ("fit", "forge"):
-            monkeypatch.setattr(f"lorec.experiment.{slow}", lambda *of, **how: pytest.fail("too late"))
+        for slow in ("experiment.fit", "stages.forge"):
+            monkeypatch.setattr(f"lorec.{slow}", lambda *of, **how: pytest.fail("too late"))
         circular = {"backbone": '{name = "fmlp", circular = true, width = 8, max_length = 10}'}
         config = read_run_file(recipe, circular | {"defenses": f"[{asked}]"})
         with pytest.raises(ConfigError, match=said):
             run(config, tmp_path / "one")
         if "filter" in asked:
-            monkeypatch.setattr("lorec.experiment.ask", lambda *of, **how: pytest.fail("too late"))
+            monkeypatch.setattr("lorec.stages.ask", lambda *of, **how: pytest.fail("too late"))
             with pytest.raises(ConfigError, match=said):
                 detect(dataclasses.replace(config, detectors=(Degree(), config.defenses[0].detector)))
 
@@ -1002,10 +1002,10 @@ class TestGivenWeights:
 class TestEncode:
     def test_encodes_once_what_runs_then_find(self, recipe, tmp_path, monkeypatch):
         config = read_run_file(recipe)
-        told = experiment.encode(config, users=True, cache=tmp_path / "vectors")
+        told = stages.encode(config, users=True, cache=tmp_path / "vectors")
         assert (told.texts, told.missing) == (60 + 80, 60 + 80)
         assert told.seconds > 0
-        again = experiment.encode(config, users=True, cache=tmp_path / "vectors")
+        again = stages.encode(config, users=True, cache=tmp_path / "vectors")
         assert (again.texts, again.missing, again.tokens) == (140, 0, 0)
 
         def refuse(self, texts):
@@ -1018,7 +1018,7 @@ class TestEncode:
         assert text.users(split.train).shape == (80, 256)
 
     def test_says_before_how_much_it_is_and_keeps_nothing(self, recipe, tmp_path):
-        told = experiment.encode(read_run_file(recipe), users=True, dry=True, cache=tmp_path / "vectors")
+        told = stages.encode(read_run_file(recipe), users=True, dry=True, cache=tmp_path / "vectors")
         assert (told.texts, told.missing) == (140, 140)
         assert 0 < told.seconds < 60
         assert told.memory > 1e7
@@ -1026,14 +1026,14 @@ class TestEncode:
 
     def test_new_users_cost_only_themselves(self, recipe, tmp_path):
         config = read_run_file(recipe)
-        experiment.encode(config, users=True, cache=tmp_path / "vectors")
+        stages.encode(config, users=True, cache=tmp_path / "vectors")
         log = pl.read_csv(recipe.parent / "log.csv")
         more = log.filter(pl.col("user") == "u003").with_columns(user=pl.lit("u999"), item=pl.lit("i007"))
         pl.concat([log, more.with_columns(item=pl.Series([f"i{n:03d}" for n in range(len(more))]))]).write_csv(
             tmp_path / "log.csv"
         )
         grown = read_run_file(recipe, {"data.path": f'"{tmp_path}/log.csv"'})
-        assert experiment.encode(grown, users=True, dry=True, cache=tmp_path / "vectors").missing == 1
+        assert stages.encode(grown, users=True, dry=True, cache=tmp_path / "vectors").missing == 1
 
     def test_from_the_command_line(self, recipe, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -26,9 +26,9 @@ from lorec.attacks import DP, NoAttack, Random
 from lorec.defenses import DEFENSES, LoRec
 from lorec.detectors.lorec import VIEWS
 from lorec.errors import ConfigError, DataError, DiskError, RunError
-from lorec.experiment import open_run
 from lorec.files import read_json
 from lorec.grids import Done, Job, do, estimate, grid, read_grid_file
+from lorec.records import open_run
 from lorec.runfile import plain, read_run_file
 
 TOML = """
@@ -482,7 +482,7 @@ class TestRefusedBeforeAnythingStarts:
 
     def test_a_cell_of_another_version(self, done, home, monkeypatch):
         asked, _, _ = done
-        monkeypatch.setattr("lorec.experiment.version", lambda name: "99")
+        monkeypatch.setattr("lorec.records.version", lambda name: "99")
         with pytest.raises(RunError, match="was begun with lorec"):
             grid(asked, done[1], map=refuse)
 

@@ -12,9 +12,10 @@ from conftest import world
 from lorec.cli import main
 from lorec.data import leave_two_out
 from lorec.errors import ConfigError, RunError
-from lorec.experiment import Event, open_run, run
+from lorec.experiment import run
 from lorec.grids import grid, read_grid_file
 from lorec.models import SASRec
+from lorec.records import Event, open_run
 from lorec.runfile import plain, read_run_file
 from lorec.trackers import PATIENCE, MLflow, TensorBoard, Tracker, _told, tracker
 from lorec.training import Training, fit

@@ -119,12 +119,6 @@ from .evaluation import (
     success_removed as success_removed,
 )
 from .experiment import (
-    Run as Run,
-)
-from .experiment import (
-    open_run as open_run,
-)
-from .experiment import (
     run as run,
 )
 from .grids import (
@@ -168,6 +162,12 @@ from .models import (
 )
 from .models import (
     load_recommender as load_recommender,
+)
+from .records import (
+    Run as Run,
+)
+from .records import (
+    open_run as open_run,
 )
 from .reports import (
     report as report,

@@ -21,7 +21,7 @@ import typer
 
 if TYPE_CHECKING:
     from lorec.data import Dataset
-    from lorec.experiment import Event, Run
+    from lorec.records import Event, Run
     from lorec.scans import Findings
     from lorec.trackers import Tracker
 
@@ -235,8 +235,8 @@ def attack(
     ] = "folder",
 ) -> None:
     """Make a run's poison alone, for runs to share ([attack] name = "stored") or for other work; nothing is trained."""
-    from lorec.experiment import attack as do
     from lorec.runfile import read_run_file
+    from lorec.stages import attack as do
 
     with _shown_progress() as watch:
         config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
@@ -259,9 +259,9 @@ def detect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Poison a run's log and judge what its detectors say of it; no recommender is trained."""
-    from lorec.experiment import Detection
-    from lorec.experiment import detect as do
     from lorec.runfile import read_run_file
+    from lorec.stages import Detection
+    from lorec.stages import detect as do
 
     config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
     if out is not None:
@@ -373,7 +373,7 @@ def report(
 
 
 def _stages(seen: Callable[["Event"], None]) -> Callable[[str, int, int], None]:
-    from lorec.experiment import Event
+    from lorec.records import Event
 
     def watch(stage: str, done: int, total: int) -> None:
         seen(Event(stage, done, total, f"{done:,} of {total:,}", finished=done == total))
@@ -405,8 +405,8 @@ def encode(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much, from 256 of the texts.")] = False,
 ) -> None:
     """Encode a log's texts once; every run takes them from there. Interrupted, the same command resumes."""
-    from lorec.experiment import encode as do
     from lorec.runfile import read_run_file
+    from lorec.stages import encode as do
 
     with _shown_progress() as watch:
         config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
@@ -425,7 +425,8 @@ def evaluate(
     plugins: Plugins = False,
 ) -> None:
     """Judge a run's saved models again, on the log as its configuration reads it."""
-    from lorec.experiment import open_run, reevaluate
+    from lorec.experiment import reevaluate
+    from lorec.records import open_run
 
     found = reevaluate(open_run(folder, plugins=plugins), arm)
     if as_json:
@@ -465,7 +466,8 @@ def recommend(
 
     from lorec.data import Sequences, whole_histories
     from lorec.errors import ConfigError
-    from lorec.experiment import open_run, save_recommendations
+    from lorec.experiment import save_recommendations
+    from lorec.records import open_run
     from lorec.sources import read
 
     if (history is None) == (histories is None):

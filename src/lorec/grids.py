@@ -41,10 +41,12 @@ from lorec.comparison import FORMATS, bootstrap, exposed, summary, write_table
 from lorec.data import Split
 from lorec.defenses import Oracle, WeightFile
 from lorec.errors import ConfigError, DiskError, LorecError, RunError
-from lorec.experiment import CLEAN, Event, Run, again, begun, check, known_of, open_run, peak_memory, run
+from lorec.experiment import CLEAN, run
 from lorec.files import read_json, write_json
+from lorec.records import Event, Run, again, begun, open_run, peak_memory
 from lorec.runfile import RunFile, arms_of, plain, put, read_document, resolve, settled
 from lorec.sources import prepared
+from lorec.stages import check, known_of
 from lorec.text import TextVectors
 from lorec.training import fit
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lorec.errors import ConfigError, MissingExtra, RunError, first_line
-from lorec.experiment import Event
 from lorec.files import read_json, write_json
+from lorec.records import Event
 from lorec.training import Progress
 
 _logger = logging.getLogger(__name__)

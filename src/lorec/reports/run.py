@@ -12,7 +12,7 @@ import polars as pl
 from lorec.comparison import MAIN, REFERENCES, target_ranks
 from lorec.data import Bools, Floats
 from lorec.detectors import places
-from lorec.experiment import Run, open_run
+from lorec.records import Run, open_run
 from lorec.reports.charts import histogram, lines
 from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table
 from lorec.reports.reading import flat, json_of, people, table_of
