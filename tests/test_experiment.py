@@ -15,7 +15,7 @@ from conftest import world
 
 from lorec import experiment, records, stages
 from lorec.attacks import ATTACKS
-from lorec.cli import literal, main
+from lorec.cli import main
 from lorec.defenses import DEFENSES, Filter, LoRec, LoRecPaper
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError, LorecError, RunError, UnknownName
@@ -27,6 +27,7 @@ from lorec.reports import report
 from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import CompleteJourney, prepared
 from lorec.stages import detect
+from lorec.terminal import literal
 from lorec.text import Hash, MiniLM, TextVectors
 
 TOML = """

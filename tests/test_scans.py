@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lorec.attacks import Random, forge
-from lorec.cli import app, show_findings
+from lorec.cli import app
 from lorec.data import Dataset, Sequences, Weights, inject, leave_two_out, whole
 from lorec.defenses import WeightFile
 from lorec.detectors import Bursts, Copies, detect
@@ -25,6 +25,7 @@ from lorec.files import load_state, save_state
 from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
 from lorec.scans.findings import by_chance, share_below, twins
 from lorec.sources import oddities
+from lorec.terminal import show_findings
 from lorec.text import Hash, MiniLM
 
 KINDS = ("bandwagon", "covisit", "replace", "segment")

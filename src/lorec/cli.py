@@ -1,4 +1,4 @@
-"""The command line: each verb parses, calls one function of the library, and prints.
+"""The command line: each verb parses, calls one function of the library, and has `lorec.terminal` show what came.
 
 Nothing heavy is imported before a verb runs, so that --help answers at once.
 """
@@ -7,9 +7,7 @@ import json
 import os
 import signal
 import sys
-import time
 import traceback
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version as version_of
@@ -19,10 +17,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorec.terminal import (
+    DETECTED,
+    duration,
+    literal,
+    readable,
+    show_arms,
+    show_findings,
+    show_rows,
+    show_run,
+    shown_grid,
+    shown_progress,
+    written,
+)  # fmt: skip
+
 if TYPE_CHECKING:
     from lorec.data import Dataset
-    from lorec.records import Event, Run
-    from lorec.scans import Findings
+    from lorec.records import Event
     from lorec.trackers import Tracker
 
 app = typer.Typer(
@@ -133,7 +144,7 @@ def run(
 
     config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
     folder = out or Path("runs") / config.name
-    with _shown_progress() as shown, _trackers(track, config.name, folder, {"": plain(config)}) as tracked:
+    with shown_progress() as shown, _trackers(track, config.name, folder, {"": plain(config)}) as tracked:
 
         def watch(event: "Event") -> None:
             if not event.again:
@@ -175,18 +186,19 @@ def grid(
     folder, part = out or Path("runs") / asked.name, _shard(shard)
     _check_trackers(track)
     if dry_run:
-        with _shown_progress() as seen:
+        with shown_progress() as seen:
             told = estimate(
                 asked, folder, workers=workers, threads=threads, shard=part, cache=_cache(),
                 watch=lambda cell, event: None if event.again else seen(event),
             )  # fmt: skip
-        _rows(told.rates.columns, ([*row[:-2], f"{row[-2]:.1f}", f"{row[-1]:.2f}"] for row in told.rates.iter_rows()))
-        print(f"{told.cells} cells, {told.left} to do: {told.arms} recommenders, about {_time(told.seconds)}")
+        rates = ([*row[:-2], f"{row[-2]:.1f}", f"{row[-1]:.2f}"] for row in told.rates.iter_rows())
+        show_rows(told.rates.columns, rates)
+        print(f"{told.cells} cells, {told.left} to do: {told.arms} recommenders, about {duration(told.seconds)}")
         print("- side by side, if no arm stops early; forging the poisons comes on top")
         return
     arms = {cell.name: len(arms_of(cell.config)) for cell in asked.cells}
     about = {cell.name: plain(cell.config) for cell in asked.cells}
-    with _shown_grid(arms, part[1]) as shown, _trackers(track, asked.name, folder, about) as tracked:
+    with shown_grid(arms, part[1]) as shown, _trackers(track, asked.name, folder, about) as tracked:
 
         def watch(cell: str, event: "Event") -> None:
             if not event.again:
@@ -199,7 +211,7 @@ def grid(
             watch=watch,
         )  # fmt: skip
     head, rows, notes = laid_out(table, asked.axes)
-    _rows(head, iter(rows))
+    show_rows(head, iter(rows))
     for note in notes:
         print(f"- {literal(note, 500)}")
     print(f"\nTables are in {folder}: table.md, table.tex, table.csv, table.parquet; every cell in cells.csv.")
@@ -238,7 +250,7 @@ def attack(
     from lorec.runfile import read_run_file
     from lorec.stages import attack as do
 
-    with _shown_progress() as watch:
+    with shown_progress() as watch:
         config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
         made = do(config, out, form, cache=_cache(), watch=watch)
     told = made.provenance
@@ -266,7 +278,7 @@ def detect(
     config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
     if out is not None:
         Detection.check(out)
-    with _shown_progress() as watch:
+    with shown_progress() as watch:
         found = do(config, cache=_cache(), watch=watch)
     if out is not None:
         found.save(out)
@@ -275,9 +287,10 @@ def detect(
         return
     print(f"{found.poison.provenance['attack']}: {len(found.poison.profiles):,} fraudsters in {literal(config.name)}")
     rows = (
-        [name, *(_cell(key, figures.get(key)) for key in DETECTED.values())] for name, figures in found.figures.items()
+        [name, *(written(key, figures.get(key)) for key in DETECTED.values())]
+        for name, figures in found.figures.items()
     )
-    _rows(["", *DETECTED], rows)
+    show_rows(["", *DETECTED], rows)
     for note in [f"One seed ({config.seed}): differences may be chance.", *found.notes]:
         print(f"- {literal(note, 500)}")
     if out is not None:
@@ -328,7 +341,7 @@ def scan(
     if items is None and not dataset.items.height:
         print("there is no catalogue: --items FILE gives titles, which evidence is made of, too", file=sys.stderr)
     options: dict[str, Any] = {} if kinds is None else {"kinds": _ids(kinds)}
-    with _shown_progress() as seen:
+    with shown_progress() as seen:
         found = do(
             dataset, encoder=reader, scenario=scenario,
             evidence=list(EVIDENCE) if evidence is None else _ids(evidence), trials=trials, like=like, folder=out,
@@ -408,13 +421,13 @@ def encode(
     from lorec.runfile import read_run_file
     from lorec.stages import encode as do
 
-    with _shown_progress() as watch:
+    with shown_progress() as watch:
         config = read_run_file(run_file, dict(_pair("--set", one) for one in settings or []))
         told = do(config, users=users, dry=dry_run, cache=_cache(), watch=watch)
     done, about = ("to encode", "about ") if dry_run else ("encoded", "")
     tokens = "" if told.tokens is None else f", {told.tokens:,} tokens"
     print(f"{told.missing:,} of {told.texts:,} texts {done}{tokens}; the others were there before")
-    print(f"{about}{_time(told.seconds)}, {about}{told.memory / 1e9:.1f} GB of memory")
+    print(f"{about}{duration(told.seconds)}, {about}{told.memory / 1e9:.1f} GB of memory")
 
 
 @app.command()
@@ -432,7 +445,7 @@ def evaluate(
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        _table(found)
+        show_arms(found)
         print("- Judged on genuine users only; their models' epochs were selected on genuine users' validation items.")
 
 
@@ -494,7 +507,7 @@ def recommend(
         return
     found = recommender.recommend(log, catalog, k, users=users, seen=seen, without=hidden)
     rows = ([*row[:4], f"{row[4]:.3f}", row[5]] for row in found.iter_rows())
-    _rows(["user", "rank", "item", "title", "score", "by"], rows)
+    show_rows(["user", "rank", "item", "title", "score", "by"], rows)
     if (log.lengths == 0).any():
         print(
             "- A history without any known item gets the most popular ones; the score is how often training had each."
@@ -550,7 +563,7 @@ def stats(
         return
     width = max(len(name) for name in found)
     for name, value in found.items():
-        print(f"{name:<{width + 2}}{literal(_figure(value))}")
+        print(f"{name:<{width + 2}}{literal(readable(value))}")
 
 
 @data_app.command()
@@ -606,7 +619,7 @@ def fetch(
         raise ConfigError(f"{name!r} is no public log that could be brought; give one of {', '.join(public)}")
     asked = build(SOURCES[name], dict(_pair("--source", one) for one in source or []), f"source {name}")
     print(f"{asked.licence}\ncite: {asked.citation[getattr(asked, 'edition', '')]}", file=sys.stderr)
-    with _shown_progress() as seen:
+    with shown_progress() as seen:
         came = do(asked, _stages(seen))
     for path in came:
         print(path)
@@ -666,219 +679,3 @@ def _cache() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("lorec")) / "vectors"
-
-
-# ------------------------------------------------------------------------------------------------------- printing
-
-
-def literal(text: str, longest: int = 120) -> str:
-    """A stranger's text as a terminal can bear it: what is not a visible character is shown as its code.
-
-    Titles may hold escapes that would recolour, retitle or overwrite, and marks that turn the reading order around.
-    """
-    shown = "".join(
-        letter if letter == "\u200d" or unicodedata.category(letter) not in _UNSEEN else _code(letter)
-        for letter in text[: longest + 1]
-    )
-    return shown if len(text) <= longest else shown[: longest - 1] + "…"
-
-
-_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
-
-def _code(letter: str) -> str:
-    return f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _rows(head: list[str], rows: Iterator[list[Any]], longest: int = 120) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # Text, never str: rich would read markup in a stranger's title.
-    told = [[Text(literal("" if one is None else str(one), longest)) for one in row] for row in rows]
-    about = max((len(row[0]) for row in told), default=0)
-    table = Table(box=box.SIMPLE_HEAD)
-    for nth, name in enumerate(head):  # what a row is about stays whole where the edge is near
-        table.add_column(name, overflow="fold", min_width=None if nth else min(about, 30))
-    for row in told:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 10_000  # a file or a pipe has no edge to break names at
-    console.print(table)
-
-
-METRICS = {
-    "quality, genuine users": ("HR@10", "NDCG@10", "MRR"),
-    "exposure of targets": ("T-HR@50", "T-NDCG@50", "target rank", "success removed"),
-    "detection": ("ROC-AUC", "PR-AUC", "precision", "recall", "F1", "recall@1%"),
-    "detection of interactions": ("interactions ROC-AUC", "interactions recall"),
-    "weights": (
-        "weight genuine",
-        "weight fraudsters",
-        "lies' weight",
-        "genuine turned down",
-        "genuine interactions turned down",
-    ),
-    "training": ("best epoch", "epochs", "seconds an epoch"),
-}
-
-
-DETECTED = {
-    "AUC users": "ROC-AUC", "recall, worst 1 %": "recall@1%", "recall": "recall", "F1": "F1",
-    "genuine accused": "genuine turned down", "AUC interactions": "interactions ROC-AUC", "seconds": "seconds",
-}  # fmt: skip
-"""What is shown of detectors: heading and figure."""
-
-
-def _table(arms: Mapping[str, Mapping[str, float]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for arm in arms:
-        table.add_column(_arm_title(arm), justify="right")
-    for names in METRICS.values():
-        present = [name for name in names if any(name in metrics for metrics in arms.values())]
-        for place, name in enumerate(present):
-            cells = [_cell(name, metrics.get(name)) for metrics in arms.values()]
-            table.add_row(name, *cells, end_section=place == len(present) - 1)
-    Console().print(table)
-
-
-def _arm_title(arm: str) -> str:
-    return arm if arm in ("clean", "poisoned", "popularity") else f"poisoned\n+ {arm}"
-
-
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    if name in ("best epoch", "epochs"):
-        return f"{value:.0f}"
-    return f"{value:.1f}" if name in ("target rank", "seconds an epoch", "seconds") else f"{value:.4f}"
-
-
-def show_run(done: "Run") -> None:
-    """The table at the end of a run, what to keep in mind, and where the files are."""
-    print(f"\n{literal(done.config.name)}: what the arms are worth on genuine users' test items")
-    _table({"popularity": done.scorecard["popularity"]} | done.arms)
-    for note in done.scorecard["notes"]:
-        print(f"- {literal(note, 500)}")
-    print(f"\nThe record is in {done.folder}: run.json, scorecard.json, poison/, and a folder for each arm.")
-
-
-def show_findings(found: "Findings", rows: int = 10) -> None:
-    """What a scan found: the verdict, the worst items and users with their first reasons, and what to keep in mind."""
-    import polars as pl
-
-    from lorec.scans.learning import SUSPECT
-
-    print(f"\n{literal(found.verdict(), 500)}\n{literal(found.would_do(), 500)}")
-    for what, frame, columns in (
-        ("Items that look pushed", found.items, ["item_id", "title", "suspicion", "holders", "group", "reasons"]),
-        ("Users who look hired", found.users, ["user_id", "suspicion", "events", "group", "reasons"]),
-    ):
-        suspects = frame.filter(frame["suspicion"] >= SUSPECT).sort("suspicion", descending=True).head(rows)
-        if frame is found.items and not suspects.height:  # who checks a log by hand begins here
-            what = "The oddest items, none of which looks pushed; they count nothing in training"
-            odd = frame.filter((pl.col("weight") < 1) & (pl.col("reasons") != ""))
-            suspects = odd.sort("suspicion", descending=True).head(rows // 2)
-        if suspects.height:
-            print(f"\n{what}")
-            _rows(columns, (_short(row) for row in suspects.select(columns).iter_rows()), 200)
-    for note in found.notes:
-        print(f"- {literal(note, 500)}")
-
-
-def _short(row: tuple[Any, ...]) -> list[Any]:
-    """Reasons, the last, are the first two."""
-    return [f"{one:.2f}" if isinstance(one, float) else one for one in row[:-1]] + ["; ".join(row[-1].split("; ")[:2])]
-
-
-@contextmanager
-def _shown_progress() -> Iterator[Callable[["Event"], None]]:
-    """A bar for each stage of a run on the terminal's error stream; plain lines where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bars: dict[str, Any] = {}
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("at most"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-
-        def watch(event: "Event") -> None:
-            if not console.is_terminal:
-                if event.finished:
-                    print(f"{event.stage}: {literal(event.note)}", file=sys.stderr, flush=True)
-                return
-            if event.stage not in bars:
-                bars[event.stage] = progress.add_task(f"{event.stage:<14}", total=event.total, note="")
-            note = event.note or progress.tasks[bars[event.stage]].fields["note"]
-            progress.update(bars[event.stage], completed=event.done, total=event.total, note=literal(note))
-
-        yield watch
-
-
-@contextmanager
-def _shown_grid(arms: Mapping[str, int], parts: int) -> Iterator[Callable[[str, "Event"], None]]:
-    """A bar for each cell at work and one for all, with the time left; plain lines where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    bars: dict[str, Any] = {}
-    started, here = time.monotonic(), 0
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        overall = progress.add_task("all recommenders", total=-(-sum(arms.values()) // parts), note="")
-
-        def watch(cell: str, event: "Event") -> None:
-            nonlocal here
-            ended = event.finished and event.of == "arm"
-            here += ended and not event.resumed
-            progress.update(overall, advance=arms[cell] if event.resumed and event.of == "cell" else int(ended))
-            left = progress.tasks[0].remaining or 0
-            note = f"about {_time((time.monotonic() - started) / here * left)} left" if here else ""
-            progress.update(overall, note=note)
-            if not console.is_terminal:
-                if event.finished:
-                    told = f"{literal(cell)}, {event.stage}: {literal(event.note)}"
-                    print(told + (f" ({note})" if ended and note else ""), file=sys.stderr, flush=True)
-                return
-            if event.of == "cell":
-                if cell in bars:
-                    progress.remove_task(bars.pop(cell))
-                return
-            if cell not in bars:
-                bars[cell] = progress.add_task(literal(cell, 40), total=event.total, note="")
-            progress.update(
-                bars[cell], completed=event.done, total=event.total, note=literal(f"{event.stage} {event.note}")
-            )
-
-        yield watch
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
