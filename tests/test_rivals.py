@@ -80,6 +80,12 @@ class TestReweighting:
         # So the mean is over those kept.
         assert float((late * losses).sum() / 5) == pytest.approx((3 + 1 + 2) / 3)
 
+    def test_of_equal_losses_no_more_are_dropped_than_asked_for(self):
+        """A model that has learned nothing fits all alike."""
+        losses = torch.tensor([[0.0, 0.7, 0.7], [0.7, 0.7, 0.7]])
+        weights = TCE(most=0.4, rise=1).weigh(losses, losses > 0, 1, None)
+        assert ((weights == 0).sum(), weights[0, 0]) == (3, 0)
+
     def test_what_is_dropped_is_fitted_badly_itself_whatever_its_negatives_are(self, split):
         recommender, guard = started(TCE(most=0.4, rise=1), split)
         guard.step = 1

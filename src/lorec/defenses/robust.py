@@ -90,7 +90,7 @@ class TCE(_Losses):
         dropped = int(n * min(self.most * step / self.rise, self.most))
         weights = scored.float()
         if dropped:
-            weights[losses >= losses[scored].topk(dropped).values[-1]] = 0
+            weights.view(-1)[losses.masked_fill(~scored, -math.inf).view(-1).topk(dropped).indices] = 0
         return weights * (n / weights.sum().clamp(min=1))
 
 
