@@ -473,7 +473,8 @@ def recommend(
 ) -> None:
     """The top items for histories that are typed or come from a file; they need not have been in training.
 
-    Items that the catalogue does not have are named and left out; a history without any gets the most popular items.
+    Items of a file that the catalogue does not have are named and left out, one that is typed is refused; a history
+    without any gets the most popular items.
     """
     import polars as pl
 
