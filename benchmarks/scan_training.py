@@ -37,6 +37,7 @@ def main() -> None:
     done = {(row["log"], row["kind"], row["share"], row["seed"], row["arm"]) for row in before}
     training = lorec.Training(epochs=options.epochs, patience=options.epochs, valid_users=5000, threads=1)
     split = lorec.leave_two_out(lorec.load(options.log), seed=options.seed)
+    without = None  # the clean model is one and the same, whatever would have been injected
     for kind in options.kinds:
         poison = lorec.forge(ATTACKS[kind](share=options.share), split, 5, seed=options.seed)
         bad = lorec.inject(split, poison, options.seed)
@@ -49,7 +50,7 @@ def main() -> None:
                 defense = Oracle().reveal(bad.fraudsters)
             if arm == "scan":
                 kinds = [one for one in (*KINDS, "adaptive") if one != kind]
-                folder = options.folder / "scans" / f"{options.log}-{kind}"
+                folder = options.folder / "scans" / f"{options.log}-{kind}-{options.share}"
                 found = lorec.scan(
                     as_dataset(bad), kinds=kinds, trials=options.trials, folder=folder, cache=options.cache,
                     seed=options.seed,
@@ -58,7 +59,10 @@ def main() -> None:
                 ids = bad.catalog.items["item"].to_list()
                 defense = WeightFile(path=str(folder / "weights.parquet")).of(bad.users, bad.train, ids)
             log = split if arm == "clean" else bad
-            fitted = lorec.fit(log, lorec.SASRec(), defense=defense, training=training, seed=options.seed)
+            fitted = without if arm == "clean" else None
+            if fitted is None:
+                fitted = lorec.fit(log, lorec.SASRec(), defense=defense, training=training, seed=options.seed)
+            without = fitted if arm == "clean" else without
             judged = lorec.evaluate(fitted.recommender, log, targets=poison.targets).metrics
             row = (
                 about
