@@ -16,6 +16,7 @@ from lorec.data import (
     Protocol,
     Sequences,
     Weights,
+    _alike,
     append,
     cut_by_tokens,
     histories,
@@ -137,6 +138,29 @@ class TestSplit:
         kept = leave_two_out(dataset(rows), repeats="keep")
         assert by_user(kept) == {"a": ["p", "q", "p", "p", "r"]}
         assert kept.repeats
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.lists(st.tuples(st.text("aé-0 ", min_size=1, max_size=3), st.text("xyzß", max_size=2)), min_size=1))
+    def test_against_plain_python(self, pairs):
+        """Whatever the ids are: everybody's first occurrences in time, users and items in the order of their ids."""
+        wanted = {user: list(dict.fromkeys(i for u, i in pairs if u == user)) for user in sorted({u for u, _ in pairs})}
+        wanted = {user: items for user, items in wanted.items() if len(items) > 2}
+        rows = [(user, item, time) for time, (user, item) in enumerate(pairs)]
+        np.random.default_rng(len(rows)).shuffle(rows)
+        if not wanted:
+            with pytest.raises(DataError, match="no user is left"):
+                leave_two_out(dataset(rows))
+            return
+        split = leave_two_out(dataset(rows))
+        assert split.users.to_list() == list(wanted)
+        assert by_user(split) == {user: items[:-2] for user, items in wanted.items()}
+        assert split.catalog.items["item"].to_list() == sorted({item for items in wanted.values() for item in items})
+
+    def test_ids_of_one_hash_are_not_taken_for_one(self):
+        keys, others = np.array([[7, 3, 7, 3], [1, 2, 1, 2]], dtype=np.uint64)
+        order, first, sizes = _alike(keys, others)
+        assert (sorted(order[:2]), sorted(order[2:]), list(first), list(sizes)) == ([1, 3], [0, 2], [0, 2], [2, 2])
+        assert _alike(keys, np.array([1, 2, 5, 2], dtype=np.uint64)) is None
 
     def test_core_goes_on_until_nothing_changes(self):
         rows = [(u, i, t) for u in "abcd" for t, i in enumerate("pqrs")]

@@ -446,16 +446,28 @@ def _encode(ids: pl.Series) -> tuple[pl.Series, Ints]:
             place = np.zeros(high - low + 1, dtype=np.int64)
             place[seen] = np.arange(len(seen))
             return pl.Series(seen + low).cast(pl.String), place[values - low]
-    # Categories of our own: the library's shared pool would keep every id of every log that the process ever read.
-    pool = pl.Categorical(pl.Categories.random())
-    codes = ids.cast(pl.String).cast(pool)
-    distinct = codes.unique()
-    names = distinct.cast(pl.String)
-    order = names.arg_sort().to_numpy()
-    code = distinct.to_physical().to_numpy()
-    place = np.empty(int(code.max()) + 1, dtype=np.int64)
-    place[code[order]] = np.arange(len(order))
-    return names.gather(order), place[codes.to_physical().to_numpy()]
+    texts, found, seed = ids.cast(pl.String), None, -2
+    while found is None:  # two texts of one hash are told apart by another one, and then hashed anew
+        seed += 2
+        found = _alike(texts.hash(seed).to_numpy(), texts.hash(seed + 1).to_numpy())
+    order, first, sizes = found
+    names = texts.gather(order[first]).sort()  # several times faster than their order
+    codes = np.empty(len(texts), dtype=np.int64)
+    codes[order] = np.repeat(names.hash(seed).to_numpy().argsort(), sizes)
+    return names, codes
+
+
+def _alike(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> tuple[Ints, Ints, Ints] | None:
+    """An order by keys, where each key begins in it, and how many rows have it; None where other keys differ there.
+
+    Sorting integers beats hashing rows into a table, as a processor sorts several at once.
+    """
+    order = keys.argsort()
+    ordered = keys[order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    sizes = np.diff(first, append=len(keys))
+    others = others[order]
+    return None if (others != np.repeat(others[first], sizes)).any() else (order, first, sizes)
 
 
 def _ordered(users: Ints, items: Ints, times: Ints | None, protocol: Protocol) -> tuple[Ints, Ints, Ints | None, float]:
@@ -510,10 +522,15 @@ def _scramble(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 
 def _first_occurrences(users: Ints, items: Ints, n_items: int) -> Bools:
-    pairs = pl.Series(users.astype(np.int64) * n_items + items)
-    if pairs.n_unique() == len(pairs):  # counting is cheaper than finding, and most logs have no repeats
-        return np.ones(len(pairs), dtype=bool)
-    return pairs.is_first_distinct().to_numpy()
+    pairs, bits = users.astype(np.int64) * n_items + items, len(users).bit_length()
+    if not len(pairs) or int(pairs.max()).bit_length() + bits > 63:
+        return pl.Series(pairs).is_first_distinct().to_numpy()
+    pairs = (pairs << bits) | np.arange(len(pairs))  # sorted as one integer, several times faster than a table of them
+    pairs.sort()
+    first = np.concatenate([[True], (pairs[1:] >> bits) != (pairs[:-1] >> bits)])
+    found = np.zeros(len(pairs), dtype=bool)
+    found[pairs[first] & ((1 << bits) - 1)] = True
+    return found
 
 
 def _core(users: Ints, items: Ints, k: int) -> Bools:
