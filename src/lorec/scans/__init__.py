@@ -116,7 +116,7 @@ def scan(
         models = learned(base, scanner.trials(looked_at, trials, None if folder is None else folder / "trials", watch))
     else:
         for name, value in scanner.asked().items():
-            if any(one["asked"].get(name) != value for one in earlier):
+            if any(one.asked.get(name) != value for one in earlier):
                 raise RunError(
                     f"{name} is not that of the trials of {like}; scan as that scan did, or make trials anew"
                 )

@@ -42,8 +42,6 @@ ASIDE = ("bursts", "groups")
 """Evidence that is told and not weighed: times of a trial are made up, and groups of rare items added nothing to the
 other evidence on real logs (docs/scan.md)."""
 
-TRIAL = {"targets", "items", "users", "histories", "asked"}
-"""What is known of a trial."""
 Watch = Callable[[str, int, int], None]
 """Told the stage, how much of it is done, and of how much."""
 
@@ -191,6 +189,47 @@ def resolvable(users: int) -> float:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """An attack that was synthesised into the log, and what the evidence says of it."""
+
+    targets: Ints
+    """The items that it pushes."""
+    items: dict[str, Floats]
+    """[V + 1] each: what is known of the attacked log's items, as `Looked.items` has it."""
+    users: dict[str, Floats]
+    """[fraudsters] each: what is known of them, but for what follows from the items."""
+    histories: Sequences
+    """Of the fraudsters."""
+    asked: dict[str, str]
+    """As `Scanner.asked` has it."""
+
+    def save(self, place: Path, identity: str) -> None:
+        """Keep it, with what it is a trial of."""
+        log = self.histories
+        state: dict[str, Any] = {
+            "targets": torch.from_numpy(self.targets),
+            "items": {name: torch.from_numpy(values) for name, values in self.items.items()},
+            "users": {name: torch.from_numpy(values) for name, values in self.users.items()},
+            "histories": [torch.from_numpy(log.items), torch.from_numpy(log.starts)],
+        }
+        save_state(place, state | {"identity": identity, "asked": self.asked})
+
+    @staticmethod
+    def open(place: Path, identity: str | None = None) -> "Trial | None":
+        """A trial that was kept; None for something else, and where it is not the one that is wanted.
+
+        Raises RunError where the file is damaged.
+        """
+        state = load_state(place)
+        names = {"targets", "items", "users", "histories", "asked", "identity"}
+        if not state.keys() >= names or identity not in (None, state["identity"]):
+            return None
+        items, users = ({name: one.numpy() for name, one in state[what].items()} for what in ("items", "users"))
+        log = Sequences(*(one.numpy() for one in state["histories"]))
+        return Trial(state["targets"].numpy(), items, users, log, state["asked"])
+
+
+@dataclass(frozen=True)
 class Scanner:
     """What looks at logs."""
 
@@ -215,7 +254,7 @@ class Scanner:
             said[name] = one.detect(split.train, len(split.catalog), text=self.text, known=known, rng=rng)
         return Looked(split.train, len(split.catalog), said)
 
-    def trials(self, split: Split, count: int, folder: Path | None, watch: Watch) -> list[dict[str, Any]]:
+    def trials(self, split: Split, count: int, folder: Path | None, watch: Watch) -> list[Trial]:
         """What the evidence says of `count` attacks, one log each; those of an interrupted scan from the folder."""
         split = self._some_users(split)
         weighed = {name: one for name, one in self.evidence.items() if name not in ASIDE}
@@ -233,9 +272,9 @@ class Scanner:
                 kind = self.kinds[number % len(self.kinds)]
                 if kind not in known:
                     known[kind] = self.known(split, without=kind)
-                kept = able._tried(split, number, known[kind]) | {"identity": identity, "asked": asked}
+                kept = able._tried(split, number, known[kind], asked)
                 if place is not None:
-                    save_state(place, kept)
+                    kept.save(place, identity)
             found.append(kept)
         for place in sorted(folder.glob("*.safetensors"))[count:] if folder is not None else ():
             place.unlink()  # of an earlier scan that made more: `like` would take them for this one's
@@ -254,7 +293,7 @@ class Scanner:
         some = np.sort(stream(self.seed, "scan users").choice(len(split), MOST_USERS, replace=False))
         return split.take(some)
 
-    def _tried(self, split: Split, number: int, known: Sequence[Poison]) -> dict[str, Any]:
+    def _tried(self, split: Split, number: int, known: Sequence[Poison], asked: dict[str, str]) -> Trial:
         """An attack in the log, and what the evidence says of its targets and fraudsters.
 
         Every kind comes in other sizes, and as often in a burst as not, the next time it is tried.
@@ -271,13 +310,13 @@ class Scanner:
         bad = inject(split, poison, self.seed + number)
         looked, fakes = self.look(bad, known), np.flatnonzero(bad.fraudsters)
         theirs, users = bad.train.take(fakes), looked.users(np.zeros(looked.n_items + 1))
-        items = {name: values.astype(np.float32) for name, values in looked.items().items()}
-        return {
-            "targets": torch.from_numpy(poison.targets.astype(np.int64)),
-            "items": {name: torch.from_numpy(values) for name, values in items.items()},
-            "users": {name: torch.from_numpy(values[fakes]) for name, values in users.items() if name != "items"},
-            "histories": [torch.from_numpy(theirs.items), torch.from_numpy(theirs.starts)],
-        }
+        return Trial(
+            poison.targets.astype(np.int64),
+            {name: values.astype(np.float32) for name, values in looked.items().items()},
+            {name: values[fakes] for name, values in users.items() if name != "items"},
+            theirs,
+            asked,
+        )
 
     def _forged(self, attack: Attack, split: Split, able: Ints, targets: int, number: int) -> Poison:
         """A trial's poison. Raises DataError where no draw of targets can be pushed."""
@@ -291,29 +330,29 @@ class Scanner:
         raise DataError(f"no attack could be synthesised into this log, whose histories leave no room ({said})")
 
 
-def _kept(place: Path | None, identity: str) -> dict[str, Any] | None:
+def _kept(place: Path | None, identity: str) -> Trial | None:
     """A trial that was done before; None where there is none, or one of something else."""
     if place is None or not place.is_file():
         return None
     try:
-        state = load_state(place)
+        return Trial.open(place, identity)
     except RunError:
         return None  # what is damaged is done again
-    return state if state.get("identity") == identity else None
 
 
-def trials_of(folder: Path) -> list[dict[str, Any]]:
+def trials_of(folder: Path) -> list[Trial]:
     """The trials of an earlier scan. Raises RunError for a folder that holds none, or other things than trials."""
-    found = [load_state(place) for place in sorted((folder / "trials").glob("*.safetensors")) if not place.is_symlink()]
-    if not found or not all(one.keys() >= TRIAL for one in found):
+    places = [place for place in sorted((folder / "trials").glob("*.safetensors")) if not place.is_symlink()]
+    found = [trial for place in places if (trial := Trial.open(place)) is not None]
+    if not found or len(found) < len(places):
         raise RunError(f"{folder} holds no trials of a scan; give a folder that lorec scan of this version has left")
     return found
 
 
-def learned(base: Looked, trials: Sequence[Mapping[str, Any]]) -> tuple[Model, Model]:
+def learned(base: Looked, trials: Sequence[Trial]) -> tuple[Model, Model]:
     """The models of items and of users: trials' targets and fraudsters against the log's own."""
-    items, own = [_arrays(trial["items"]) for trial in trials], base.items()
-    some = [trial["targets"].numpy() for trial in trials]
+    items, own = [_double(trial.items) for trial in trials], base.items()
+    some = [trial.targets for trial in trials]
     fakes = {name: np.concatenate([one[name][at] for one, at in zip(items, some, strict=True)]) for name in own}
     told = base.log.distinct().counts(base.n_items) >= FEWEST
     honest = {name: values[told] for name, values in own.items()}
@@ -321,13 +360,13 @@ def learned(base: Looked, trials: Sequence[Mapping[str, Any]]) -> tuple[Model, M
 
     users = []
     for trial, known in zip(trials, items, strict=True):
-        theirs = Looked(Sequences(*(one.numpy() for one in trial["histories"])), base.n_items, {})
-        users.append(_arrays(trial["users"]) | theirs.users(pushed(of_items, known)))
+        theirs = Looked(trial.histories, base.n_items, {})
+        users.append(_double(trial.users) | theirs.users(pushed(of_items, known)))
     mine, n = base.users(pushed(of_items, own)), np.array([len(one["items"]) for one in users])
     weights = np.repeat(n.mean() / n, n)  # a small attack teaches as much as a large one
     hired = {name: np.concatenate([one[name] for one in users]) for name in mine}
     return of_items, Model.fit(mine, hired, weights, len(trials), int(0.02 * len(base.log)))
 
 
-def _arrays(values: Mapping[str, torch.Tensor]) -> dict[str, Floats]:
-    return {name: one.numpy().astype(np.float64) for name, one in values.items()}
+def _double(values: Mapping[str, Floats]) -> dict[str, Floats]:
+    return {name: one.astype(np.float64) for name, one in values.items()}
