@@ -60,9 +60,9 @@ class Trainee:
             self.optimizer.step()
 
 
-def quality(split: Split, length: int, ways: list[str], epochs: int, patience: int, seeds: int) -> None:
+def quality(split: Split, length: int, ways: list[str], epochs: int, patience: int, seeds: list[int]) -> None:
     """Test metrics of the epoch that validation chose, from the same first weights."""
-    for seed in range(seeds):
+    for seed in seeds:
         for way in ways:
             trainee, best, found, started = Trainee(split, length, way, seed), -1.0, {}, time.perf_counter()
             for epoch in range(1, epochs + 1):
@@ -84,7 +84,7 @@ def main() -> None:
     asked.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     asked.add_argument("--quality", type=int, metavar="EPOCHS")
     asked.add_argument("--patience", type=int, default=10, help="epochs without a better one that end a training")
-    asked.add_argument("--seeds", type=int, default=3)
+    asked.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = asked.parse_args()
     split = lorec.leave_two_out(lorec.load(options.name), last=options.length)
     torch.set_flush_denormal(True)

@@ -38,6 +38,7 @@ from lorec.reports.reading import flat
 from lorec.reports.run import _curves
 from lorec.runfile import read_run_file
 from lorec.scans import scan
+from lorec.sources import read
 from lorec.text import Hash
 
 EVIL = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\u202e${7*7}{{7*7}} $x^$"
@@ -425,6 +426,23 @@ def test_without_the_library_for_charts_it_says_what_to_install(scanned, tmp_pat
 def test_the_record_is_not_written_over(scanned):
     with pytest.raises(RunError, match=r"a report inside it is called report\.html"):
         report(scanned[0], scanned[0] / "findings.json")
+
+
+def test_a_file_that_is_no_page_is_not_written_over(scanned, tmp_path):
+    (tmp_path / "catalogue.csv").write_text("item,title\n")
+    with pytest.raises(RunError, match="is there and is no page"):
+        report(scanned[0], tmp_path / "catalogue.csv")
+    assert (tmp_path / "catalogue.csv").read_text() == "item,title\n"
+    for _ in range(2):  # a page of ours may be made anew
+        report(scanned[0], tmp_path / "page.html")
+
+
+def test_a_scan_says_which_log_it_is_of(home, tmp_path):
+    dataset = read(home / "log.csv", items=home / "items.csv")
+    scan(dataset, encoder=Hash(), trials=2, kinds=KINDS, folder=tmp_path / "found")
+    words = Read(report(tmp_path / "found").read_text(encoding="utf-8")).words
+    for name in ("log.csv", "items.csv", "user = "):
+        assert name in words
 
 
 def test_nothing_but_a_file_is_written_over(scanned, tmp_path):

@@ -143,7 +143,7 @@ def _worth(models: list[dict[str, Any]]) -> list[Block]:
 
 
 def _asked(found: Mapping[str, Any], folder: Path) -> list[Block]:
-    log, figures = found["log"], found["figures"]
+    log, figures = found["log"]["dataset"] | {"digest": found["log"]["digest"]}, found["figures"]
     said = {
         "log": log.get("source"), "catalogue": log.get("items"),
         "columns": ", ".join(f"{role} = {name}" for role, name in log.get("columns", {}).items()),

@@ -41,6 +41,8 @@ EVIDENCE: dict[str, Detector] = {
 }  # fmt: skip
 FEWEST_USERS, FEWEST_ITEMS = 50, 20
 """Of a log; below, attacks can't be synthesised into it."""
+ALIKE = 0.5
+"""The share of items of one title from which on titles tell nothing."""
 FOREIGN = 0.01
 """The share of letters beyond ASCII's from which on an encoder of English is the wrong one."""
 SMALL = 0.01
@@ -123,35 +125,48 @@ def scan(
         models = learned(base, earlier)
         notes.append(f"The trials are those of an earlier scan, {like}; none was made in this log.")
 
-    known = pushed(models[0], base.items())
+    known, can_tell = pushed(models[0], base.items()), True
     off = _turned_down(base.said["lorec"], known, looked_at)
     if (share := float(off[looked_at.train.items].mean())) > MOST:
         notes.append(
             f"The evidence would turn down {share:.0%} of the interactions, and no attack makes so many: this log is "
-            "too small or too regular for it. Nothing is told."
+            "too small or too regular for it."
         )
+        can_tell = False
+    if not any(slope for name, slope in models[0].slopes.items() if name != "holders"):
+        notes.append("Evidence was no different for what the trials pushed and for honest items: nothing was learned.")
+        can_tell = False
+    if not can_tell:
         known, off = 0 * known, off & False
     pushing, cleared = _of_holders(judged, looked_at)
     if_attacked = _with_verdicts(known, pushing, cleared)
     size = campaign(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
     weights = _weights(off | (if_attacked >= PUSHED), judged, log)
     # The models take an attack for as likely as none. How likely it is in this log, its worst items say together.
-    sure = 1.0 if pushing.any() else alarm(size)
-    items, users = _with_verdicts(sure * known, pushing, cleared), sure * models[1](base.users(if_attacked))
+    sure = alarm(size)
+    items = _with_verdicts(np.where(pushing > 0, 1.0, sure) * known, pushing, cleared)
+    ring = np.zeros(len(log), dtype=bool)  # an analyst's word is about those who push what the confirmed push
+    ring[log.train.users()[pushing[log.train.items] > 0]] = True
+    users = np.where(ring, 1.0, sure if can_tell else 0.0) * models[1](base.users(if_attacked))
     users[judged == 0], users[judged == 1] = 0.0, 1.0
+    if (judged == 1).any() and not pushing.any():
+        notes.append(
+            f"{int((judged == 1).sum()):,} users are confirmed; what they push is known once three of them have one "
+            "item far more often than others do."
+        )
     groups, of_items, of_users = grouped(items, log)
     notes += _twins(items, log, text)
     found = Findings(
         log=log,
-        alarm=sure,
+        alarm=1.0 if pushing.any() else sure if can_tell else 0.0,
         users=told_users(log, base, users, items, weights, of_users, groups, judged),
-        items=told_items(log, base, items, weights, of_items, groups),
+        items=told_items(log, base, items, weights, of_items, groups, judged),
         groups=groups,
         weights=weights,
         models=models,
         notes=notes,
         asked={
-            "evidence": list(scanner.evidence), "kinds": list(kinds), "seed": seed,
+            "evidence": list(scanner.evidence), "kinds": list(kinds) if like is None else None, "seed": seed,
             "encoder": None if text is None else text.identity(), "scenario": scenario,
             "like": None if like is None else str(like), "verdicts": int((judged >= 0).sum()),
         },
@@ -164,6 +179,7 @@ def scan(
             "trials": len(earlier or range(trials)),
             "seconds": time.perf_counter() - started,
         },
+        judged=can_tell,
     )  # fmt: skip
     if key is not None:
         found = found.sorted()
@@ -208,8 +224,9 @@ def _text(
 ) -> TextVectors | None:
     """The items' texts, encoded; None without any."""
     told = sum(bool(title.strip()) for title in log.catalog.titles())
-    if not told and dataset.items.height and dataset.items["title"].drop_nulls().len():
-        mine, theirs = log.catalog.items["item"][0], dataset.items["item"].cast(pl.String)[0]
+    catalogue = dataset.items["item"].cast(pl.String) if dataset.items.height else pl.Series([], dtype=pl.String)
+    if not told and len(catalogue) and not catalogue.is_in(log.catalog.items["item"].cast(pl.String).implode()).any():
+        mine, theirs = log.catalog.items["item"][0], catalogue[0]
         notes.append(
             f"None of the catalogue's {dataset.items.height:,} ids is in the log: it has ids like {theirs!r}, the log "
             f"like {mine!r}; mend one of the two, or name the columns. Titles are lost, so only the log's own company "
@@ -221,6 +238,14 @@ def _text(
         return None
     if told < len(log.catalog):
         notes.append(f"{len(log.catalog) - told:,} of {len(log.catalog):,} items have no title.")
+    said = pl.Series(log.catalog.titles(), dtype=pl.String).str.strip_chars()
+    most = said.filter(said != "").value_counts(sort=True).row(0)
+    if most[1] > ALIKE * len(log.catalog):
+        notes.append(
+            f"{most[1]:,} of {len(log.catalog):,} items are called {most[0][:60]!r}: is that column a title? What "
+            "texts would tell of items is lost, so only the log's own company is looked at."
+        )
+        return None
     if isinstance(encoder or MiniLM(), MiniLM) and (foreign := _foreign(log.catalog.titles())) > FOREIGN:
         notes.append(
             f"{foreign:.0%} of the letters in titles are not English ones, and English is all that minilm knows; name "

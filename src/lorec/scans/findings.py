@@ -24,6 +24,8 @@ LIKELY = 0.7
 """The alarm from which on an attack is called likely."""
 TOLD = 500
 """Suspect items that are put into groups at most."""
+LOUD = 10
+"""How many users of a group, and times as many as by chance, are told of whatever the alarm."""
 SHARED = 0.5
 """The share of holders in common from which on two items of like texts may be one product."""
 FILES = (
@@ -63,17 +65,29 @@ class Findings:
     """Of the scan: evidence, kinds, encoder, scenario, seed, an earlier scan, the number of verdicts."""
     figures: dict[str, float]
     """Counts and seconds."""
+    judged: bool = True
+    """Whether the evidence could be weighed: in a log that is too small or too regular nothing is told."""
 
     def verdict(self) -> str:
         """What was found, in one sentence."""
+        if not self.judged:
+            return (
+                "This log can't be judged: it is too small or too regular for the evidence, so nothing is told of it."
+            )
         odd = (
-            f"{self.figures['items that look pushed']:,} items look pushed, in {self.groups.height:,} groups, and "
-            f"{self.figures['users that look hired']:,} users look hired"
+            f"{_many(self.figures['items that look pushed'], 'item')} with a suspicion of {SUSPECT} or more, in "
+            f"{_many(self.groups.height, 'group')}, and {_many(self.figures['users that look hired'], 'such user')}"
         )
         if not self.groups.height and self.alarm >= 0.5:
             return f"There may be an attack ({self.alarm:.2f}), but no single item stands out."
         if not self.groups.height:
             return f"Nothing found (likelihood of an attack {self.alarm:.2f}): no item looks pushed."
+        loud = self.groups.filter((pl.col("together") >= LOUD * pl.col("expected")) & (pl.col("together") >= LOUD))
+        if self.alarm < 0.5 and loud.height:
+            return (
+                f"No campaign for several items (likelihood of an attack {self.alarm:.2f}), and something to look at: "
+                f"{_together(loud.row(0, named=True))[0]}. In all {odd}."
+            )
         if self.alarm < 0.5:
             return f"Nothing out of the ordinary (likelihood of an attack {self.alarm:.2f}): {odd}, as in honest logs."
         return (
@@ -209,12 +223,13 @@ def by_chance(log: Sequences, holders: Floats) -> float:
     """How many users would hold two or more of some items with so many holders each, were nothing but chance at work.
 
     Whoever has more of everything has more of these, too: a user with L items misses one that is a share s of all
-    interactions with a chance of (1 - s)^L. How many of the items a user has is Poisson then.
+    interactions with a chance of (1 - s)^L.
     """
     lengths, users = np.unique(log.lengths, return_counts=True)
-    missed = np.log1p(-np.minimum(holders / max(len(log.items), 1), 0.999))
-    mean = -np.expm1(lengths[:, None] * missed).sum(axis=1)
-    return float((users * -np.expm1(np.log1p(mean) - mean)).sum())
+    missed = lengths[:, None] * np.log1p(-np.minimum(holders / max(len(log.items), 1), 0.999))
+    none = missed.sum(axis=1)
+    one = np.exp(np.clip(none[:, None] - missed, -700, 0)) * -np.expm1(missed)  # that item, and no other
+    return float((users * np.maximum(-np.expm1(none) - one.sum(axis=1), 0)).sum())
 
 
 def _span(log: Split, users: Ints, items: Ints) -> tuple[str | None, str | None]:
@@ -229,13 +244,13 @@ def _span(log: Split, users: Ints, items: Ints) -> tuple[str | None, str | None]
 # ---------------------------------------------------------------------------------------------------------- reasons
 
 VIEWS = {
-    "collusion": "its {n:,} holders have more in common than its company explains",
+    "collusion": "its {holders} have more in common than its company explains",
     "surprise": "it keeps other company than items as popular do",
-    "incoherence": "its {n:,} holders have hardly anything in common but this item",
-    "copying": "its {n:,} holders are doubles of people who lack it",
-    "profile": "the histories of its {n:,} holders look made",
-    "association": "its {n:,} holders are suspects by what else they hold",
-    "contradiction": "how much its {n:,} holders share, and how little of what they have fits, are rare together",
+    "incoherence": "its {holders} have hardly anything in common but this item",
+    "copying": "its {holders} are doubles of people who lack it",
+    "profile": "the histories of its {holders} look made",
+    "association": "its {holders} are suspects by what else they hold",
+    "contradiction": "how much its {holders} share, and how little of what they have fits, are rare together",
 }
 """What LoRec's views say of an item."""
 TRAITS = {
@@ -250,18 +265,23 @@ ODD = 0.95
 
 
 def told_items(
-    log: Split, base: Looked, items: Floats, weights: Weights, group: Ints, groups: pl.DataFrame
+    log: Split, base: Looked, items: Floats, weights: Weights, group: Ints, groups: pl.DataFrame, judged: Ints
 ) -> pl.DataFrame:
-    """`Findings.items`."""
+    """`Findings.items`; `judged` as in `told_users`."""
     n = len(log.catalog)
     holders, counts = log.train.distinct().counts(n), log.train.counts(n)
     mean = np.bincount(log.train.items, weights.of_events(log.train), n + 1) / np.maximum(counts, 1)
     when = bursts(base.log, n) if "bursts" in base.said else None
     reasons = [""] * n
     below = {view: np.append(0.0, share_below(odds[1:])) for view, odds in base.said["lorec"].views.items()}
+    spoken = [log.train.take(np.flatnonzero(judged == one)).distinct().counts(n) for one in (1, 0)]
     for item in np.flatnonzero((items >= SUSPECT) | (mean < 1) & (counts > 0)):
         about = groups.row(int(group[item]) - 1, named=True) if group[item] else None
-        reasons[item - 1] = "; ".join(_why_item(int(item), base, below, int(holders[item]), about, when))
+        told = _why_item(int(item), base, below, int(holders[item]), about, when)
+        for some, words in zip(spoken, ("confirmed", "cleared"), strict=True):
+            if some[item]:
+                told.append(f"of its {_many(holders[item], 'holder')} an analyst {words} {some[item]:,}")
+        reasons[item - 1] = "; ".join(told)
     shares = {name: share_below(said.items[1:]) for name, said in base.said.items() if said.items is not None}
     frame = log.catalog.items.select(pl.col("item").cast(pl.String).alias("item_id"), pl.col("title").cast(pl.String))
     return frame.with_columns(
@@ -282,8 +302,8 @@ def _why_item(
     views = base.said["lorec"].views
     worst = sorted(views, key=lambda view: -views[view][item])[:2]
     told = [
-        f"{VIEWS[view].format(n=holders)} (odds {views[view][item]:,.0f} times as high; more than "
-        f"{below[view][item]:.2%} of items)"
+        f"{VIEWS[view].format(holders=_many(holders, 'holder'))} (the odds of being pushed {views[view][item]:,.0f} "
+        f"times what they are without this; more than {below[view][item]:.2%} of items)"
         for view in worst
         if views[view][item] > 2
     ]
@@ -315,26 +335,31 @@ def told_users(
     shares["lorec"] = share_below(base.pushed(items))
     names, titles = log.users.cast(pl.String), log.catalog.titles()
     double = doubles(base.log, base.n_items + 1) if "copies" in base.said else None
-    reasons = [{1: "confirmed by an analyst", 0: "cleared by an analyst"}.get(int(one), "") for one in judged]
+    spoken = [{1: "confirmed by an analyst", 0: "cleared by an analyst"}.get(int(one), "") for one in judged]
+    reasons = list(spoken)
     of_users = weights.of_users(log.train)
     nothing = np.zeros(len(items), dtype=bool)
     nothing[log.train.items[weights.of_events(log.train) == 0]] = True
     for user in np.flatnonzero((users >= SUSPECT) | (of_users < 1)):
         history = np.unique(base.log[int(user)])
         if users[user] < SUSPECT:  # what training leaves out has a reason, whoever took it
-            reasons[user] = reasons[user] or "; ".join(_left_out(history[nothing[history]], len(history), titles))
+            told = [] if judged[user] == 0 else _left_out(history[nothing[history]], len(history), titles)
+            reasons[user] = "; ".join(filter(None, [spoken[user], *told]))
             continue
         told = _why_user(history, items, titles)
         told += _together(groups.row(int(group[user]) - 1, named=True) if group[user] else None)
         if double is not None and shares["copies"][user] > ODD:
             whose, share = names[int(double[0][user])], double[1][user]
-            told.append(f"{share:.0%} of the {len(history)} items are also {_quoted(whose)}'s")
+            told.append(
+                f"{share:.0%} of the {len(history)} items are also in the history of {_quoted(whose, whole=True)} "
+                f"(more than {shares['copies'][user]:.1%} of users have in common with their double)"
+            )
         told += [
             f"{words} (more than {shares[name][user]:.1%} of users)"
             for name, words in TRAITS.items()
             if name in shares and shares[name][user] > ODD
         ]
-        reasons[user] = reasons[user] or "; ".join(told)
+        reasons[user] = "; ".join(filter(None, [spoken[user], *told]))
     return pl.DataFrame({
         "user_id": names, "suspicion": users, "weight": of_users, "events": log.train.lengths,
         "group": group, "reasons": pl.Series(reasons, dtype=pl.String), **shares,
@@ -358,9 +383,13 @@ def _left_out(items: Ints, of: int, titles: Sequence[str]) -> list[str]:
     return [f"{len(items)} of the {of} items count nothing, for reasons of their own: {some}"] if len(items) else []
 
 
-def _quoted(name: str) -> str:
+def _quoted(name: str, whole: bool = False) -> str:
     """A title or an id within reasons, which semicolons part: whoever names an item writes no reason."""
-    return repr(name[:60].replace(";", ","))
+    return repr((name if whole else name[:60]).replace(";", ","))
+
+
+def _many(n: float, what: str) -> str:
+    return f"{n:,.0f} {what}{'' if n == 1 else 's'}"
 
 
 def share_below(values: Floats) -> Floats:

@@ -202,9 +202,11 @@ class Trial:
     """Of the fraudsters."""
     asked: dict[str, str]
     """As `Scanner.asked` has it."""
+    identity: str
+    """A digest of the log, the seed, the kinds and what was asked; a colon; the number of the trial."""
 
-    def save(self, place: Path, identity: str) -> None:
-        """Keep it, with what it is a trial of."""
+    def save(self, place: Path) -> None:
+        """Keep it."""
         log = self.histories
         state: dict[str, Any] = {
             "targets": torch.from_numpy(self.targets),
@@ -212,7 +214,7 @@ class Trial:
             "users": {name: torch.from_numpy(values) for name, values in self.users.items()},
             "histories": [torch.from_numpy(log.items), torch.from_numpy(log.starts)],
         }
-        save_state(place, state | {"identity": identity, "asked": self.asked})
+        save_state(place, state | {"identity": self.identity, "asked": self.asked})
 
     @staticmethod
     def open(place: Path, identity: str | None = None) -> "Trial | None":
@@ -226,7 +228,7 @@ class Trial:
             return None
         items, users = ({name: one.numpy() for name, one in state[what].items()} for what in ("items", "users"))
         log = Sequences(*(one.numpy() for one in state["histories"]))
-        return Trial(state["targets"].numpy(), items, users, log, state["asked"])
+        return Trial(state["targets"].numpy(), items, users, log, state["asked"], state["identity"])
 
 
 @dataclass(frozen=True)
@@ -261,20 +263,21 @@ class Scanner:
         able = dataclasses.replace(self, evidence=weighed)
         asked = self.asked()
         about = [split.train.digest(), split.catalog.items["item"].to_list(), self.seed, self.kinds, asked]
+        of = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
         known: dict[str, Sequence[Poison]] = {}
         found = []
         for number in range(count):
             watch("trials", number, count)
             place = None if folder is None else folder / f"{number:02d}.safetensors"
-            identity = hashlib.sha256(json.dumps([*about, number], default=str).encode()).hexdigest()
+            identity = f"{of}:{number}"
             kept = _kept(place, identity)
             if kept is None:
                 kind = self.kinds[number % len(self.kinds)]
                 if kind not in known:
                     known[kind] = self.known(split, without=kind)
-                kept = able._tried(split, number, known[kind], asked)
+                kept = able._tried(split, number, known[kind], asked, identity)
                 if place is not None:
-                    kept.save(place, identity)
+                    kept.save(place)
             found.append(kept)
         for place in sorted(folder.glob("*.safetensors"))[count:] if folder is not None else ():
             place.unlink()  # of an earlier scan that made more: `like` would take them for this one's
@@ -293,7 +296,7 @@ class Scanner:
         some = np.sort(stream(self.seed, "scan users").choice(len(split), MOST_USERS, replace=False))
         return split.take(some)
 
-    def _tried(self, split: Split, number: int, known: Sequence[Poison], asked: dict[str, str]) -> Trial:
+    def _tried(self, split: Split, number: int, known: Sequence[Poison], asked: dict[str, str], identity: str) -> Trial:
         """An attack in the log, and what the evidence says of its targets and fraudsters.
 
         Every kind comes in other sizes, and as often in a burst as not, the next time it is tried.
@@ -316,6 +319,7 @@ class Scanner:
             {name: values[fakes] for name, values in users.items() if name != "items"},
             theirs,
             asked,
+            identity,
         )
 
     def _forged(self, attack: Attack, split: Split, able: Ints, targets: int, number: int) -> Poison:
@@ -341,11 +345,23 @@ def _kept(place: Path | None, identity: str) -> Trial | None:
 
 
 def trials_of(folder: Path) -> list[Trial]:
-    """The trials of an earlier scan. Raises RunError for a folder that holds none, or other things than trials."""
+    """The trials of an earlier scan.
+
+    Raises RunError for a folder that holds none, one alone or other things, and for trials of several scans, as one
+    that was interrupted leaves them where another had been.
+    """
     places = [place for place in sorted((folder / "trials").glob("*.safetensors")) if not place.is_symlink()]
     found = [trial for place in places if (trial := Trial.open(place)) is not None]
-    if not found or len(found) < len(places):
-        raise RunError(f"{folder} holds no trials of a scan; give a folder that lorec scan of this version has left")
+    if len(found) < 2 or len(found) < len(places):
+        why = f"only {len(found)}" if found else "no"
+        raise RunError(
+            f"{folder} holds {why} trials of a scan; give a folder where lorec scan of this version made some: a "
+            "scan with --like made none, and names the one that did in findings.json"
+        )
+    if len({trial.identity.partition(":")[0] for trial in found}) > 1:
+        raise RunError(
+            f"the trials of {folder} are of several scans, one of which was interrupted; let it finish, or give another"
+        )
     return found
 
 

@@ -10,6 +10,8 @@ import polars as pl
 from lorec.data import Dataset, Protocol, leave_two_out
 from lorec.errors import DataError
 
+MISSING = ("null", "nan", "none", "n/a", "na", "")
+"""Ids that programs write where there was none."""
 FEW_ITEMS = 500
 """Of a log: with fewer, a tenth of all items or more are in a list of 50."""
 
@@ -87,12 +89,20 @@ def oddities(dataset: Dataset) -> list[str]:
     """What looks like a fault of the export, each as one sentence: rows twice, ids alike, late dates."""
     log, remarks = dataset.interactions, []
     if twice := log.height - log.n_unique():
-        remarks.append(f"{twice:,} rows stand there twice or more, to the moment; an export may have doubled them.")
+        when = ", to the moment" if "time" in log.columns else "; without times a second purchase looks the same"
+        remarks.append(f"{twice:,} rows stand there twice or more{when}; an export may have doubled them.")
     for role in ("user", "item"):
         ids = log[role].unique().cast(pl.String)
+        if missing := ids.filter(ids.str.strip_chars().str.to_lowercase().is_in(MISSING)).sort().to_list():
+            held = int(log[role].cast(pl.String).is_in(missing).sum())
+            remarks.append(
+                f"{held:,} rows have the {role} id {missing[0]!r}, which may stand for one that is missing; it counts "
+                "as an id."
+            )
         if alike := len(ids) - ids.str.strip_chars().str.to_lowercase().n_unique():
             remarks.append(
-                f"{alike:,} {role} ids are another one's but for blanks or capitals; they count as different."
+                f"{alike:,} {role} ids are another one's but for blanks or capitals; they count as different. Where "
+                "they are one's, mend them first: histories that are torn apart look honest."
             )
     if "time" in log.columns and (last := _date(int(log["time"].max()))) is not None and last > datetime.now(UTC):  # type: ignore[arg-type]
         late = int((log["time"] > datetime.now(UTC).timestamp() * _per_second(int(log["time"].max()))).sum())  # type: ignore[arg-type]
