@@ -367,6 +367,9 @@ class TestCommand:
         assert "look pushed" in done.stdout
         assert "columns: user = user, item = item, time = time" in done.stderr
         assert (tmp_path / "out" / "weights.parquet").is_file()
+        refused = CliRunner().invoke(app, [*asked, "--trials", "4"]).exception
+        assert isinstance(refused, ConfigError)
+        assert "leave --trials out" in str(refused)
         done = CliRunner().invoke(app, [*asked, "--json", "--fail-above", "0.5"])
         assert done.exit_code == 1
         assert json.loads(done.stdout)["alarm"] > 0.5

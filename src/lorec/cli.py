@@ -315,8 +315,9 @@ def scan(
     ] = None,
     kinds: Annotated[str | None, typer.Option(metavar="NAME,...", help="Synthesise only these attacks.")] = None,
     trials: Annotated[
-        int, typer.Option(min=2, help="How many attacks are synthesised to learn what evidence is worth.")
-    ] = 12,
+        int | None,
+        typer.Option(min=2, help="How many attacks are synthesised to learn what evidence is worth; 12 if omitted."),
+    ] = None,
     like: Annotated[Path | None, typer.Option(help="An earlier scan's folder, to judge by its models at once.")] = None,
     verdicts: Annotated[Path | None, typer.Option(help="A CSV of user, verdict: fraud or genuine.")] = None,
     key_file: Annotated[
@@ -330,10 +331,13 @@ def scan(
 
     Nothing leaves this machine unless an encoder on a server is named. Interrupted, the same command resumes.
     """
+    from lorec.errors import ConfigError
     from lorec.runfile import member_of
     from lorec.scans import EVIDENCE, read_verdicts
     from lorec.scans import scan as do
 
+    if trials is not None and like is not None:
+        raise ConfigError("--like takes the trials of an earlier scan and makes none; leave --trials out")
     reader = member_of("encoder", encoder, dict(_pair("--encoder-option", one) for one in encoder_option or []))
     dataset = _dataset(log, items, column, source)
     columns = dataset.record.get("columns", {})
@@ -341,10 +345,11 @@ def scan(
     if items is None and not dataset.items.height:
         print("there is no catalogue: --items FILE gives titles, which evidence is made of, too", file=sys.stderr)
     options: dict[str, Any] = {} if kinds is None else {"kinds": _ids(kinds)}
+    options |= {} if trials is None else {"trials": trials}
     with shown_progress() as seen:
         found = do(
             dataset, encoder=reader, scenario=scenario,
-            evidence=list(EVIDENCE) if evidence is None else _ids(evidence), trials=trials, like=like, folder=out,
+            evidence=list(EVIDENCE) if evidence is None else _ids(evidence), like=like, folder=out,
             verdicts=None if verdicts is None else read_verdicts(verdicts), cache=_cache(), key=_key(key_file),
             seed=seed, watch=_stages(seen), **options,
         )  # fmt: skip

@@ -166,7 +166,7 @@ def scan(
         models=models,
         notes=notes,
         asked={
-            "evidence": list(scanner.evidence), "kinds": list(kinds) if like is None else None, "seed": seed,
+            "evidence": list(scanner.evidence), "kinds": list(kinds), "seed": seed,
             "encoder": None if text is None else text.identity(), "scenario": scenario,
             "like": None if like is None else str(like), "verdicts": int((judged >= 0).sum()),
         },
