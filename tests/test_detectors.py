@@ -42,7 +42,7 @@ from lorec.detectors import (
     judged,
 )  # fmt: skip
 from lorec.detectors.language import Head
-from lorec.detectors.suspicion import worst
+from lorec.detectors.suspicion import places, worst
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection
 from lorec.evidence import coherence, shapes
@@ -118,6 +118,26 @@ class TestJudged:
         soft = Weights(users=np.where(bad.fraudsters, 0.1, 0.97).astype(np.float32))
         told = judged(found, bad, poison.targets, soft)
         assert (told["genuine interactions turned down"], told["interactions recall"]) == (0.0, 1.0)
+
+    def test_fraudsters_without_a_target_are_judged_as_users(self, town):
+        _, bad, _ = poisoned(town, Random(share=0.02))
+        strangers = np.array([len(town.catalog)])
+        held = bad.fraudsters[bad.train.users()] & np.isin(bad.train.items, strangers)
+        told = judged(Suspicion(users=bad.fraudsters * 1.0), bad, strangers)
+        assert told["ROC-AUC"] == 1.0
+        assert ("interactions ROC-AUC" in told) == held.any()
+        nobody = judged(Suspicion(users=bad.fraudsters * 1.0), bad, np.array([0]))
+        assert nobody["ROC-AUC"] == 1.0
+        assert not any(name.startswith("interactions") for name in nobody)
+
+    def test_no_number_is_no_suspicion(self, town):
+        _, bad, _ = poisoned(town, Random(share=0.02))
+        users = np.where(bad.fraudsters, np.nan, 0.0)
+        with pytest.raises(DataError, match="suspicions are no numbers"):
+            detection(users, None, bad.fraudsters)
+
+    def test_ties_share_their_place(self):
+        assert places(np.array([2.0, 0.0, 2.0, 5.0])).tolist() == [1.5, 0.0, 1.5, 3.0]
 
     def test_who_decides_nothing_is_judged_by_order_alone(self, town):
         poison, bad, _ = poisoned(town, Random(share=0.02))

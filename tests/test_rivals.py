@@ -298,6 +298,28 @@ class TestContrast:
         assert (kind(one) != kind(other)).all()
         assert set(kind(one)) == {0, 1, 2}
 
+    def test_last_states_of_two_views_are_contrasted(self, split):
+        recommender, guard = started(CL4SRec(weight=0.3, temperature=0.7), split)
+        batch, table = batch_of(split, recommender), recommender.table()
+        views = guard.spec.views(batch.history, np.random.default_rng(0))
+        one, other = (recommender(torch.from_numpy(view), table)[:, -1] for view in views)
+        wanted = mean_loss(recommender.losses(batch), batch) + 0.3 * nt_xent(one, other, 0.7)
+        torch.testing.assert_close(guard.loss(recommender, batch), wanted)
+
+    def test_what_was_read_is_contrasted_with_a_small_perturbation_of_it(self, split):
+        """Each vector is moved by a share of its length, in a random direction."""
+        recommender, guard = started(StDenoise(weight=0.3, temperature=0.7, noise=0.2), split)
+        batch, table = batch_of(split, recommender), recommender.table()
+        history = torch.from_numpy(batch.history)
+        plain = started(StDenoise(weight=0.0), split)[1].loss(recommender, batch)
+        read = table[history.long()]
+        drawn = np.random.default_rng(0).standard_normal(read.shape, dtype=np.float32)
+        drawn /= np.linalg.norm(drawn, axis=2, keepdims=True)
+        moved = read + 0.2 * read.norm(dim=2, keepdim=True) * torch.from_numpy(drawn)
+        states, others = (recommender.encode(some, history == 0)[:, -1] for some in (read, moved))
+        wanted = plain + 0.3 * nt_xent(states, others, 0.7)
+        torch.testing.assert_close(guard.loss(recommender, batch), wanted)
+
     def test_a_step_that_fits_counts_more(self, split):
         recommender, guard = started(StDenoise(weight=0.0), split)
         batch = batch_of(split, recommender)
@@ -434,12 +456,18 @@ def test_an_interrupted_fit_goes_on_to_the_same_end(spec, split, tmp_path):
 
     def fitted(epochs, checkpoint):
         training = Training(epochs=epochs, patience=9, tokens=256)
-        return fit(split, SMALL, defense=spec(), known=known, training=training, seed=2, checkpoint=checkpoint)
+        defense = TCE(rise=5) if spec is TCE else spec()  # as only what it has dropped shows what it forgot
+        return fit(split, SMALL, defense=defense, known=known, training=training, seed=2, checkpoint=checkpoint)
 
     whole = fitted(7, tmp_path / "whole")
     fitted(4, tmp_path / "cut")
     rest = fitted(7, tmp_path / "cut")
     assert [row["loss"] for row in rest.history] == [row["loss"] for row in whole.history]
+    for name, value in whole.recommender.state_dict().items():
+        assert torch.equal(value, rest.recommender.state_dict()[name])
+    for one, other in zip((whole.guard.suspicion,), (rest.guard.suspicion,), strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (one == other).all()
 
 
 @pytest.mark.parametrize(

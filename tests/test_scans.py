@@ -561,6 +561,13 @@ class TestGivenPairs:
                 split.users, split.train, split.catalog.items["item"].to_list()
             )
 
+    def test_single_items_need_the_ids_of_the_log(self, split, tmp_path):
+        """Or the last of them would speak for the whole user."""
+        item = split.catalog.ids(split.train[3][[1]])[0]
+        pl.DataFrame({"user": [split.users[3]], "item": [item], "weight": [0.0]}).write_parquet(tmp_path / "w.parquet")
+        with pytest.raises(DataError, match="is of single items; give the ids of the log's items"):
+            WeightFile(path=str(tmp_path / "w.parquet")).of(split.users, split.train)
+
 
 class TestSmallLogs:
     """What a log of few people can tell."""

@@ -224,11 +224,14 @@ def detection(suspicion: Floats, flagged: Bools | None, fraudsters: Bools) -> di
     """How well suspicion [users] ranks fraudsters, and what the own decision `flagged` [users] is worth, if any.
 
     ROC-AUC, PR-AUC (average precision), recall in the worst 1 %; precision, recall and F1 of the decision. Ties count
-    half in ROC-AUC, and share their place everywhere else. Raises DataError where one of the two kinds is missing.
+    half in ROC-AUC, and share their place everywhere else. Raises DataError where one of the two kinds is missing, and
+    for a suspicion that is no number.
     """
     n, m = len(fraudsters), int(fraudsters.sum())
     if not 0 < m < n:
         raise DataError(f"{m} fraudsters among {n} users; detection can be judged only where there are both kinds")
+    if wrong := int(np.isnan(suspicion).sum()):
+        raise DataError(f"{wrong} of {n} suspicions are no numbers; whoever suspects has to say by how much")
     values, place = np.unique(suspicion, return_inverse=True)
     bad = np.bincount(place, weights=fraudsters, minlength=len(values))[::-1]  # worst first
     everyone = np.bincount(place, minlength=len(values))[::-1]

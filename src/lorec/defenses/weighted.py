@@ -137,7 +137,9 @@ class WeightFile:
         if not len(known):
             raise DataError(f"{self.path} names no user of the log; are its ids those of the log?")
         values, at = known["weight"].to_numpy().astype(np.float32), known["row"].to_numpy()
-        if "position" not in found.columns and "item" in found.columns and items is not None:
+        if "position" not in found.columns and "item" in found.columns:
+            if items is None:
+                raise DataError(f"{self.path} is of single items; give the ids of the log's items, or positions")
             weights = Weights(events=self._of_pairs(known, log, items))
         elif "position" not in found.columns:
             weights = Weights(users=_placed(values, at, len(log)))

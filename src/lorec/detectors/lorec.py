@@ -11,7 +11,8 @@ and user. Where a view raises the odds of a lie enough, the item's interactions 
 predicted; they still stand in histories.
 
 Differences from the paper, and why: weights are per interaction, because in a copied history one step alone is the lie;
-known fakes are measured beside the log, as if they stood in it, so that known and real fakes stand in the same light;
+known fakes are measured beside the log, as if they stood in it, so that known and real fakes stand in the same light
+(but for `profile`, which found less of segments on long histories that way, docs/log.md);
 the calibrator has two parameters a view, because richer ones learned the known kinds and missed the others
 (docs/diagnosis.md); weights are there before the first step, so nothing feeds back and no gate can stay shut.
 """

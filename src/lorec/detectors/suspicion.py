@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
+from scipy.stats import rankdata
 
 from lorec.data import Bools, Floats, Ints, Poison, Split, Weights
 from lorec.errors import ConfigError, DataError
@@ -52,9 +53,9 @@ def first_of(known: Sequence[Poison] | None) -> Poison:
     return next(one for one in rounds_of(known) if len(one.profiles))
 
 
-def places(values: Floats) -> Ints:
-    """[n]: of each value in their order, 0 the smallest, ties as they stand."""
-    found: Ints = values.argsort(kind="stable").argsort(kind="stable")
+def places(values: Floats) -> Floats:
+    """[n]: of each value in their order, 0 the smallest; ties share the mean of their places."""
+    found: Floats = rankdata(values) - 1
     return found
 
 
@@ -72,9 +73,10 @@ def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | Non
     """How well it tells fraudsters and their lies from the rest, and whom it turns down, by an experiment's labels.
 
     An interaction is a lie where a fraudster takes a target; fraudsters' other interactions are on neither side. On a
-    log without fraudsters only what is turned down is told. `Brier` is of the likelihoods of interactions, where there
-    are some (in [0, 1]), beside that of knowing nothing but how common lies are. `weights` are the detector's own where
-    not given; half or less turns an interaction down.
+    log without fraudsters only what is turned down is told, and where they hold no target nothing of interactions.
+    `Brier` is of the likelihoods of interactions, where there are some (in [0, 1]), beside that of knowing nothing
+    but how common lies are. `weights` are the detector's own where not given; half or less turns an interaction
+    down.
     """
     users, single = split.train.users(), found.interactions
     fake = split.fraudsters[users]
@@ -86,11 +88,12 @@ def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | Non
         turned_down = given.turned_down(split.train)
         told = mean_weights(given.of_users(split.train), found.flagged, split.fraudsters)
         told["genuine interactions turned down"] = float(turned_down[~fake].mean())
+    if split.fraudsters.any():
+        told |= detection(found.users, found.flagged, split.fraudsters)
     if not lies.any():
         return told
     either = lies | ~fake
     of_events = (found.users[users] if single is None else single)[either]
-    told |= detection(found.users, found.flagged, split.fraudsters)
     of_lies = detection(of_events, None if turned_down is None else turned_down[either], lies[either])
     told |= {f"interactions {name}": of_lies[name] for name in ("ROC-AUC", "PR-AUC", "recall") if name in of_lies}
     if found.flagged is not None:

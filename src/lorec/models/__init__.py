@@ -193,7 +193,7 @@ class Recommender(nn.Module):
         kept: list[Tensor] = []
 
         def keep(module: nn.Module, given: Any, states: Tensor) -> None:
-            kept.append(states)
+            kept.append(states.float())  # as what is made of them is, whatever products were made in
 
         hook = self.backbone.register_forward_hook(keep)
         try:
