@@ -1,6 +1,7 @@
 """LoRec's rivals: each loss and gradient against one written out, and what each keeps."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -421,10 +422,32 @@ class TestEffect:
     """A world that can be learned, whose fraudsters take what nobody else does; each where its own assumption holds."""
 
     @pytest.mark.parametrize(
-        "spec", [Trimmed(share=0.05), StDenoise(), CL4SRec(), GraphRfi(), APR(radius=0.5), VAT(), PamaCF(), ADV()]
+        "spec", [Trimmed(share=0.05), StDenoise(), CL4SRec(), APR(radius=0.5), VAT(radius=10.0), PamaCF(radius=10.0)]
     )
     def test_targets_are_shown_less(self, spec, attacked, undefended):
-        assert shown(attacked, spec)[0] < 0.97 * undefended
+        """Than by chance: a defense that does nothing but draw other dropout has .80 to .98."""
+        assert shown(attacked, spec)[0] < 0.7 * undefended
+
+    def test_substitutions_mislead_less(self, attacked):
+        """What adversarial substitution is made against: histories that hold what their users never took."""
+
+        def misled(spec):
+            rng, risen = np.random.default_rng(1), 0.0
+            recommender = shown(attacked, spec)[1].recommender.eval()
+            for batch in recommender.feed(attacked[0].train, 4096).epoch(np.random.default_rng(0)):
+                history = batch.history.copy()
+                hit = (rng.random(history.shape) < 0.2) & (history > 0)
+                history[hit] = rng.integers(1, recommender.n_items + 1, hit.sum())
+                with torch.no_grad():
+                    before, after = (recommender.losses(one) for one in (batch, replace(batch, history=history)))
+                risen += float((after - before).sum())
+            return risen
+
+        assert 0 < misled(ADV(radius=1.0, share=0.5)) < 0.75 * misled(Undefended())
+
+    def test_a_forest_suspects_who_is_like_known_fakes(self, attacked):
+        _, made = shown(attacked, GraphRfi())
+        assert detection(made.guard.suspicion, made.guard.flagged, attacked[0].fraudsters)["ROC-AUC"] > 0.6
 
     def test_trimming_finds_the_fraudsters(self, attacked):
         _, made = shown(attacked, Trimmed(share=0.05))
