@@ -1,7 +1,9 @@
 """What would make an epoch of SASRec (width 64, 2 blocks, length 50) faster or slower: one change at a time, in turns.
 
-LOREC_DATA=... python benchmarks/arithmetic.py [amazon-games]
+LOREC_DATA=... python benchmarks/arithmetic.py [amazon-games] [--limit]
 
+With `--limit` only this: an epoch as it is over the time that the products of its matrices alone would take, over real
+positions, at the rate of a large product.
 `torch.compile` needs a C++ compiler; where there is none that line is left out, and it says so. What a row-wise
 optimizer could save at most is what the optimizer takes.
 """
@@ -80,14 +82,31 @@ def fused_attention(self: layers.Attention, hidden: torch.Tensor, mask: torch.Te
     return self.out(mixed.transpose(1, 2).reshape(b, t, h))
 
 
+def limit(split: Split, usual: Epochs) -> None:
+    """An epoch over its products: 24 H^2 a position and block, 4 H a pair of positions, 4 H a target; thrice."""
+    width, blocks, lengths = 64, 2, split.train.lengths.astype(float)
+    pairs, targets = (lengths**2).sum(), np.maximum(lengths - 1, 0).sum()
+    products = 3 * (blocks * (24 * width**2 * lengths.sum() + 4 * width * pairs) + 4 * width * targets)
+    one, other = torch.randn(2, 2048, 2048)
+    usual()  # warm-up
+    found = compare(10, product=lambda: one @ other) | compare(ROUNDS, epoch=usual)
+    rate = 2 * 2048**3 / found["product"]
+    least = products / rate
+    print(f"{products / 1e9:.0f} GFLOP at {rate / 1e9:.0f} a second: {least:.2f} s; {found['epoch'] / least:.2f}x")
+
+
 def main() -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else "amazon-games"
+    names = [one for one in sys.argv[1:] if one != "--limit"]
+    name = names[0] if names else "amazon-games"
     split = lorec.leave_two_out(lorec.load(name))
     torch.set_flush_denormal(True)
     print(machine())
     print(
         f"{name}: {len(split):,} users, {len(split.catalog):,} items, {len(split.train.items):,} training interactions"
     )
+    if "--limit" in sys.argv:
+        limit(split, Epochs(split))
+        return
     usual, unfused, fast = Epochs(split), Epochs(split, fused=False), Epochs(split, tokens=16384)
     jobs: dict[str, Callable[[], object]] = {
         "as it is": usual,
