@@ -179,7 +179,7 @@ def scan(
             "trials": len(earlier or range(trials)),
             "seconds": time.perf_counter() - started,
         },
-        judged=can_tell,
+        judged=can_tell or bool(pushing.any()),
     )  # fmt: skip
     if key is not None:
         found = found.sorted()
