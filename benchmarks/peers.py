@@ -304,6 +304,7 @@ def main() -> None:
     asked.add_argument("--as", dest="worker", choices=list(LIBRARIES), help=argparse.SUPPRESS)
     asked.add_argument("--world", help=argparse.SUPPRESS)
     it = asked.parse_args()
+    it.authors = it.authors and str(Path(it.authors).resolve())  # a worker runs elsewhere
     if it.worker:
         with np.load(it.world) as stored:
             world = {name: stored[name] for name in stored.files} | {"n": int(stored["n"])}

@@ -488,9 +488,9 @@ def test_an_interrupted_fit_goes_on_to_the_same_end(spec, split, tmp_path):
     assert [row["loss"] for row in rest.history] == [row["loss"] for row in whole.history]
     for name, value in whole.recommender.state_dict().items():
         assert torch.equal(value, rest.recommender.state_dict()[name])
-    for one, other in zip((whole.guard.suspicion,), (rest.guard.suspicion,), strict=True):
-        assert (one is None) == (other is None)
-        assert one is None or (one == other).all()
+    one, other = whole.guard.suspicion, rest.guard.suspicion
+    assert (one is None) == (other is None)
+    assert one is None or (one == other).all()
 
 
 @pytest.mark.parametrize(

@@ -585,8 +585,8 @@ class TestSmallLogs:
     def test_chance_is_no_attack(self, users, items):
         found = scan(self.by_chance(users, items), kinds=KINDS, trials=4)
         assert found.alarm < 0.5
-        assert found.verdict().startswith("Nothing" if found.judged else "This log can't be judged")
-        assert found.judged == (users > 60)
+        assert found.verdict().startswith("Nothing" if found.can_tell else "This log can't be judged")
+        assert found.can_tell == (users > 60)
         few = any("can't be told from chance" in note for note in found.notes)
         assert few == (users < 1000)
 

@@ -213,6 +213,12 @@ def offsets(lengths: Ints) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
+def firsts(values: Ints | NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where each run of equal values begins, and the end of the last."""
+    begins = np.flatnonzero(np.diff(values)) + 1
+    return np.concatenate([[0] if len(values) else [], begins, [len(values)]]).astype(np.int64)
+
+
 def runs(begins: Ints, lengths: Ints) -> NDArray[np.int64]:
     """The numbers of each run, begin, begin + 1, ..., one run after the other."""
     starts = offsets(lengths)
@@ -446,10 +452,9 @@ def _encode(ids: pl.Series) -> tuple[pl.Series, Ints]:
             place = np.zeros(high - low + 1, dtype=np.int64)
             place[seen] = np.arange(len(seen))
             return pl.Series(seen + low).cast(pl.String), place[values - low]
-    texts, found, seed = ids.cast(pl.String), None, -2
-    while found is None:  # two texts of one hash are told apart by another one, and then hashed anew
-        seed += 2
-        found = _alike(texts.hash(seed).to_numpy(), texts.hash(seed + 1).to_numpy())
+    texts, seed = ids.cast(pl.String), 0
+    while (found := _alike(texts.hash(seed).to_numpy(), texts.hash(seed + 1).to_numpy())) is None:
+        seed += 2  # two texts of one hash, which another one tells apart
     order, first, sizes = found
     names = texts.gather(order[first]).sort()  # several times faster than their order
     codes = np.empty(len(texts), dtype=np.int64)
@@ -463,10 +468,8 @@ def _alike(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> tuple[Ints, 
     Sorting integers beats hashing rows into a table, as a processor sorts several at once.
     """
     order = keys.argsort()
-    ordered = keys[order]
-    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    sizes = np.diff(first, append=len(keys))
-    others = others[order]
+    bounds, others = firsts(keys[order]), others[order]
+    first, sizes = bounds[:-1], np.diff(bounds)
     return None if (others != np.repeat(others[first], sizes)).any() else (order, first, sizes)
 
 
@@ -527,9 +530,8 @@ def _first_occurrences(users: Ints, items: Ints, n_items: int) -> Bools:
         return pl.Series(pairs).is_first_distinct().to_numpy()
     pairs = (pairs << bits) | np.arange(len(pairs))  # sorted as one integer, several times faster than a table of them
     pairs.sort()
-    first = np.concatenate([[True], (pairs[1:] >> bits) != (pairs[:-1] >> bits)])
     found = np.zeros(len(pairs), dtype=bool)
-    found[pairs[first] & ((1 << bits) - 1)] = True
+    found[pairs[firsts(pairs >> bits)[:-1]] & ((1 << bits) - 1)] = True
     return found
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorec.data import Bools, Floats, Ints, Sequences, offsets, runs
+from lorec.data import Bools, Floats, Ints, Sequences, firsts, offsets, runs
 from lorec.errors import DataError
 
 __all__ = ["Evidence", "Examiner", "bursts", "by_rank", "coherence", "doubles", "shapes"]
@@ -186,7 +186,7 @@ class _Pairs:
         pair = items[asking] * size + items[begin + (asking - begin + step) % lengths[asking]]
         order = np.argsort(pair, kind="stable")
         pair, asking = pair[order], asking[order]
-        first = _firsts(pair)
+        first = firsts(pair)
         return _Pairs(
             size, pair, users[asking], 1 / each[asking], pair[first[:-1]], first, np.sort(users * size + items)
         )
@@ -308,12 +308,6 @@ class _World:
         return events[np.argsort(self.log.items[events], kind="stable")], offsets(self.holders[items])
 
 
-def _firsts(values: Ints) -> NDArray[np.int64]:
-    """Where each run of equal values begins, and the end of the last."""
-    begins = np.flatnonzero(np.diff(values)) + 1
-    return np.concatenate([[0] if len(values) else [], begins, [len(values)]]).astype(np.int64)
-
-
 def _parts(values: Ints, size: int = 65536) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(values), size))
 
@@ -349,7 +343,7 @@ class _Company:
         if len(rows) > 1:
             order = np.argsort(pair, kind="stable")
             pair, weights = pair[order], weights[order]
-        first = _firsts(pair)
+        first = firsts(pair)
         shares, squares = (np.add.reduceat(w, first[:-1]) if len(pair) else w for w in (weights, weights**2))
         pairs, counts = pair[first[:-1]], np.diff(first).astype(np.float64)
         kept = np.ones(len(pairs), dtype=bool)
@@ -625,7 +619,7 @@ def doubles(log: Sequences, size: int, near: int = 3) -> tuple[NDArray[np.int64]
     """
     log, n = log.distinct(), len(log)
     sketch = _Sketches.of(log, size)
-    first = _firsts(sketch.pair)
+    first = firsts(sketch.pair)
     lengths = np.diff(first)
     length, begin = np.repeat(lengths, lengths), np.repeat(first[:-1], lengths)
     place = np.arange(len(sketch.pair)) - begin

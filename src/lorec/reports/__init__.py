@@ -42,8 +42,10 @@ def report(folder: str | Path, out: str | Path | None = None, plugins: bool = Fa
     path = folder / "report.html" if out is None else Path(out)
     if path.resolve().parent == folder.resolve() and path.name != "report.html":
         raise RunError(f"{path} is the folder's own; a report inside it is called report.html")
-    if path.is_file() and b"<!doctype html" not in path.read_bytes()[:999].lower():
-        raise RunError(f"{path} is there and is no page; choose another --out")
+    if path.is_file():
+        with path.open("rb") as there:
+            if b"<!doctype html" not in there.read(999).lower():
+                raise RunError(f"{path} is there and is no page; choose another --out")
     try:
         page = of_run(folder, plugins) if kind == "run.json" else KINDS[kind](folder)
         html = rendered(page).encode("utf-8")

@@ -143,13 +143,13 @@ def scan(
     size = campaign(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
     weights = _weights(off | (if_attacked >= PUSHED), judged, log)
     # The models take an attack for as likely as none. How likely it is in this log, its worst items say together.
-    sure = alarm(size)
+    sure, confirmed = alarm(size) if can_tell else 0.0, bool(pushing.any())
     items = _with_verdicts(np.where(pushing > 0, 1.0, sure) * known, pushing, cleared)
     ring = np.zeros(len(log), dtype=bool)  # an analyst's word is about those who push what the confirmed push
     ring[log.train.users()[pushing[log.train.items] > 0]] = True
-    users = np.where(ring, 1.0, sure if can_tell else 0.0) * models[1](base.users(if_attacked))
+    users = np.where(ring, 1.0, sure) * models[1](base.users(if_attacked))
     users[judged == 0], users[judged == 1] = 0.0, 1.0
-    if (judged == 1).any() and not pushing.any():
+    if (judged == 1).any() and not confirmed:
         notes.append(
             f"{int((judged == 1).sum()):,} users are confirmed; what they push is known once three of them have one "
             "item far more often than others do."
@@ -158,7 +158,7 @@ def scan(
     notes += _twins(items, log, text)
     found = Findings(
         log=log,
-        alarm=1.0 if pushing.any() else sure if can_tell else 0.0,
+        alarm=1.0 if confirmed else sure,
         users=told_users(log, base, users, items, weights, of_users, groups, judged),
         items=told_items(log, base, items, weights, of_items, groups, judged),
         groups=groups,
@@ -179,7 +179,7 @@ def scan(
             "trials": len(earlier or range(trials)),
             "seconds": time.perf_counter() - started,
         },
-        judged=can_tell or bool(pushing.any()),
+        can_tell=can_tell or confirmed,
     )  # fmt: skip
     if key is not None:
         found = found.sorted()
@@ -223,12 +223,13 @@ def _text(
     notes: list[str],
 ) -> TextVectors | None:
     """The items' texts, encoded; None without any."""
-    told = sum(bool(title.strip()) for title in log.catalog.titles())
-    catalogue = dataset.items["item"].cast(pl.String) if dataset.items.height else pl.Series([], dtype=pl.String)
-    if not told and len(catalogue) and not catalogue.is_in(log.catalog.items["item"].cast(pl.String).implode()).any():
-        mine, theirs = log.catalog.items["item"][0], catalogue[0]
+    titles = log.catalog.titles()
+    said = pl.Series([one for title in titles if (one := title.strip())], dtype=pl.String)
+    told, catalogue = len(said), dataset.items["item"]
+    if not told and len(catalogue) and not log.catalog.known(catalogue).any():
+        mine, theirs = log.catalog.items["item"][0], str(catalogue[0])
         notes.append(
-            f"None of the catalogue's {dataset.items.height:,} ids is in the log: it has ids like {theirs!r}, the log "
+            f"None of the catalogue's {len(catalogue):,} ids is in the log: it has ids like {theirs!r}, the log "
             f"like {mine!r}; mend one of the two, or name the columns. Titles are lost, so only the log's own company "
             "is looked at."
         )
@@ -238,15 +239,14 @@ def _text(
         return None
     if told < len(log.catalog):
         notes.append(f"{len(log.catalog) - told:,} of {len(log.catalog):,} items have no title.")
-    said = pl.Series(log.catalog.titles(), dtype=pl.String).str.strip_chars()
-    most = said.filter(said != "").value_counts(sort=True).row(0)
-    if most[1] > ALIKE * len(log.catalog):
+    title, often = said.value_counts(sort=True).row(0)
+    if often > ALIKE * len(log.catalog):
         notes.append(
-            f"{most[1]:,} of {len(log.catalog):,} items are called {most[0][:60]!r}: is that column a title? What "
+            f"{often:,} of {len(log.catalog):,} items are called {title[:60]!r}: is that column a title? What "
             "texts would tell of items is lost, so only the log's own company is looked at."
         )
         return None
-    if isinstance(encoder or MiniLM(), MiniLM) and (foreign := _foreign(log.catalog.titles())) > FOREIGN:
+    if isinstance(encoder or MiniLM(), MiniLM) and (foreign := _foreign(titles)) > FOREIGN:
         notes.append(
             f"{foreign:.0%} of the letters in titles are not English ones, and English is all that minilm knows; name "
             "an encoder of the catalogue's language, or hash, which reads letters."

@@ -65,12 +65,12 @@ class Findings:
     """Of the scan: evidence, kinds, encoder, scenario, seed, an earlier scan, the number of verdicts."""
     figures: dict[str, float]
     """Counts and seconds."""
-    judged: bool = True
+    can_tell: bool = True
     """Whether the evidence could be weighed: in a log that is too small or too regular nothing is told."""
 
     def verdict(self) -> str:
         """What was found, in one sentence."""
-        if not self.judged:
+        if not self.can_tell:
             return (
                 "This log can't be judged: it is too small or too regular for the evidence, so nothing is told of it."
             )

@@ -223,7 +223,7 @@ class Trial:
         Raises RunError where the file is damaged.
         """
         state = load_state(place)
-        names = {"targets", "items", "users", "histories", "asked", "identity"}
+        names = {field.name for field in dataclasses.fields(Trial)}
         if not state.keys() >= names or identity not in (None, state["identity"]):
             return None
         items, users = ({name: one.numpy() for name, one in state[what].items()} for what in ("items", "users"))
