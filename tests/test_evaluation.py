@@ -106,6 +106,9 @@ def test_detection_against_sklearn_with_ties(seed):
     assert found["precision"] == pytest.approx(precision_score(bad, flagged, zero_division=0))
     assert found["recall"] == pytest.approx(recall_score(bad, flagged))
     assert found["F1"] == pytest.approx(f1_score(bad, flagged, zero_division=0))
+    m = int(bad.sum())
+    places = [(m - (suspicion > one).sum()) / (suspicion == one).sum() for one in suspicion[bad]]  # of ties a share
+    assert found["recall@m"] == pytest.approx(np.clip(places, 0, 1).mean())
 
 
 def test_recall_in_the_worst_percent():

@@ -204,6 +204,18 @@ class TestScan:
         assert "<b>bot" in read.words
         assert sum(tag == "mark" for tag, _ in read.tags) >= 5
 
+    def test_tells_what_the_weights_leave_out(self, scanned, tmp_path):
+        shutil.copytree(scanned[0], tmp_path / "mild")
+        items = pl.read_parquet(tmp_path / "mild/items.parquet").sort("holders", descending=True)
+        mild = {"weight": [0.5, 0.0] + [1.0] * (len(items) - 2), "suspicion": [0.0, 1.0] + [0.0] * (len(items) - 2)}
+        items.with_columns(
+            pl.Series(mild["weight"], dtype=pl.Float32).alias("weight"), pl.Series("suspicion", mild["suspicion"]),
+        ).write_parquet(tmp_path / "mild/items.parquet")  # fmt: skip
+        html = report(tmp_path / "mild").read_text("utf-8")
+        part = Read(html.split("What the weights leave out")[-1].split("How suspicion is spread")[0]).words
+        assert f"with 2 of {len(items):,} items. 1 of these don't look pushed" in part
+        assert {one for one in items["item_id"] if one in part} == set(items["item_id"][:2])
+
     def test_counts_a_history_s_older_part_that_it_leaves_out(self, scanned, tmp_path):
         folder = scanned[0]
         shutil.copytree(folder, tmp_path / "long")
@@ -225,6 +237,9 @@ class TestScan:
         words = Read(report(tmp_path / "calm").read_text("utf-8")).words
         assert "No item looks pushed." in words
         assert "No user looks hired." in words
+        frame = pl.read_parquet(tmp_path / "calm/items.parquet").with_columns(weight=pl.lit(1.0, pl.Float32))
+        frame.write_parquet(tmp_path / "calm/items.parquet")
+        assert "Nothing: every interaction counts in full." in Read(report(tmp_path / "calm").read_text("utf-8")).words
 
 
 class TestRun:

@@ -525,12 +525,30 @@ class TestOddities:
 
     def test_rows_twice_ids_alike_and_the_future(self):
         late = 4_000_000_000
-        told = self.told(
-            user=["a", "a", "A ", "b"], item=["x", "x", "x", "x"], time=[5 * 10**8, 5 * 10**8, 6 * 10**8, late]
-        )
+        told = self.told(user=["a", "a", "A ", "b"], item=["x", "x", "x", "x"], time=[10**9, 10**9, 11 * 10**8, late])
         assert "1 rows stand there twice or more, to the moment" in told[0]
         assert "1 user ids are another one's" in told[1]
         assert "1 interactions lie in the future, the last on 2096-10-02" in told[2]
+
+    @pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
+    def test_times_that_no_clock_shows(self, unit):
+        """Whatever the unit, and however far off: it is that of most of the log."""
+        usual = [1_600_000_000, 1_600_000_001, 1_600_000_002]
+
+        def told(*odd):
+            times = [one * unit for one in (*usual, *odd)]
+            return self.told(user=[f"u{n}" for n in range(len(times))], item=["x"] * len(times), time=times)
+
+        assert told() == []
+        assert "2 interactions lie before 1990-01-01, the first on 1970-01-01" in told(0, 1000)[0]
+        assert "the first on 1969-12-31" in told(-1)[0]
+        if unit < 10**9:
+            assert "1 interactions lie in the future, the last on 2200-01-01" in told(7_258_118_400)[0]
+        if unit < 10**6:
+            assert "a day beyond the calendar" in told(10**13)[0]
+
+    def test_numbers_that_are_no_times_are_not_judged(self):
+        assert self.told(user=["a", "b", "c"], item=["x", "x", "x"], time=[0, 1, 2]) == []
 
     def test_ids_that_stand_for_none_and_rows_twice_without_times(self):
         told = self.told(user=["a", "a", "NULL", "b"], item=["x", "x", "x", "nan"])

@@ -223,8 +223,9 @@ def success_removed(
 def detection(suspicion: Floats, flagged: Bools | None, fraudsters: Bools) -> dict[str, float]:
     """How well suspicion [users] ranks fraudsters, and what the own decision `flagged` [users] is worth, if any.
 
-    ROC-AUC, PR-AUC (average precision), recall in the worst 1 %; precision, recall and F1 of the decision. Ties count
-    half in ROC-AUC, and share their place everywhere else. Raises DataError where one of the two kinds is missing, and
+    ROC-AUC, PR-AUC (average precision), recall in the worst 1 % and in the worst m (as many as there are fraudsters, so
+    precision there is the same); precision, recall and F1 of the decision. Ties count half in ROC-AUC, and share their
+    place everywhere else. Raises DataError where one of the two kinds is missing, and
     for a suspicion that is no number.
     """
     n, m = len(fraudsters), int(fraudsters.sum())
@@ -241,6 +242,7 @@ def detection(suspicion: Floats, flagged: Bools | None, fraudsters: Bools) -> di
         "ROC-AUC": float((good * (found - bad / 2)).sum() / (m * (n - m))),
         "PR-AUC": float((bad * found / seen).sum() / m),
         "recall@1%": float(_found_among(max(1, round(0.01 * n)), bad, everyone) / m),
+        "recall@m": float(_found_among(m, bad, everyone) / m),
     }
     if flagged is not None:
         caught = int((flagged & fraudsters).sum())

@@ -66,7 +66,7 @@ def show_rows(head: list[str], rows: Iterable[list[Any]], longest: int = 120) ->
 METRICS = {
     "quality, genuine users": ("HR@10", "NDCG@10", "MRR"),
     "exposure of targets": ("T-HR@50", "T-NDCG@50", "target rank", "success removed"),
-    "detection": ("ROC-AUC", "PR-AUC", "precision", "recall", "F1", "recall@1%"),
+    "detection": ("ROC-AUC", "PR-AUC", "precision", "recall", "F1", "recall@1%", "recall@m"),
     "detection of interactions": ("interactions ROC-AUC", "interactions recall"),
     "weights": (
         "weight genuine",

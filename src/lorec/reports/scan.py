@@ -35,6 +35,7 @@ def of_scan(folder: Path) -> Page:
         .head(ITEMS)
         .collect()
     )
+    left_out = items.filter(pl.col("weight") < 1).sort("holders", "item_id", descending=[True, False]).collect()
     titles = items.select(pl.col("item_id").alias("item"), "title")
     sections = [
         Section("Items that look pushed", _items(worst_items, found["figures"])),
@@ -48,6 +49,7 @@ def of_scan(folder: Path) -> Page:
                 titles,
             ),
         ),
+        Section("What the weights leave out", _left_out(left_out, found["figures"])),
         Section("How suspicion is spread", _spread(users, items)),
         Section("What the evidence is worth here", _worth(found["models"])),
         Section("What to keep in mind", [list(map(str, found["notes"]))[:NOTES]]),
@@ -113,6 +115,23 @@ def _users(
         ),
         f"What the worst {len(opened)} did, oldest first; what looks pushed or counts nothing is marked:",
         people(opened, events, titles, SUSPECT),
+    ]  # fmt: skip
+
+
+def _left_out(items: pl.DataFrame, figures: Mapping[str, float]) -> list[Block]:
+    """What training with the weights would not learn, whether it looks pushed or not."""
+    if not items.height:
+        return ["Nothing: every interaction counts in full."]
+    head = {"item_id": "", "title": "", "holders": ",", "weight": ".2f", "suspicion": ".2f", "reasons": ""}
+    innocent = items.filter(pl.col("suspicion") < SUSPECT).height
+    return [
+        f"{float(figures['interactions turned down']):.1%} of the interactions, with {items.height:,} of "
+        f"{int(figures['items']):,} items. {innocent:,} of these don't look pushed, and are left out in case there is "
+        "an attack: look here for what you would rather keep.",
+        Table(
+            f"The {min(items.height, ITEMS):,} of them with the most holders", head,
+            items.head(ITEMS).select(list(head)).rows(),
+        ),
     ]  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from lorec.errors import DataError
 
 MISSING = ("null", "nan", "none", "n/a", "na", "")
 """Ids that programs write where there was none."""
+EARLIEST = 631_152_000
+"""Seconds since 1970; no log of clicks is older than 1990."""
 FEW_ITEMS = 500
 """Of a log: with fewer, a tenth of all items or more are in a list of 50."""
 
@@ -104,10 +106,30 @@ def oddities(dataset: Dataset) -> list[str]:
                 f"{alike:,} {role} ids are another one's but for blanks or capitals; they count as different. Where "
                 "they are one's, mend them first: histories that are torn apart look honest."
             )
-    if "time" in log.columns and (last := _date(int(log["time"].max()))) is not None and last > datetime.now(UTC):  # type: ignore[arg-type]
-        late = int((log["time"] > datetime.now(UTC).timestamp() * _per_second(int(log["time"].max()))).sum())  # type: ignore[arg-type]
-        remarks.append(f"{late:,} interactions lie in the future, the last on {last:%Y-%m-%d}; is the clock right?")
+    return remarks + _odd_times(log)
+
+
+def _odd_times(log: pl.DataFrame) -> list[str]:
+    """Times that no clock shows, by the unit that most of the log's are in."""
+    if "time" not in log.columns or not (unit := _per_second(int(log["time"].median() or 0))):  # type: ignore[arg-type]
+        return []
+    times, now, remarks = log["time"], datetime.now(UTC).timestamp(), []
+    if early := int((times < EARLIEST * unit).sum()):
+        remarks.append(
+            f"{early:,} interactions lie before {_day(EARLIEST)}, the first on {_day(int(times.min()) // unit)}, as "  # type: ignore[arg-type]
+            "missing times do that were written as 0; they count as the oldest."
+        )
+    if late := int((times > now * unit).sum()):
+        last = _day(int(times.max()) // unit)  # type: ignore[arg-type]
+        remarks.append(f"{late:,} interactions lie in the future, the last on {last}; is the clock right?")
     return remarks
+
+
+def _day(seconds: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+    except (ValueError, OverflowError, OSError):
+        return "a day beyond the calendar"
 
 
 def _titles_of_the_log(dataset: Dataset) -> pl.DataFrame:
