@@ -26,7 +26,7 @@ from lorec.models import (
     hide,
     load_recommender,
 )  # fmt: skip
-from lorec.models.layers import Attention, causal_mask, dropout
+from lorec.models.layers import Attention, causal_mask, dropout, seeded
 from lorec.models.losses import mean_loss
 
 ITEMS = 30
@@ -40,6 +40,17 @@ SPECS = [
     FMLP(width=16, max_length=12),
     FMLP(width=16, max_length=13, blocks=1, activation="relu", feed_forward=8),
 ]
+
+
+def test_seeded_draws_move_nobody_elses(monkeypatch):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("reseeds every GPU"))
+    before = torch.get_rng_state()
+    with seeded(7):
+        assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def model(kind="ids", spec=SPECS[0], seed=0, loss=None):

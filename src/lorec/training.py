@@ -26,6 +26,7 @@ from lorec.errors import ConfigError, DataError, RunError
 from lorec.evaluation import evaluate
 from lorec.files import load_state, save_state
 from lorec.models import Backbone, ItemKind, Loss, Precision, Recommender
+from lorec.models.layers import seeded
 from lorec.registry import one_of
 from lorec.text import TextVectors
 
@@ -156,8 +157,7 @@ def fit(
     if training.threads:
         torch.set_num_threads(training.threads)
     vectors = text.items() if items != "ids" and text is not None else None
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _without_denormals():
-        torch.manual_seed(seed)
+    with seeded(seed, device), _without_denormals():
         recommender = Recommender(backbone, items, len(split.catalog), vectors, seed, loss).to(device)
         recommender.precision = training.precision
         rng = stream(seed, "guard")

@@ -11,6 +11,7 @@ from lorec.attacks.heuristics import Profiles
 from lorec.data import Bools, Ints, Sequences
 from lorec.errors import ConfigError
 from lorec.models import Recommender, SASRec
+from lorec.models.layers import seeded
 
 if TYPE_CHECKING:
     from lorec.attacks import View
@@ -100,8 +101,7 @@ class Gradient(Profiles):
 def learned(log: Sequences, n_items: int, rng: np.random.Generator, width: int, epochs: int) -> Recommender:
     """A small SASRec, trained on a log."""
     seed = int(rng.integers(2**31))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = Recommender(SASRec(width=width, dropout=0.1), "ids", n_items, seed=seed).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
         for _ in range(epochs):

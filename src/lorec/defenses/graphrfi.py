@@ -16,6 +16,7 @@ from lorec.defenses.guard import Guard
 from lorec.detectors import first_of
 from lorec.errors import ConfigError
 from lorec.models import Recommender
+from lorec.models.layers import seeded
 from lorec.text import TextVectors
 
 
@@ -68,8 +69,7 @@ class _ForestGuard(Guard):
         """[users]: of fraud."""
         self.weighed = False
         """Whether weights stood in the losses of the last epoch."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**31)))
+        with seeded(int(rng.integers(2**31))):
             self.forest = Forest(recommender.spec.width + 1, spec.trees, spec.depth).to(recommender.device)
         self.optimizer = torch.optim.AdamW(self.forest.parameters(), lr=spec.learning_rate)
 

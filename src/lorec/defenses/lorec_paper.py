@@ -27,6 +27,7 @@ from lorec.detectors import first_of
 from lorec.detectors.language import Head, calibration_loss
 from lorec.errors import ConfigError
 from lorec.models import Recommender
+from lorec.models.layers import seeded
 from lorec.text import TextVectors, View
 
 
@@ -111,8 +112,7 @@ class _PaperGuard(Guard):
         self.states: Floats = np.full(n_users, START)
         self.likely = np.zeros(n_users, dtype=np.float32)
         self.epoch, self.retry = 0, False
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**31)))
+        with seeded(int(rng.integers(2**31))):
             dim = 0 if views is None else views.shape[1]
             self.calibrator = Calibrator(2 * recommender.spec.width, dim).to(recommender.device)
         self.optimizer = torch.optim.AdamW(
@@ -167,9 +167,7 @@ class _PaperGuard(Guard):
 
     def _learn(self, recommender: Recommender) -> float:
         """One pass over all users and known fakes; the mean loss. Its dropout takes no draw from the recommender."""
-        device = recommender.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(int(self.rng.integers(2**31)))
+        with seeded(int(self.rng.integers(2**31)), recommender.device):
             return self._passed(recommender)
 
     def _passed(self, recommender: Recommender) -> float:

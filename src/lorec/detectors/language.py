@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lorec.data import Poison, Sequences
 from lorec.detectors.suspicion import Suspicion, first_of
 from lorec.errors import ConfigError, DataError
+from lorec.models.layers import seeded
 from lorec.text import TextVectors, View
 
 
@@ -91,8 +92,7 @@ class LLM4Dec:
         for these in (np.arange(n_users), np.arange(n_users, len(fake))):
             n = min(max(1, round(self.held * len(these))), len(these) - 1)
             held[torch.from_numpy(rng.choice(these, n, replace=False))] = True
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**31)))
+        with seeded(int(rng.integers(2**31))):
             judge = nn.Sequential(nn.Linear(views.shape[1], self.width), nn.GELU(), Head(self.width, 0.1))
             optimizer = torch.optim.AdamW(judge.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
             learned, best, best_epoch, likely = np.flatnonzero(~held.numpy()), math.inf, 0, np.empty(0, np.float32)

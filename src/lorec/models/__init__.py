@@ -31,6 +31,7 @@ from lorec.errors import ConfigError, DataError, RunError, first_line
 from lorec.files import replacing
 from lorec.models.fmlp import FMLP
 from lorec.models.gru4rec import GRU4Rec
+from lorec.models.layers import seeded
 from lorec.models.losses import BCE, GBCE, LOSSES, Loss, SampledSoftmax, Softmax
 from lorec.models.sasrec import SASRec
 from lorec.registry import build, find, name_of, one_of
@@ -115,8 +116,7 @@ class Recommender(nn.Module):
         self.loss: Loss = loss or BCE()
         self.popularity: Floats | None = None
         self._shift = _Shift()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.backbone = backbone.build()
             if items != "text":
                 self.embedding = nn.Parameter(torch.randn(n_items + 1, backbone.width) * 0.02)

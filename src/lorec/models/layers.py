@@ -1,6 +1,7 @@
-"""What backbones share: dropout with cheap masks, causal attention, the feed-forward."""
+"""What backbones share: dropout with cheap masks, causal attention, the feed-forward; and draws from a seed."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -75,3 +76,18 @@ def causal_mask(padding: Tensor) -> Tensor:
     causal = torch.ones(t, t, dtype=torch.bool, device=padding.device).tril()
     itself = torch.eye(t, dtype=torch.bool, device=padding.device)
     return ((causal & ~padding[:, None, :]) | itself)[:, None]
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Torch's draws come from this seed for a while, on the processor and on `device`; nobody else's draws move.
+
+    (`torch.manual_seed` reseeds every GPU there is, also those that nothing was forked for.)
+    """
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield
