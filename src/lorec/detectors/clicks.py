@@ -52,7 +52,7 @@ class Degree:
         rng: np.random.Generator,
     ) -> Suspicion:
         """Likelihoods of users [users]."""
-        users = made(log, n_items, known, ridge=self.ridge, balanced=True)[0]
+        users = made(log, n_items, known, ridge=self.ridge, balanced=True, beside=True)[0]
         return Suspicion(users=users, flagged=users >= 0.5)
 
 
@@ -305,14 +305,16 @@ def _taken(log: Sequences, n_items: int) -> csr_array:
 
 
 def made(
-    log: Sequences, n_items: int, known: Sequence[Poison], *, ridge: float, balanced: bool = False
+    log: Sequences, n_items: int, known: Sequence[Poison], *, ridge: float, balanced: bool = False, beside: bool = False
 ) -> list[Floats]:
     """How made each history looks, by the mix of popularities in it: likelihoods for the log, then for every round.
 
-    A classifier tells the known fakes from the log; `balanced`: both count alike, however few there are.
+    A classifier tells the known fakes from the log; `balanced`: both count alike, however few there are; `beside`: a
+    round's own clicks count beside the log's, as those of the log's fraudsters do.
     """
     counts = log.counts(n_items)
-    told = [shapes(some, counts) for some in (log, *(one.profiles for one in known))]
+    told = [shapes(log, counts)]
+    told += [shapes(one.profiles, counts + beside * one.profiles.counts(n_items)) for one in known]
     x = squared(np.concatenate(told))
     fake = (np.arange(len(x)) >= len(told[0])).astype(np.float64)
     share = fake.mean()
