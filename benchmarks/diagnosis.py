@@ -77,8 +77,8 @@ class Condition:
 
     def __init__(self, name: str, log: lorec.Sequences, known, text: lorec.TextVectors, recommender, seed: int) -> None:
         self.name = name
-        rng = np.random.default_rng(seed)
-        self.guard = lorec.LoRecPaper(view="pooled").start(recommender, log, text=text, known=known, rng=rng)
+        sight = lorec.Sight(log, recommender.n_items, text, known, np.random.default_rng(seed))
+        self.guard = lorec.LoRecPaper(view="pooled").start(recommender, sight)
         if name in CALIBRATORS:
             guard, dim = self.guard, self.guard.views.shape[1]
             guard.calibrator = CALIBRATORS[name](2 * recommender.spec.width, dim)

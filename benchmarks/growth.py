@@ -49,9 +49,8 @@ def measured(users: int, items: int, length: int, width: int) -> dict[str, float
     found["ranks of all users"] = time.perf_counter() - started
     found["peak of both, MB"] = peak_memory() / 1024**2
     started = time.perf_counter()
-    guard = lorec.LoRec(sources=("log",)).start(
-        recommender, split.train, text=None, known=lorec.known_fakes(split), rng=np.random.default_rng(0)
-    )
+    sight = lorec.Sight(split.train, recommender.n_items, known=lorec.known_fakes(split))
+    guard = lorec.LoRec(sources=("log",)).start(recommender, sight)
     guard.decide()
     found["LoRec's evidence"] = time.perf_counter() - started
     found["peak with it, MB"] = peak_memory() / 1024**2

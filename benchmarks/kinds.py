@@ -141,7 +141,7 @@ class Job:
         started, rng = time.perf_counter(), np.random.default_rng(self.seed)
         recommender = lorec.Recommender(lorec.SASRec(), "ids", len(log.catalog))
         spec = dataclasses.replace(lorec.LoRec(), **fields)
-        guard = spec.start(recommender, log.train, text=text, known=known, rng=rng)
+        guard = spec.start(recommender, lorec.Sight(log.train, recommender.n_items, text, known, rng))
         guard.decide()
         figures = detected(guard, log, poison.targets) | {"seconds": time.perf_counter() - started}
         return figures | {"reliability": reliability(guard, log, poison)}

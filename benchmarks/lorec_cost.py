@@ -28,7 +28,8 @@ def main() -> None:
     recommender = lorec.Recommender(lorec.SASRec(), "ids", len(split.catalog))
     optimizer = torch.optim.AdamW(recommender.parameters(), lr=1e-3)
     rng = np.random.default_rng(0)
-    guard = lorec.LoRecPaper(view="pooled").start(recommender, bad.train, text=text, known=known, rng=rng)
+    sight = lorec.Sight(bad.train, recommender.n_items, text, known, rng)
+    guard = lorec.LoRecPaper(view="pooled").start(recommender, sight)
     feed = Feed(bad.train, len(split.catalog), 50)
 
     def train() -> None:
@@ -62,7 +63,7 @@ def main() -> None:
     print(", ".join(f"{part} {seconds / whole:.0%}" for part, seconds in parts.items()))
 
     started = time.perf_counter()
-    lorec.LoRec().start(recommender, bad.train, text=text, known=known, rng=rng).decide()
+    lorec.LoRec().start(recommender, sight).decide()
     once = time.perf_counter() - started
     print(f"LoRec: {once:.1f} s once, which is {1 + once / (30 * epoch):.2f}x undefended over 30 epochs")
 

@@ -106,7 +106,7 @@ def train(users: int, items: int) -> None:
         with told("LoRec's evidence, from the log alone"):
             known = lorec.known_fakes(split)
             spec = lorec.LoRec(sources=("log",))
-            guard = spec.start(recommender, split.train, text=None, known=known, rng=np.random.default_rng(0))
+            guard = spec.start(recommender, lorec.Sight(split.train, recommender.n_items, known=known))
             guard.decide()
 
 

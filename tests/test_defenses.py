@@ -13,13 +13,14 @@ from lorec.defenses import DEFENSES, Guard, Oracle, Undefended, Weighted, Weight
 from lorec.detectors import Degree
 from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender, SASRec
+from lorec.sight import Sight
 from lorec.text import Hash, TextVectors
 
 
 def start(spec, split):
     recommender = Recommender(SASRec(width=16, max_length=20, blocks=1), "ids", len(split.catalog))
     text, known = TextVectors(split.catalog, Hash(dim=32)), known_fakes(split, share=0.2, seed=1)
-    return recommender, spec.start(recommender, split.train, text=text, known=known, rng=np.random.default_rng(0))
+    return recommender, spec.start(recommender, Sight(split.train, recommender.n_items, text, known))
 
 
 @pytest.mark.parametrize("name", sorted(set(DEFENSES) - {"oracle", "weighted"}))
@@ -38,8 +39,11 @@ def test_every_defense_trains_with_finite_weights(name, split):
 
 def test_a_defense_is_handed_no_labels_targets_or_held_out_items():
     for spec in DEFENSES.values():
-        allowed = {"self", "recommender", "log", "text", "known", "rng"}
-        assert set(inspect.signature(spec.start).parameters) == allowed
+        assert list(inspect.signature(spec.start).parameters) == [
+            "self",
+            "recommender",
+            "sight",
+        ]  # `Sight`: test_detectors
 
 
 def test_the_oracle_needs_what_only_an_experiment_has(split):
@@ -129,7 +133,7 @@ def test_plain_guards_weigh_nothing(split):
     assert guard.weights.users is None
     assert guard.suspicion is None
     assert guard.ready
-    assert Weighted().start(None, split.train, text=None, known=None, rng=None).flagged is None
+    assert Weighted().start(None, Sight(split.train, len(split.catalog))).flagged is None
 
 
 def test_half_a_weight_or_less_turns_down_whoever_gave_it(split):

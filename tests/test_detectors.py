@@ -48,6 +48,7 @@ from lorec.evaluation import detection
 from lorec.evidence import coherence, shapes
 from lorec.files import load_state, save_state
 from lorec.models import Recommender, SASRec
+from lorec.sight import Sight
 from lorec.text import Decoder, Hash, SmolLM2, TextVectors
 from lorec.text.decoders import Answers
 
@@ -59,8 +60,9 @@ def poisoned(town, attack):
 
 
 def test_a_detector_is_handed_no_labels_targets_or_held_out_items():
+    assert {field.name for field in dataclasses.fields(Sight)} == {"log", "n_items", "text", "known", "rng"}
     for spec in DETECTORS.values():
-        assert set(inspect.signature(spec.detect).parameters) == {"self", "log", "n_items", "text", "known", "rng"}
+        assert list(inspect.signature(spec.detect).parameters) == ["self", "sight"]
 
 
 @pytest.mark.parametrize("name", sorted(set(DETECTORS) - {"zeroshot", "audit"}))
@@ -332,7 +334,7 @@ class TestFilter:
     def started(spec, bad, known):
         recommender = Recommender(SASRec(width=8, max_length=20, blocks=1), "ids", len(bad.catalog))
         text = TextVectors(bad.catalog, Hash(dim=64))
-        return recommender, spec.start(recommender, bad.train, text=text, known=known, rng=np.random.default_rng(0))
+        return recommender, spec.start(recommender, Sight(bad.train, recommender.n_items, text, known))
 
     @pytest.mark.parametrize("spec", [Filter(detector=Degree()), LoRec()])
     def test_what_is_accused_counts_nothing_also_after_a_checkpoint(self, spec, town, tmp_path):
@@ -347,7 +349,7 @@ class TestFilter:
         save_state(tmp_path / "guard.safetensors", guard.state())
         _, again = self.started(spec, bad, known)
         again.restore(load_state(tmp_path / "guard.safetensors"))
-        again.known = ()  # whoever asked a second time would fail
+        again.sight = replace(again.sight, known=())  # whoever asked a second time would fail
         again.loss(recommender, batch)
         assert (again.weights.of_events(bad.train) == wanted).all()
         for field in ("users", "flagged", "interactions", "lies", "items"):
@@ -369,8 +371,8 @@ class TestFilter:
             needs_known: ClassVar[bool] = False
             decides: ClassVar[bool] = True
 
-            def detect(self, log, n_items, *, text, known, rng):
-                return Suspicion(users=np.ones(len(log)), flagged=np.ones(len(log), dtype=bool))
+            def detect(self, sight):
+                return Suspicion(users=np.ones(len(sight.log)), flagged=np.ones(len(sight.log), dtype=bool))
 
         _, guard = self.started(Filter(detector=Everybody()), town, ())
         with pytest.raises(DataError, match="Everybody turns every interaction down"):
@@ -384,7 +386,7 @@ class TestFilter:
             with pytest.raises((ConfigError, DataError), match=said):
                 self.started(Filter(detector=spec), replace(town, train=timeless), ())
         with pytest.raises(ConfigError, match="nothing that they have in common"):
-            PCA(components=1).fits(Sequences.of([[1, 2]] * 5), 3, None)
+            PCA(components=1).fits(Sight(Sequences.of([[1, 2]] * 5), 3))
 
 
 class TestLoss:

@@ -10,6 +10,7 @@ from lorec.defenses import ADV, APR, TCE, VAT, CL4SRec, GraphRfi, LoRec, LoRecPa
 from lorec.errors import ConfigError
 from lorec.evaluation import evaluate
 from lorec.models import Foreign, Recommender, SASRec
+from lorec.sight import Sight
 from lorec.text import Hash, TextVectors
 from lorec.training import Training, fit
 
@@ -43,7 +44,7 @@ def test_defenses_see_alike(ours, split):
             with torch.random.fork_rng():
                 torch.manual_seed(5)
                 rng = np.random.default_rng(3)
-                guard = spec.start(model, split.train, text=text, known=known, rng=rng)
+                guard = spec.start(model, Sight(split.train, model.n_items, text, known, rng))
                 model.eval()
                 batch = next(iter(model.feed(split.train, 512).epoch(np.random.default_rng(1))))
                 loss = guard.loss(model, batch).item()
@@ -75,10 +76,10 @@ def test_says_what_does_not_fit(ours, split):
     closed = opened(ours, losses=None)
     batch = next(iter(closed.feed(split.train, 512).epoch(np.random.default_rng(1))))
     with pytest.raises(ConfigError, match="looks at losses"):
-        TCE().start(closed, split.train, text=None, known=None, rng=np.random.default_rng(0)).loss(closed, batch)
+        TCE().start(closed, Sight(split.train, closed.n_items)).loss(closed, batch)
     for spec in (APR(), VAT(), PamaCF(), ADV(), StDenoise()):
         with pytest.raises(ConfigError, match="a foreign one does not open"):
-            spec.start(closed, split.train, text=None, known=None, rng=np.random.default_rng(0))
+            spec.start(closed, Sight(split.train, closed.n_items))
     for inside in (closed.shifted, closed.keeping_states):
         with pytest.raises(ConfigError, match="a foreign one does not open"), inside():
             pass

@@ -1,5 +1,7 @@
 """LoRec by evidence: the calibration against a written-out reference, and where its effect is visible."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -18,6 +20,7 @@ from lorec.evaluation import detection, evaluate
 from lorec.evidence import Examiner
 from lorec.files import load_state, save_state
 from lorec.models import Recommender, SASRec
+from lorec.sight import Sight
 from lorec.text import Hash, TextVectors
 from lorec.training import Training, fit
 
@@ -38,9 +41,8 @@ def start(bad, known, spec=None, seed=0, rows=None):
     recommender = Recommender(SMALL, "ids", len(bad.catalog), seed=1)
     log = bad.train if rows is None else bad.train.take(rows)
     text = TextVectors(bad.catalog, Hash(dim=64))
-    return recommender, (spec or LoRec()).start(
-        recommender, log, text=text, known=known, rng=np.random.default_rng(seed)
-    )
+    sight = Sight(log, recommender.n_items, text, known, np.random.default_rng(seed))
+    return recommender, (spec or LoRec()).start(recommender, sight)
 
 
 def decided(bad, known, spec=None, seed=0):
@@ -290,7 +292,7 @@ class TestGuard:
         _, bad, known = poisoned(town, Random(share=0.02))
         recommender, guard = start(bad, known)
         recommender.eval()
-        plain = Undefended().start(recommender, bad.train, text=None, known=None, rng=np.random.default_rng(0))
+        plain = Undefended().start(recommender, Sight(bad.train, recommender.n_items))
         for batch in Feed(bad.train, len(bad.catalog), 20, tokens=1024).epoch(np.random.default_rng(0)):
             weighted, whole = guard.loss(recommender, batch), plain.loss(recommender, batch)
             off = (guard.weights.events[batch.events] == 0) & (batch.positives > 0)
@@ -319,15 +321,13 @@ class TestGuard:
 
     def test_says_what_it_lacks(self, town):
         known = known_fakes(town, share=0.05, rounds=1)
-        recommender, rng = Recommender(SMALL, "ids", len(town.catalog)), np.random.default_rng(0)
+        recommender = Recommender(SMALL, "ids", len(town.catalog))
+        sight = Sight(town.train, recommender.n_items, known=known)
         with pytest.raises(DataError, match="known fakes"):
-            LoRec().start(recommender, town.train, text=None, known=(), rng=rng)
+            LoRec().start(recommender, replace(sight, known=()))
         with pytest.raises(ConfigError, match="sources = \\['log'\\]"):
-            LoRec().start(recommender, town.train, text=None, known=known, rng=rng)
-        assert (
-            LoRec(sources=("log",)).start(recommender, town.train, text=None, known=known, rng=rng).weights.events
-            is None
-        )
+            LoRec().start(recommender, sight)
+        assert LoRec(sources=("log",)).start(recommender, sight).weights.events is None
         with pytest.raises(DataError, match="no known fake takes a target"):
             start(town, [Poison(known[0].profiles, np.zeros(0, dtype=np.int32), {})])[1].decide()
         for wrong in (

@@ -1,6 +1,7 @@
 """LoRec as published: calibrator, weights and schedule against references, and where its effect is visible."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection, evaluate, mean_weights
 from lorec.files import load_state, save_state
 from lorec.models import Recommender, SASRec
+from lorec.sight import Sight
 from lorec.text import Hash, TextVectors
 from lorec.training import Training, fit
 
@@ -28,7 +30,8 @@ def start(spec, split, seed=0, known=None):
     recommender = Recommender(SMALL, "ids", len(split.catalog), seed=seed)
     text = TextVectors(split.catalog, Hash(dim=32))
     known = known if known is not None else known_fakes(split, share=0.2, seed=1)
-    return recommender, spec.start(recommender, split.train, text=text, known=known, rng=np.random.default_rng(seed))
+    sight = Sight(split.train, recommender.n_items, text, known, np.random.default_rng(seed))
+    return recommender, spec.start(recommender, sight)
 
 
 class TestCompensation:
@@ -225,14 +228,13 @@ class TestGuard:
 
     def test_it_says_what_it_lacks(self, split):
         recommender = Recommender(SMALL, "ids", len(split.catalog))
-        rng, some = np.random.default_rng(0), [Poison(Sequences.of([[1]]), np.array([1]), {})]
+        some = [Poison(Sequences.of([[1]]), np.array([1]), {})]
+        sight = Sight(split.train, recommender.n_items, known=some)
         with pytest.raises(DataError, match="known fakes"):
-            LoRecPaper().start(recommender, split.train, text=None, known=None, rng=rng)
+            LoRecPaper().start(recommender, replace(sight, known=()))
         with pytest.raises(ConfigError, match="alignment = 0"):
-            LoRecPaper().start(recommender, split.train, text=None, known=some, rng=rng)
-        assert isinstance(
-            LoRecPaper(alignment=0).start(recommender, split.train, text=None, known=some, rng=rng), Guard
-        )
+            LoRecPaper().start(recommender, sight)
+        assert isinstance(LoRecPaper(alignment=0).start(recommender, sight), Guard)
         with pytest.raises(ConfigError, match="1 or more"):
             LoRecPaper(passes=0)
 

@@ -32,6 +32,7 @@ from lorec.errors import ConfigError
 from lorec.evaluation import detection, evaluate
 from lorec.models import BACKBONES, FMLP, Recommender, SASRec, Softmax
 from lorec.models.losses import mean_loss
+from lorec.sight import Sight
 from lorec.text import Hash, TextVectors
 from lorec.training import Training, fit
 
@@ -43,7 +44,7 @@ def started(spec, split, backbone=SMALL, items="ids"):
     vectors = None if items == "ids" else TextVectors(split.catalog, Hash(dim=16)).items()
     recommender = Recommender(backbone, items, len(split.catalog), vectors, seed=1)
     known = known_fakes(split, share=0.2, seed=1)
-    return recommender, spec.start(recommender, split.train, text=None, known=known, rng=np.random.default_rng(0))
+    return recommender, spec.start(recommender, Sight(split.train, recommender.n_items, known=known))
 
 
 def batch_of(split, recommender):
@@ -364,7 +365,7 @@ class TestGraphRfi:
         log = Sequences.of([[1], *(split.train[user] for user in range(len(split)))])
         recommender = Recommender(SMALL, "ids", len(split.catalog), seed=1)
         known = known_fakes(split, share=0.2, seed=1)
-        guard = GraphRfi().start(recommender, log, text=None, known=known, rng=np.random.default_rng(0))
+        guard = GraphRfi().start(recommender, Sight(log, recommender.n_items, known=known))
         errors = guard._features(recommender)[: len(log), -1]
         assert abs(float(errors[0])) < 0.5 < float(errors[1:].abs().max())
 

@@ -24,6 +24,7 @@ from lorec.evidence import bursts, doubles
 from lorec.files import load_state, save_state
 from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
 from lorec.scans.findings import by_chance, share_below, twins
+from lorec.sight import Sight
 from lorec.sources import oddities
 from lorec.terminal import show_findings
 from lorec.text import Hash, MiniLM
@@ -452,7 +453,7 @@ class TestDoubles:
         assert (share[40:80] == 1).all()
         honest = np.setdiff1d(np.arange(200), [7, 150, *range(40, 80)])
         assert share[honest].max() < 0.5
-        found = Copies().detect(Sequences.of(lists), 399, text=None, known=(), rng=rng).users
+        found = Copies().detect(Sight(Sequences.of(lists), 399)).users
         assert found[[7, 150, *range(40, 80)]].min() > found[honest].max()
 
 
@@ -486,7 +487,7 @@ class TestBursts:
             lists[user][-1], times[user][-1] = 300, 500_000 + user
         log = Sequences.of(lists)
         log = dataclasses.replace(log, times=times.ravel())
-        found = Bursts().detect(log, 300, text=None, known=(), rng=rng)
+        found = Bursts().detect(Sight(log, 300))
         assert np.argmax(found.items) == 300
         in_time = (log.items == 300) & (found.interactions > 0)
         assert 20 <= in_time.sum() <= 40

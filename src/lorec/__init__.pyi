@@ -184,6 +184,9 @@ from .scans import (
 from .scans import (
     scan as scan,
 )
+from .sight import (
+    Sight as Sight,
+)
 from .sources import (
     load as load,
 )
@@ -249,6 +252,7 @@ __all__ = [
     "Scorecard",
     "Segment",
     "Sequences",
+    "Sight",
     "Softmax",
     "Split",
     "Suspicion",

@@ -21,6 +21,7 @@ from lorec.files import write_json, write_parquet
 from lorec.records import DRAFT, Event, Watch, only_a_draft, peak_memory, without_draft
 from lorec.registry import name_of, unknown
 from lorec.runfile import RunFile, named
+from lorec.sight import Sight
 from lorec.sources import prepared
 from lorec.text import Server, TextVectors
 from lorec.text.store import by_length
@@ -36,7 +37,7 @@ def check(config: RunFile, split: Split, text: TextVectors) -> None:
         text.check()
     for defense in config.defenses:
         suits(defense, config.backbone)
-        fits(defense, split.train, len(split.catalog), text)
+        fits(defense, Sight(split.train, len(split.catalog), text))
         if isinstance(defense, WeightFile):
             defense.read()  # whom it names, a run knows: there may be injected ones among them
     check_known(config.known.kinds or ())
@@ -235,7 +236,7 @@ def detect(config: RunFile, *, cache: str | Path | None = None, watch: Watch | N
     if any(one.needs_text for one in (config.attack, *asked.values())):
         text.check()
     for one in asked.values():
-        fits(one, clean.train, len(clean.catalog), text)
+        fits(one, Sight(clean.train, len(clean.catalog), text))
     poison = forged(config, clean, text, None, watch)
     bad = inject(clean, poison, config.seed)
     known = known_of(config, bad, poison.provenance["attack"])

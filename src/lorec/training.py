@@ -28,6 +28,7 @@ from lorec.files import load_state, save_state
 from lorec.models import Backbone, ItemKind, Loss, Precision, Recommender
 from lorec.models.layers import seeded
 from lorec.registry import one_of
+from lorec.sight import Sight
 from lorec.text import TextVectors
 
 __all__ = ["Fit", "Progress", "Training", "choose_device", "fit"]
@@ -160,8 +161,8 @@ def fit(
     with seeded(seed, device), _without_denormals():
         recommender = Recommender(backbone, items, len(split.catalog), vectors, seed, loss).to(device)
         recommender.precision = training.precision
-        rng = stream(seed, "guard")
-        guard = defense.start(recommender, split.train, text=text, known=known, rng=rng)
+        sight = Sight(split.train, len(split.catalog), text, known or (), stream(seed, "guard"))
+        guard = defense.start(recommender, sight)
         loop = _Loop(split, recommender, guard, training, seed, watch, follow)
         described = {
             "backbone": repr(backbone),

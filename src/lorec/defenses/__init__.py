@@ -1,16 +1,11 @@
 """Defenses: what the loss of a batch is, and what happens after an epoch.
 
-A Defense is a spec with one verb, `start(...) -> Guard`; a Guard is that defense at work on one recommender. It gets
-the training log alone, its rows shuffled: no labels, no targets, no held-out items. `known` are rounds of fakes that
-were synthesised for the defender, each with the items that it pushes, `text` the vectors of what items and users say.
+A Defense is a spec with one verb, `start(recommender, sight) -> Guard`; a Guard is that defense at work on one
+recommender, a Sight (`lorec.sight`) all that it may look at.
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
-from lorec.data import Poison, Sequences
 from lorec.defenses.adversarial import ADV, APR, VAT, PamaCF
 from lorec.defenses.contrastive import CL4SRec, StDenoise
 from lorec.defenses.filters import Filter, LLM4Dec, LoRec
@@ -20,7 +15,7 @@ from lorec.defenses.lorec_paper import LoRecPaper
 from lorec.defenses.robust import PLD, RCE, TCE, Trimmed
 from lorec.defenses.weighted import Oracle, Undefended, Weighted, WeightFile
 from lorec.models import Backbone, Recommender
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 __all__ = [
     "ADV", "APR", "DEFENSES", "PLD", "RCE", "TCE", "VAT", "CL4SRec", "Defense", "Filter", "GraphRfi", "Guard",
@@ -50,14 +45,6 @@ class Defense(Protocol):
         """Whether `start` asks for text vectors."""
         ...
 
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self, recommender: Recommender, sight: Sight) -> Guard:
         """Put it to work on a recommender that is about to train on a log."""
         ...

@@ -4,7 +4,6 @@ They need no known fakes and no texts. All begin after a warm start, as an unfit
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lorec.data import Batch, Poison, Sequences
+from lorec.data import Batch
 from lorec.defenses.guard import Guard
 from lorec.errors import ConfigError
 from lorec.models import Recommender
 from lorec.models.losses import mean_loss
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 CHUNK = 4_000_000
 """Products of gradients and items in memory at once."""
@@ -39,18 +38,10 @@ class _Adversarial:
         if not 0 < self.radius < math.inf or not 0 <= self.weight < math.inf or self.enter < 1:
             raise ConfigError("adversarial training: radius is above 0, weight 0 or more, enter epoch 1 or later")
 
-    def start(
-        self: Any,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self: Any, recommender: Recommender, sight: Sight) -> Guard:
         """Nothing is learned beforehand. Raises ConfigError for a recommender that can't be opened."""
         recommender.check_open()
-        return _AdversarialGuard(self, rng)
+        return _AdversarialGuard(self, sight.rng)
 
 
 class _AdversarialGuard(Guard):

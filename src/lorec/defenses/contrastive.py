@@ -4,7 +4,6 @@ They need no known fakes and no texts.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lorec.data import Batch, Poison, Sequences
+from lorec.data import Batch
 from lorec.defenses.guard import Guard
 from lorec.errors import ConfigError
 from lorec.models import Recommender
 from lorec.models.losses import mean_loss
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 Items = NDArray[np.int32]
 
@@ -37,19 +36,11 @@ class _Contrastive:
         if not 0 <= self.weight < math.inf or not 0 < self.temperature < math.inf:
             raise ConfigError("contrastive training: weight is 0 or more, and temperature above 0, both finite")
 
-    def start(
-        self: Any,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self: Any, recommender: Recommender, sight: Sight) -> Guard:
         """Nothing is learned beforehand. Raises ConfigError where it must open a recommender and can't."""
         if self.inside:
             recommender.check_open()
-        return _ContrastiveGuard(self, rng)
+        return _ContrastiveGuard(self, sight.rng)
 
 
 class _ContrastiveGuard(Guard):

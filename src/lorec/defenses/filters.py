@@ -1,6 +1,5 @@
 """Detectors as defenses: what they accuse counts nothing. LoRec and LLM4Dec are such."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,30 +8,22 @@ import torch
 from torch import Tensor
 
 from lorec import detectors
-from lorec.data import Batch, Bools, Floats, Poison, Sequences
+from lorec.data import Batch, Bools, Floats
 from lorec.defenses.guard import Guard
 from lorec.detectors import Detector, Suspicion, check, fits
 from lorec.errors import ConfigError, DataError
 from lorec.models import Recommender
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 
 class _FilterGuard(Guard):
     """Asks its detector when the first batch asks, so that a resumed fit takes the answer from the checkpoint."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        log: Sequences,
-        n_items: int,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> None:
+    def __init__(self, detector: Detector, sight: Sight) -> None:
         super().__init__()
-        self.detector, self.log, self.n_items, self.text, self.rng = detector, log, n_items, text, rng
-        self.known = check(detector, text, known)
-        fits(detector, log, n_items, text)
+        check(detector, sight)
+        fits(detector, sight)
+        self.detector, self.sight = detector, sight
         self.found: Suspicion | None = None
 
     @property
@@ -56,20 +47,19 @@ class _FilterGuard(Guard):
         return super().loss(recommender, batch)
 
     def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
-        turned_down = self.weights.of_events(self.log) < 1
+        turned_down = self.weights.of_events(self.sight.log) < 1
         return {"interactions turned down": float(turned_down.mean())}
 
     def decide(self) -> None:
         """Ask the detector and set the weights, unless that is done."""
         if self.found is None:
-            detector, text = self.detector, self.text
-            self._set(detector.detect(self.log, self.n_items, text=text, known=self.known, rng=self.rng))
+            self._set(self.detector.detect(self.sight))
 
     def _set(self, found: Suspicion) -> None:
         self.found = found
         if self.detector.decides:
             self.weights = found.weights()
-            if len(self.log.items) and self.weights.turned_down(self.log).all():
+            if len(self.sight.log.items) and self.weights.turned_down(self.sight.log).all():
                 raise DataError(
                     f"{type(self.detector).__name__} turns every interaction down, so nothing is left to train on; "
                     "take another detector, or one that accuses fewer"
@@ -87,17 +77,9 @@ class _FilterGuard(Guard):
 class _Filters:
     """A detector's own `start`."""
 
-    def start(
-        self: Detector,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> _FilterGuard:
+    def start(self: Detector, recommender: Recommender, sight: Sight) -> _FilterGuard:
         """Raises ConfigError without text where it reads, and DataError without known fakes where it learns."""
-        return _FilterGuard(self, log, recommender.n_items, text, known, rng)
+        return _FilterGuard(self, sight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,18 +112,10 @@ class Filter:
         """As its detector."""
         return self.detector.needs_text
 
-    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+    def fits(self, sight: Sight) -> None:
         """Run the detector's own check of the log."""
-        fits(self.detector, log, n_items, text)
+        fits(self.detector, sight)
 
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> _FilterGuard:
+    def start(self, recommender: Recommender, sight: Sight) -> _FilterGuard:
         """Raises ConfigError without text where it reads, and DataError without known fakes where it learns."""
-        return _FilterGuard(self.detector, log, recommender.n_items, text, known, rng)
+        return _FilterGuard(self.detector, sight)

@@ -1,7 +1,6 @@
 """GraphRfi (Zhang et al., SIGIR 2020), in sequential form: a neural random forest beside the recommender."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,13 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorec.data import Floats, Poison, Sequences, Weights
+from lorec.data import Floats, Sequences, Weights
 from lorec.defenses.guard import Guard
-from lorec.detectors import first_of
 from lorec.errors import ConfigError
 from lorec.models import Recommender
 from lorec.models.layers import seeded
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +44,9 @@ class GraphRfi:
         if min(self.trees, self.depth, self.passes, self.batch) < 1 or not 0 < self.learning_rate < math.inf:
             raise ConfigError("graphrfi: trees, depth, passes and batch are 1 or more, learning_rate is above 0")
 
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self, recommender: Recommender, sight: Sight) -> Guard:
         """Raises DataError without known fakes."""
-        return _ForestGuard(self, recommender, log.extended(first_of(known).profiles), len(log), rng)
+        return _ForestGuard(self, recommender, sight.log.extended(sight.fakes()), len(sight.log), sight.rng)
 
 
 class _ForestGuard(Guard):

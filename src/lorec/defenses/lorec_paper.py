@@ -11,7 +11,6 @@ due twice in an epoch happens once.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorec.data import Floats, Poison, Sequences, Weights
+from lorec.data import Floats, Sequences, Weights
 from lorec.defenses.guard import Guard
-from lorec.detectors import first_of
 from lorec.detectors.language import Head, calibration_loss
 from lorec.errors import ConfigError
 from lorec.models import Recommender
 from lorec.models.layers import seeded
-from lorec.text import TextVectors, View
+from lorec.sight import Sight
+from lorec.text import View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,25 +73,16 @@ class LoRecPaper:
         """Whether it asks a language model."""
         return self.alignment > 0
 
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self, recommender: Recommender, sight: Sight) -> Guard:
         """It learns from the first round of known fakes: one file of profiles, as the authors have it.
 
         Raises ConfigError without text (where it aligns) and DataError without known fakes.
         """
-        fakes = first_of(known).profiles
-        if self.alignment and text is None:
+        everyone = sight.log.extended(sight.fakes())
+        if self.alignment and sight.text is None:
             raise ConfigError("LoRec aligns with a language model's view; give text vectors, or set alignment = 0")
-        everyone = log.extended(fakes)
-        views = text.users(everyone, view=self.view) if self.alignment and text is not None else None
-        return _PaperGuard(self, recommender, everyone, len(log), views, rng)
+        views = sight.texts(self).users(everyone, view=self.view) if self.alignment else None
+        return _PaperGuard(self, recommender, everyone, len(sight.log), views, sight.rng)
 
 
 class _PaperGuard(Guard):

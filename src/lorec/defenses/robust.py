@@ -5,7 +5,6 @@ niche taste is hard to fit for ever: what these cost honest users is to be looke
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorec.data import Batch, Floats, Poison, Sequences, Weights
+from lorec.data import Batch, Floats, Weights
 from lorec.defenses.guard import Guard
 from lorec.errors import ConfigError
 from lorec.models import Backbone, Recommender
 from lorec.models.losses import mean_loss
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 # ---------------------------------------------------------------------------------------- weights within a batch
 
@@ -54,18 +53,10 @@ class _Losses:
 
     needs_text: ClassVar[bool] = False
 
-    def start(
-        self: Any,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self: Any, recommender: Recommender, sight: Sight) -> Guard:
         """Nothing is learned beforehand. Raises ConfigError as `suits` does."""
         self.suits(recommender.spec)
-        return _Reweighted(self, rng)
+        return _Reweighted(self, sight.rng)
 
     def suits(self, backbone: Backbone) -> None:
         """Any backbone will do, unless a defense says otherwise."""
@@ -173,17 +164,9 @@ class Trimmed:
         if not 0 <= self.share < 1 or self.enter < 1:
             raise ConfigError("trimmed: share lies in [0, 1), and enter is epoch 1 or later")
 
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self, recommender: Recommender, sight: Sight) -> Guard:
         """Nothing is learned beforehand."""
-        return _TrimmedGuard(self, len(log))
+        return _TrimmedGuard(self, len(sight.log))
 
 
 class _TrimmedGuard(Guard):

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from lorec.data import Bools, Floats, Ints, Poison, Sequences, Weights
+from lorec.data import Bools, Floats, Ints, Sequences, Weights
 from lorec.defenses.guard import Guard
 from lorec.errors import ConfigError, DataError, first_line
 from lorec.models import Recommender
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,7 @@ class Undefended:
 
     needs_text: ClassVar[bool] = False
 
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self, recommender: Recommender, sight: Sight) -> Guard:
         """Do nothing."""
         return Guard()
 
@@ -43,23 +35,15 @@ class Weighted:
 
     needs_text: ClassVar[bool] = False
 
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self, recommender: Recommender, sight: Sight) -> Guard:
         """Check that the weights fit the log. Raises DataError where they don't."""
         for what, values, wanted in (
-            ("users", self.weights.users, len(log)),
-            ("events", self.weights.events, len(log.items)),
+            ("users", self.weights.users, len(sight.log)),
+            ("events", self.weights.events, len(sight.log.items)),
         ):
             if values is not None and len(values) != wanted:
                 raise DataError(f"{len(values)} weights of {what} for a log with {wanted}; give one for each row")
-        return _WeightedGuard(self.weights, log)
+        return _WeightedGuard(self.weights, sight.log)
 
 
 class _WeightedGuard(Guard):
@@ -99,15 +83,7 @@ class Oracle:
         """The defense that only an experiment can make, because only it has the labels [users]."""
         return Weighted(Weights(users=(~fraudsters).astype(np.float32)))
 
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self, recommender: Recommender, sight: Sight) -> Guard:
         """Raise ConfigError: no defense is given labels."""
         raise ConfigError(
             "the oracle needs labels, which no defense is given; call reveal(fraudsters) in an experiment"
@@ -227,15 +203,7 @@ class WeightFile:
                 raise DataError(f"{self.path}, row {row + 1}: {name} is {values[row]!r}; it is {wanted}")
         return found.with_columns(pl.col("user").cast(pl.String))
 
-    def start(
-        self,
-        recommender: Recommender,
-        log: Sequences,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison] | None,
-        rng: np.random.Generator,
-    ) -> Guard:
+    def start(self, recommender: Recommender, sight: Sight) -> Guard:
         """Raise ConfigError: a defense is not told who is who in its log."""
         raise ConfigError("weights of a file go by users' ids, which no defense is given; call of(users, log) before")
 

@@ -1,30 +1,27 @@
 """Detectors: how suspicious users, interactions and items of a log are.
 
-A Detector is a spec with one verb, `detect(...) -> Suspicion`. It gets the training log alone, its rows shuffled: no
-labels, no targets, no held-out items. `known` are rounds of fakes that were synthesised for the defender, `text` what a
-language model makes of items and users. A defense may take a detector's word for what counts nothing.
+A Detector is a spec with one verb, `detect(sight) -> Suspicion`; a Sight (`lorec.sight`) is all that it may look at. A
+defense may take a detector's word for what counts nothing.
 """
 
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
-import numpy as np
-
-from lorec.data import Poison, Sequences, Split, stream
+from lorec.data import Poison, Split, stream
 from lorec.detectors.audit import Audit
 from lorec.detectors.clicks import FAP, PCA, Bursts, Copies, Degree, Groups
 from lorec.detectors.company import Coherence, Context
 from lorec.detectors.hardness import Loss
 from lorec.detectors.language import LLM4Dec, ZeroShot
 from lorec.detectors.lorec import LoRec
-from lorec.detectors.suspicion import Suspicion, first_of, harmed, judged, places, rounds_of
+from lorec.detectors.suspicion import Suspicion, harmed, judged, places
 from lorec.errors import ConfigError
+from lorec.sight import Sight
 from lorec.text import TextVectors
 
 __all__ = [
     "DETECTORS", "FAP", "PCA", "Audit", "Bursts", "Coherence", "Context", "Copies", "Degree", "Detector", "Groups",
-    "LLM4Dec", "LoRec", "Loss", "Suspicion", "ZeroShot", "check", "detect", "first_of", "fits", "harmed", "judged",
-    "places", "rounds_of",
+    "LLM4Dec", "LoRec", "Loss", "Suspicion", "ZeroShot", "check", "detect", "fits", "harmed", "judged", "places",
 ]  # fmt: skip
 
 DETECTORS: dict[str, type] = {
@@ -46,34 +43,22 @@ class Detector(Protocol):
         """Whether it needs the items' texts."""
         ...
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
-        """Look at a log of items 1 to `n_items`."""
+    def detect(self, sight: Sight) -> Suspicion:
+        """Look at a log."""
         ...
 
 
-def check(detector: Detector, text: TextVectors | None, known: Sequence[Poison] | None) -> Sequence[Poison]:
-    """The rounds of known fakes that a detector learns from; () where it does not.
-
-    Raises ConfigError where it reads and there is no text, DataError where it learns and there are no fakes.
-    """
+def check(detector: Detector, sight: Sight) -> None:
+    """Raise ConfigError where it reads and there is no text, DataError where it learns and there are no known fakes."""
     if not hasattr(detector, "detect") or isinstance(detector, type):
         raise ConfigError(f"detector is {detector!r}; give one, as lorec.Degree()")
-    rounds = rounds_of(known) if detector.needs_known else ()
-    if detector.needs_text and text is None:
-        without = ", or set sources = ['log']" if hasattr(detector, "sources") else ""
-        raise ConfigError(f"{type(detector).__name__} reads the items' texts; give text vectors{without}")
-    return rounds
+    if detector.needs_known:
+        sight.rounds()
+    if detector.needs_text:
+        sight.texts(detector)
 
 
-def fits(spec: object, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+def fits(spec: object, sight: Sight) -> None:
     """Raise now what a detector, or a defense made of one, would say after hours of other work.
 
     ConfigError or DataError of its own method `fits`, where it has one: for a log without times, too few users for the
@@ -81,7 +66,7 @@ def fits(spec: object, log: Sequences, n_items: int, text: TextVectors | None) -
     """
     told = getattr(spec, "fits", None)
     if told is not None:
-        told(log, n_items, text)
+        told(sight)
 
 
 def detect(
@@ -93,5 +78,6 @@ def detect(
     seed: int = 0,
 ) -> Suspicion:
     """Ask one detector about a training log, as a defense made of it would with the same seed. Raises as `check`."""
-    known = check(detector, text, known)
-    return detector.detect(split.train, len(split.catalog), text=text, known=known, rng=stream(seed, "guard"))
+    sight = Sight(split.train, len(split.catalog), text, known or (), stream(seed, "guard"))
+    check(detector, sight)
+    return detector.detect(sight)

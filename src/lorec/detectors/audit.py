@@ -1,17 +1,16 @@
 """Two stages: a cheap filter, then a language model reads the few (SemanticShield, 2025)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from lorec.data import Floats, Poison, Sequences
+from lorec.data import Floats
 from lorec.detectors.clicks import PCA
 from lorec.detectors.language import ZeroShot
 from lorec.detectors.suspicion import Suspicion, places, worst
 from lorec.errors import ConfigError
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +43,18 @@ class Audit:
         if self.components < 1:
             raise ConfigError(f"audit: components is {self.components}; it is 1 or more")
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Ranks by the filter in [0, 1), and from 1 on the audit's likelihoods of the suspects.
 
         Raises ConfigError as `fits` does.
         """
-        self.fits(log, n_items, text)
-        first = self._filter(log, n_items, rng)
+        self.fits(sight)
+        log, first = sight.log, self._filter(sight)
         suspects = np.flatnonzero(worst(first, self.suspects))
         others = np.setdiff1d(np.arange(len(log)), suspects)
-        some = np.sort(rng.choice(others, min(len(suspects), len(others)), replace=False))
+        some = np.sort(sight.rng.choice(others, min(len(suspects), len(others)), replace=False))
         asked = np.concatenate([suspects, some])
-        said = ZeroShot(question=self.question).detect(log.take(asked), n_items, text=text, known=(), rng=rng).users
+        said = ZeroShot(question=self.question).detect(replace(sight, log=log.take(asked))).users
         likely, usual = said[: len(suspects)], said[len(suspects) :]
         users = places(first) / len(log)
         users[suspects] = 1 + likely
@@ -71,18 +62,18 @@ class Audit:
         flagged[suspects] = likely > (np.median(usual) if len(usual) else 0.5)
         return Suspicion(users=users, flagged=flagged)
 
-    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+    def fits(self, sight: Sight) -> None:
         """Raise ConfigError where the encoder is none that writes, and as PCA does."""
-        PCA(components=self.components).fits(log, n_items, None)
-        if text is not None:
-            text.writer()
+        PCA(components=self.components).fits(sight)
+        if sight.text is not None:
+            sight.text.writer()
 
-    def _filter(self, log: Sequences, n_items: int, rng: np.random.Generator) -> Floats:
+    def _filter(self, sight: Sight) -> Floats:
         """[users]: the higher of two ranks, of how unusual the loading is and how unpopular the taste."""
-        loading = PCA(components=self.components).detect(log, n_items, text=None, known=(), rng=rng).users
+        log, loading = sight.log, PCA(components=self.components).detect(sight).users
         # To either side: where histories are short a campaign is itself the largest of the common factors.
         alien = np.abs(places(loading) - (len(log) - 1) / 2)
-        counts = log.counts(n_items)
+        counts = log.counts(sight.n_items)
         rare = counts <= np.quantile(counts[1:], self.unpopular)
         taste = np.bincount(log.users(), rare[log.items], len(log)) / np.maximum(log.lengths, 1)
         found: Floats = np.maximum(places(alien), places(taste)) / len(log)

@@ -10,10 +10,10 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from lorec.data import Floats, Poison, Sequences
 from lorec.detectors.logistic import fit_logistic, sigmoid, squared
-from lorec.detectors.suspicion import Suspicion, first_of, worst
+from lorec.detectors.suspicion import Suspicion, worst
 from lorec.errors import ConfigError, DataError
 from lorec.evidence import bursts, by_rank, doubles, shapes
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 BLOCK = 8_192
 """Users or items whose pairs are in memory at once."""
@@ -42,17 +42,9 @@ class Degree:
         if not 0 < self.ridge < np.inf:
             raise ConfigError(f"degree: ridge is {self.ridge}; it is above 0 and finite")
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Likelihoods of users [users]."""
-        users = made(log, n_items, known, ridge=self.ridge, balanced=True, beside=True)[0]
+        users = made(sight.log, sight.n_items, sight.rounds(), ridge=self.ridge, balanced=True, beside=True)[0]
         return Suspicion(users=users, flagged=users >= 0.5)
 
 
@@ -80,18 +72,10 @@ class PCA:
                 f"pca: components is {self.components}, share {self.share}; they are 1 or more, and in (0, 1)"
             )
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Minus the sum of squared loadings [users]. Raises ConfigError as `fits` does."""
-        self.fits(log, n_items, text)
-        taken = _taken(log, n_items)
+        self.fits(sight)
+        n_items, taken = sight.n_items, _taken(sight.log, sight.n_items)
         mean = taken.sum(1) / n_items
         scale = 1 / np.sqrt(np.maximum(mean * (1 - mean), 1e-12))
         ones = np.ones(n_items)
@@ -101,16 +85,17 @@ class PCA:
             rmatvec=lambda y: taken.T @ (scale * y.ravel()) - (mean * scale) @ y.ravel() * ones,
             dtype=np.float64,
         )
-        loadings, _, _ = svds(standardised, k=self.components, rng=rng)
+        loadings, _, _ = svds(standardised, k=self.components, rng=sight.rng)
         users: Floats = -np.square(loadings).sum(1)
         return Suspicion(users=users, flagged=worst(users, self.share))
 
-    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+    def fits(self, sight: Sight) -> None:
         """Raise ConfigError where there are too few users or items, or all users are alike."""
-        if self.components >= min(len(log), n_items):
-            raise ConfigError(f"pca: {self.components} components of {len(log)} users and {n_items} items; take fewer")
-        holders = log.distinct().counts(n_items)[1:]
-        if ((holders == 0) | (holders == len(log))).all():
+        n_users, n_items = len(sight.log), sight.n_items
+        if self.components >= min(n_users, n_items):
+            raise ConfigError(f"pca: {self.components} components of {n_users} users and {n_items} items; take fewer")
+        holders = sight.log.distinct().counts(n_items)[1:]
+        if ((holders == 0) | (holders == n_users)).all():
             raise ConfigError("pca: all users took the same items, so there is nothing that they have in common or not")
 
 
@@ -135,27 +120,19 @@ class FAP:
         if self.rounds < 1 or not 0 < self.share < 1:
             raise ConfigError(f"fap: rounds is {self.rounds}, share {self.share}; they are 1 or more, and in (0, 1)")
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """[users] and [V + 1], in [0, 1]; the seeds are the first round of known fakes."""
-        taken = _taken(log.extended(first_of(known).profiles), n_items)
+        n_users, taken = len(sight.log), _taken(sight.log.extended(sight.fakes()), sight.n_items)
         weighted = taken @ diags_array(1 / np.log1p(np.maximum(taken.sum(0), 1)))
         by_user = diags_array(1 / np.maximum(weighted.sum(1), 1e-12)) @ weighted
         by_item = diags_array(1 / np.maximum(weighted.sum(0), 1e-12)) @ weighted.T
-        seeds = np.arange(taken.shape[0]) >= len(log)
+        seeds = np.arange(taken.shape[0]) >= n_users
         users = seeds.astype(np.float64)
-        items = np.zeros(n_items)
+        items = np.zeros(sight.n_items)
         for _ in range(self.rounds):
             items = by_item @ users
             users = np.where(seeds, 1.0, by_user @ items)
-        users = users[: len(log)]
+        users = users[:n_users]
         return Suspicion(users=users, flagged=worst(users, self.share), items=np.append(0.0, items))
 
 
@@ -183,17 +160,9 @@ class Groups:
         if not 0 < self.rare <= 1 or self.least < 2 or not 0 < self.share < 1:
             raise ConfigError("groups: rare lies in (0, 1], least is 2 or more, share lies in (0, 1)")
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Log-likelihood ratios, summed: [users] and [V + 1]."""
-        taken = _taken(log, n_items)
+        n_users, taken = len(sight.log), _taken(sight.log, sight.n_items)
         counts = taken.sum(0)
         kept = np.flatnonzero((counts >= self.least) & (counts <= np.quantile(counts, self.rare)))
         few = taken[:, kept]
@@ -206,14 +175,14 @@ class Groups:
             parts.append(np.stack([block.coords[0][often] + start, block.coords[1][often], block.data[often]]))
         row, column, together = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0))
         row, column = row.astype(np.int64), column.astype(np.int64)
-        expected = counts[kept][row] * counts[kept][column] / len(log)
+        expected = counts[kept][row] * counts[kept][column] / n_users
         ratio = np.where(together > expected, together * np.log(together / expected) - (together - expected), 0)
         scores = csr_array((ratio, (row, column)), shape=(len(kept), len(kept)))
         users = np.concatenate([
             (few[start : start + BLOCK] @ scores).multiply(few[start : start + BLOCK]).sum(1)
-            for start in range(0, len(log), BLOCK)
+            for start in range(0, n_users, BLOCK)
         ])  # fmt: skip
-        items = np.zeros(n_items + 1)
+        items = np.zeros(sight.n_items + 1)
         items[kept + 1] = scores.sum(0) + scores.sum(1)
         return Suspicion(users=users, flagged=worst(users, self.share), items=items)
 
@@ -233,19 +202,11 @@ class Copies:
         if not 0 < self.share < 1:
             raise ConfigError("copies: share lies in (0, 1)")
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Normal scores [users]; 0 for a history of fewer than three items."""
-        log = log.distinct()
+        log = sight.log.distinct()
         users, told = np.zeros(len(log)), log.lengths > 2
-        users[told] = by_rank(doubles(log, n_items + 1)[1][told], log.lengths[told])
+        users[told] = by_rank(doubles(log, sight.n_items + 1)[1][told], log.lengths[told])
         return Suspicion(users=users, flagged=worst(users, self.share))
 
 
@@ -267,17 +228,10 @@ class Bursts:
         if not 0 < self.share < 1:
             raise ConfigError("bursts: share lies in (0, 1)")
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Normal scores: of items, of interactions in an item's burst, of users. Raises DataError without times."""
-        self.fits(log, n_items, text)
+        self.fits(sight)
+        log, n_items = sight.log, sight.n_items
         shares, when = bursts(log, n_items)
         counts = log.counts(n_items)
         items, told = np.zeros(n_items + 1), counts > 2
@@ -291,9 +245,9 @@ class Bursts:
         users[some] = by_rank(worst_of[some], log.lengths[some])
         return Suspicion(users=users, flagged=worst(users, self.share), interactions=single, items=items)
 
-    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+    def fits(self, sight: Sight) -> None:
         """Raise DataError for a log without times."""
-        if log.times is None:
+        if sight.log.times is None:
             raise DataError("bursts: the log has no times, so there are none; leave this detector out")
 
 

@@ -1,16 +1,14 @@
 """What company items keep, measured and not calibrated: LoRec's evidence as it is, and histories by their texts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from lorec.data import Poison, Sequences
 from lorec.detectors.suspicion import Suspicion, worst
 from lorec.errors import ConfigError
 from lorec.evidence import Examiner, by_rank, coherence
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +35,10 @@ class Context:
         """Whether it asks a language model."""
         return "text" in self.sources
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Distances from the crowd: of items, of their interactions, and of users the farthest."""
-        vectors = text.items() if self.needs_text and text is not None else None
-        items = Examiner(log, n_items, vectors, rng, counted="log" in self.sources).evidence.surprise
+        log, vectors = sight.log, sight.texts(self).items() if self.needs_text else None
+        items = Examiner(log, sight.n_items, vectors, sight.rng, counted="log" in self.sources).evidence.surprise
         single = items[log.items]
         users = np.zeros(len(log))
         np.maximum.at(users, log.users(), single)
@@ -74,20 +64,10 @@ class Coherence:
         if not 0 < self.share < 1:
             raise ConfigError("coherence: share lies in (0, 1)")
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Normal scores [users]. Raises ConfigError without text."""
-        if text is None:
-            raise ConfigError("coherence reads the items' texts; give text vectors")
-        alike, n = coherence(log.distinct(), text.items())
-        users = np.zeros(len(log))
+        alike, n = coherence(sight.log.distinct(), sight.texts(self).items())
+        users = np.zeros(len(sight.log))
         told = n > 1
         users[told] = -by_rank(alike[told], n[told])
         return Suspicion(users=users, flagged=worst(users, self.share))

@@ -1,6 +1,5 @@
 """What a next-item model finds hard to learn, as robust losses take it for noise."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,10 +7,10 @@ import numpy as np
 import torch
 
 from lorec.attacks.sequential import learned
-from lorec.data import Floats, Poison, Sequences
+from lorec.data import Floats
 from lorec.detectors.suspicion import Suspicion, worst
 from lorec.errors import ConfigError
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +38,9 @@ class Loss:
         if min(self.epochs, self.width, self.looks) < 1 or not 0 < self.share < 1:
             raise ConfigError("loss: epochs, width and looks are 1 or more, share is in (0, 1)")
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Mean losses of users and of single interactions; one that is no positive counts as the mean does."""
-        single = self._losses(log, n_items, rng)
+        log, single = sight.log, self._losses(sight)
         known_ones = np.isfinite(single)
         usual = float(single[known_ones].mean()) if known_ones.any() else 0.0
         rows = log.users()[known_ones]
@@ -60,9 +51,10 @@ class Loss:
             users=users, flagged=worst(users, self.share), interactions=np.where(known_ones, single, usual)
         )
 
-    def _losses(self, log: Sequences, n_items: int, rng: np.random.Generator) -> Floats:
+    def _losses(self, sight: Sight) -> Floats:
         """[events]: NaN for the first of a history, which nothing goes before."""
-        model = learned(log, n_items, rng, self.width, self.epochs).eval()
+        log, rng = sight.log, sight.rng
+        model = learned(log, sight.n_items, rng, self.width, self.epochs).eval()
         total, seen = np.zeros(len(log.items)), np.zeros(len(log.items))
         with torch.no_grad():
             for _ in range(self.looks):

@@ -1,7 +1,6 @@
 """What a language model says of users: LLM4Dec (Zhang et al., SIGIR 2024), and a judgement without any example."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorec.data import Poison, Sequences
-from lorec.detectors.suspicion import Suspicion, first_of
+from lorec.detectors.suspicion import Suspicion
 from lorec.errors import ConfigError, DataError
 from lorec.models.layers import seeded
-from lorec.text import TextVectors, View
+from lorec.sight import Sight
+from lorec.text import View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,26 +62,16 @@ class LLM4Dec:
         if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
             raise ConfigError("llm4dec: learning_rate is above 0 and weight_decay 0 or more, both finite")
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """p_u [users] by the best epoch; learned from the first round of known fakes, as LoRec as published does.
 
         Raises ConfigError without text and DataError where there are fewer than two known fakes.
         """
-        fakes = first_of(known).profiles
-        if text is None:
-            raise ConfigError("llm4dec asks a language model's view of users; give text vectors")
+        log, fakes, text = sight.log, sight.fakes(), sight.texts(self)
         if len(fakes) < 2:
             raise DataError("llm4dec keeps some known fakes back to know when to stop; give two or more")
         views = torch.from_numpy(text.users(log.extended(fakes), view=self.view))
-        likely = self._learned(views, torch.arange(len(views)) >= len(log), rng)[: len(log)]
+        likely = self._learned(views, torch.arange(len(views)) >= len(log), sight.rng)[: len(log)]
         return Suspicion(users=likely.astype(np.float64), flagged=likely >= 0.5)
 
     def _learned(self, views: Tensor, fake: Tensor, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -138,25 +127,15 @@ class ZeroShot:
     needs_known: ClassVar[bool] = False
     decides: ClassVar[bool] = False
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Likelihoods of a yes among yes and no [users]. Raises ConfigError where the encoder is none that writes."""
-        if text is None:
-            raise ConfigError("zeroshot reads titles; give text vectors, whose encoder is one that writes")
-        said = text.answers(log, self.question, (self.yes, self.no)).astype(np.float64)
+        said = sight.texts(self).answers(sight.log, self.question, (self.yes, self.no)).astype(np.float64)
         return Suspicion(users=1 / (1 + np.exp(said[:, 1] - said[:, 0])))
 
-    def fits(self, log: Sequences, n_items: int, text: TextVectors | None) -> None:
+    def fits(self, sight: Sight) -> None:
         """Raise ConfigError where the encoder is none that writes."""
-        if text is not None:
-            text.writer()
+        if sight.text is not None:
+            sight.text.writer()
 
 
 class Head(nn.Module):

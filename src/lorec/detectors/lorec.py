@@ -31,7 +31,7 @@ from lorec.detectors.logistic import calibrate
 from lorec.detectors.suspicion import Suspicion
 from lorec.errors import ConfigError, DataError
 from lorec.evidence import Evidence, Examiner
-from lorec.text import TextVectors
+from lorec.sight import Sight
 
 Source = Literal["log", "text"]
 MOST = 20
@@ -111,18 +111,10 @@ class LoRec:
         """Whether it asks a language model."""
         return "text" in self.sources
 
-    def detect(
-        self,
-        log: Sequences,
-        n_items: int,
-        *,
-        text: TextVectors | None,
-        known: Sequence[Poison],
-        rng: np.random.Generator,
-    ) -> Suspicion:
+    def detect(self, sight: Sight) -> Suspicion:
         """Likelihoods that interactions with each item are bought; raises DataError for known fakes without targets."""
-        vectors = text.items() if self.needs_text and text is not None else None
-        likely, off, views = self._judged(log, n_items, vectors, known, rng)
+        log, vectors = sight.log, sight.texts(self).items() if self.needs_text else None
+        likely, off, views = self._judged(log, sight.n_items, vectors, sight.known, sight.rng)
         users, single, lies = log.users(), likely[log.items].astype(np.float64), off[log.items]
         # How likely it is that one of a user's turned-down interactions is bought, or else the likeliest.
         worst = np.zeros(len(log))

@@ -1,14 +1,14 @@
-"""What a detector says, and how right it is; and the rounds of known fakes that it learns from."""
+"""What a detector says, and how right it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
-from lorec.data import Bools, Floats, Ints, Poison, Split, Weights
-from lorec.errors import ConfigError, DataError
+from lorec.data import Bools, Floats, Ints, Split, Weights
+from lorec.errors import ConfigError
 from lorec.evaluation import detection, mean_weights
 
 
@@ -39,18 +39,6 @@ class Suspicion:
         if self.flagged is not None:
             return Weights(users=1 - self.flagged.astype(np.float32))
         raise ConfigError("this detector accuses nobody, so nothing follows from it; take another one as a filter")
-
-
-def rounds_of(known: Sequence[Poison] | None) -> Sequence[Poison]:
-    """The rounds of known fakes to learn from. Raises DataError where there are none."""
-    if not known or not any(len(one.profiles) for one in known):
-        raise DataError("this learns from known fakes and got none; give known=known_fakes(...)")
-    return known
-
-
-def first_of(known: Sequence[Poison] | None) -> Poison:
-    """The first round that holds any, for those that learn from one file of profiles. Raises as `rounds_of` does."""
-    return next(one for one in rounds_of(known) if len(one.profiles))
 
 
 def places(values: Floats) -> Floats:

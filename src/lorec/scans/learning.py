@@ -20,6 +20,7 @@ from lorec.detectors.logistic import fit_logistic, sigmoid
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.evidence import FEWEST
 from lorec.files import load_state, save_state
+from lorec.sight import Sight
 from lorec.text import TextVectors
 
 SUSPECT = 0.1
@@ -253,7 +254,7 @@ class Scanner:
         for place, (name, one) in enumerate(self.evidence.items()):
             watch(place, name)
             rng = stream(self.seed, f"scan {name}")
-            said[name] = one.detect(split.train, len(split.catalog), text=self.text, known=known, rng=rng)
+            said[name] = one.detect(Sight(split.train, len(split.catalog), self.text, known, rng))
         return Looked(split.train, len(split.catalog), said)
 
     def trials(self, split: Split, count: int, folder: Path | None, watch: Watch) -> list[Trial]:
