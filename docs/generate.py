@@ -156,6 +156,8 @@ def library() -> str:
     ]
     for name in lorec.__all__:
         one = getattr(lorec, name)
+        if inspect.ismodule(one):
+            continue
         parts.append(f"## {name}")
         if dataclasses.is_dataclass(one):
             parts.append(inspect.cleandoc(one.__doc__))

@@ -108,6 +108,16 @@ def test_every_block_of_a_page_runs(page, shop, monkeypatch, capsys):
                 assert end.value.code == 0, (line, capsys.readouterr().err[-2000:])
 
 
+@pytest.mark.parametrize("first", ["lorec.attacks", "lorec.data", "lorec.errors", "lorec.models"])
+def test_names_within_modules_are_there_for_whoever_imports_lorec_alone(first):
+    """In an interpreter of their own: in ours every module has been loaded."""
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "python.md")
+    named = sorted(set(re.findall(rf"{first}\.[A-Za-z_]+", text)))
+    assert named
+    code = f"import lorec; {'; '.join(named)}"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).stderr == b""
+
+
 def quick_run_file(text: str) -> str:
     """With one epoch, without a language model; a grid with one value on each axis but the attack's, the largest."""
     text = re.sub(r"^(epochs|patience) = \d+", r"\1 = 1", text, flags=re.M)

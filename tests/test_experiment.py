@@ -510,7 +510,19 @@ class TestCommandLine:
         assert kept == [item for item in every if item not in ("i002", "i003", "i004", "i005")]
         title = done.catalog().items.filter(pl.col("title").is_not_null())["title"][0]
         assert items("--where", f"title={title}") == done.catalog().items.filter(title=title)["item"].to_list()
-        for wrong in (("--where", "colour=red"), ("--where", "title=nothing"), ("--without-file", tmp_path / "no.txt")):
+        (tmp_path / "blocked.txt").write_text("i004\nunborn\ni005\n")
+        out = tmp_path / "top.parquet"
+        asked = ("recommend", done.folder, "--history", "i001", "--k", 60, "--out", out)
+        code, _, err = call(monkeypatch, capsys, *asked, "--without-file", tmp_path / "blocked.txt")
+        assert code == 0
+        assert "1 items are not in the catalogue and need no blocking by" in err
+        assert pl.read_parquet(out)["item"].to_list() == [item for item in every if item not in ("i004", "i005")]
+        for wrong in (
+            ("--where", "colour=red"),
+            ("--without", "unborn"),
+            ("--where", "title=nothing"),
+            ("--without-file", tmp_path / "no.txt"),
+        ):
             assert call(monkeypatch, capsys, "recommend", done.folder, "--history", "i001", *wrong)[0] == 2
 
     def test_recommendations_for_many_go_out_in_blocks(self, done, split, tmp_path):
@@ -522,6 +534,19 @@ class TestCommandLine:
         whole = made.recommend(log, catalog, 4, users=users)
         pl.testing.assert_frame_equal(pl.read_parquet(tmp_path / "top.parquet"), whole)
         assert n == whole.height
+
+    def test_lists_are_written_over_lists_alone(self, done, split, tmp_path):
+        made, catalog, log = done.recommender("clean"), done.catalog(), split.train
+        users = pl.Series([f"u{n}" for n in range(len(log))])
+        for _ in range(2):
+            save_recommendations(tmp_path / "top.parquet", made, log, catalog, 1, users=users)
+        log_file = pl.DataFrame({"user": ["a"], "item": ["b"]})
+        log_file.write_parquet(tmp_path / "log.parquet")
+        (tmp_path / "notes").write_text("mine")
+        for name in ("log.parquet", "notes"):
+            with pytest.raises(ConfigError, match="holds no recommendations"):
+                save_recommendations(tmp_path / name, made, log, catalog, 1, users=users)
+        pl.testing.assert_frame_equal(pl.read_parquet(tmp_path / "log.parquet"), log_file)
 
     def test_an_interrupted_export_leaves_nothing(self, done, split, tmp_path, monkeypatch):
         made, catalog, log = done.recommender("clean"), done.catalog(), split.train

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 from torch.nn import functional as F
 
 from lorec.data import Batch, Catalog, Feed, Sequences
@@ -115,6 +116,8 @@ class TestLaws:
         for (rows, one), (rows_again, other) in zip(made.score(log), again.score(log), strict=True):
             assert (rows == rows_again).all()
             assert torch.equal(one, other)
+        made.save(tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
 
     def test_fresh_weights_come_from_the_seed(self, kind, spec):
         first, same, other = (Recommender(spec, kind, ITEMS, VECTORS, seed) for seed in (1, 1, 2))
@@ -476,6 +479,10 @@ class TestRecommend:
         [
             ([ITEMS + 1], {}, "a history has an item below 1 or above 30"),
             ([1], {"without": np.array([0])}, "without has an item below 1"),
+            ([1], {"without": ["3"]}, "without holds '3'"),
+            ([1], {"without": [0.5]}, "without holds .*0.5"),
+            ([1], {"users": ["a", "b"]}, "2 users for 1 histories"),
+            ([1], {"users": pl.Series([], dtype=pl.String)}, "0 users for 1 histories"),
             ([1], {"k": -1}, "k is -1"),
         ],
     )
@@ -498,6 +505,14 @@ class TestRecommend:
         some = model().recommend(Sequences.of([[1, 2]]), catalog, k=ITEMS, without=np.array([3, 9, 9]))
         blocked = catalog.ids([3, 9])
         assert some["item"].to_list() == [item for item in every["item"] if item not in blocked]
+        assert_frame_equal(model().recommend(Sequences.of([[1, 2]]), catalog, k=ITEMS, without=[3, 9]), some)
+
+    def test_lists_carry_the_names_of_their_histories(self, catalog):
+        for users in (["b", "a"], pl.Series(["b", "a"]), np.array(["b", "a"])):
+            assert model().recommend(Sequences.of([[1], [2]]), catalog, k=1, users=users)["user"].to_list() == [
+                "b",
+                "a",
+            ]
 
     def test_nobody_asks(self, catalog):
         found = model().recommend(Sequences.of([]), catalog)
@@ -591,7 +606,7 @@ class TestDamage:
         from safetensors.torch import save_file
 
         spec = {"backbone": "os:system", "width": 8}
-        header = {"spec": json.dumps(spec), "items": "ids", "n_items": "3"}
+        header = {"lorec": json.dumps({"spec": spec, "items": "ids", "n_items": 3, "loss": {"loss": "bce"}})}
         save_file({"embedding": torch.zeros(4, 8)}, tmp_path / "m.safetensors", header)
         with pytest.raises(RunError, match="no backbone called 'os:system'"):
             load_recommender(tmp_path / "m.safetensors")

@@ -3,6 +3,7 @@ import gzip
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +105,34 @@ class TestRead:
         (tmp_path / "x.csv").write_text("cust,code,time\na,p,1\n")
         (tmp_path / "i.csv").write_text("ident,title\np,Thing\n")
         columns = {"user": "cust", "item": "code"}
-        with pytest.raises(DataError, match="catalogue_item = 'ident'"):
+        with pytest.raises(DataError, match="catalogue_item = 'NAME'"):
             read(tmp_path / "x.csv", items=tmp_path / "i.csv", columns=columns)
         columns["catalogue_item"] = "ident"
         assert read(tmp_path / "x.csv", items=tmp_path / "i.csv", columns=columns).items["item"].to_list() == ["p"]
+
+    @pytest.mark.parametrize("mark", [";", "\t", "|", ","])
+    @pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+    def test_a_csv_may_be_parted_by_other_marks_than_commas(self, tmp_path, mark, ending):
+        rows = [["user", "item", "time", "note"], ["a", "p", "1", '"x,y; z"'], ["b", "q", "2", ""]]
+        text = "".join(f"{mark.join(row)}\n" for row in rows).encode()
+        (tmp_path / f"x.{ending}").write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
+        found = read(tmp_path / f"x.{ending}").interactions
+        assert found.rows() == [("a", "p", 1), ("b", "q", 2)]
+        if ending == "csv":
+            (tmp_path / "x.csv").write_bytes(text + mark.join("abcd").encode())
+            with pytest.raises(DataError, match=r"x\.csv, line 4: can't read 'time' = 'c'"):
+                read(tmp_path / "x.csv")
+
+    def test_says_whether_a_catalogue_is_another_one_s_or_has_no_titles(self, tmp_path):
+        (tmp_path / "x.csv").write_text("user,item\n" + "".join(f"u{n % 9},i{n}\n" for n in range(60)))
+        for about, said in (
+            ("item,Bezeichnung\ni1,Thing\ni2,Other\n", r"no title for any of them \(it also has: Bezeichnung\)"),
+            ("item\ni1\n", r"no title for any of them\."),
+            ("item,title\nj1,Thing\n", "No item of the log is in the catalogue"),
+        ):
+            (tmp_path / "i.csv").write_text(about)
+            remarks = warnings_of(read(tmp_path / "x.csv", items=tmp_path / "i.csv"))
+            assert len([one for one in remarks if re.search(said, one)]) == 1, remarks
 
     def test_reads_dates_and_fractions_of_parquet(self, tmp_path):
         times = [pl.Series([1.25, 1.5]), pl.Series([1, 2]).cast(pl.Datetime("ns")), pl.Series([1.0, 2.0])]
@@ -123,7 +148,6 @@ class TestBadInput:
         [
             ("", "is empty: not even a header"),
             ("user,item,time\n", "has a header but no rows"),
-            ("user;item;time\na;b;1\n", "it looks parted by ';'; save it with commas"),
             ("who,item,time\na,b,1\n", r"no column that looks like the user \(it has: who, item, time\)"),
             ("user,item,time\na,b,1\n,b,2\n", r"line 3: 'user' is empty \(1 such rows\)"),
             ("user,item,time\na,b,1\na,,2\na,,2\n", r"line 3: 'item' is empty \(2 such rows\)"),

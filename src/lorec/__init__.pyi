@@ -1,3 +1,33 @@
+from . import (
+    attacks as attacks,
+)
+from . import (
+    data as data,
+)
+from . import (
+    defenses as defenses,
+)
+from . import (
+    detectors as detectors,
+)
+from . import (
+    errors as errors,
+)
+from . import (
+    evaluation as evaluation,
+)
+from . import (
+    models as models,
+)
+from . import (
+    scans as scans,
+)
+from . import (
+    sources as sources,
+)
+from . import (
+    text as text,
+)
 from .attacks import (
     DP as DP,
 )

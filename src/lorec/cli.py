@@ -479,7 +479,7 @@ def recommend(
     """The top items for histories that are typed or come from a file; they need not have been in training.
 
     Items of a file that the catalogue does not have are named and left out, one that is typed is refused; a history
-    without any gets the most popular items.
+    without any gets the most popular items. A file that holds something else is not written over.
     """
     import polars as pl
 
@@ -495,16 +495,19 @@ def recommend(
     catalog, repeats = opened.catalog(), opened.config.split.repeats
     if histories is not None:
         users, log, strangers = whole_histories(read(histories, columns=_columns(column)), catalog, repeats)
-        if strangers:
-            named = ", ".join(strangers[:5]) + (", ..." if len(strangers) > 5 else "")
-            told = f"{len(strangers)} items are not in the catalogue and were left out of the histories: {named}"
-            print(f"lorec: {literal(told, 500)}", file=sys.stderr)
+        _left_out(strangers, "and were left out of the histories")
     else:
         typed = [_ids(one) for one in history or []]
         typed = [list(dict.fromkeys(one)) for one in typed] if repeats == "first" else typed
         users = pl.Series([f"history {n}" for n in range(1, len(typed) + 1)], dtype=pl.String)
         log = Sequences.of(catalog.numbers(one) for one in typed)
-    blocked = [item for one in without or [] for item in _ids(one)] + _lines(without_file)
+    blocked, listed = (
+        [item for one in without or [] for item in _ids(one)],
+        pl.Series(_lines(without_file), dtype=pl.String),
+    )
+    here = catalog.known(listed) > 0
+    _left_out(listed.filter(~here).to_list(), f"and need no blocking by {without_file}")
+    blocked += listed.filter(here).to_list()
     hidden = catalog.hidden(blocked, dict(_pair("--where", one) for one in where or []))
     recommender = opened.recommender(arm)
     if out is not None:
@@ -518,6 +521,14 @@ def recommend(
         print(
             "- A history without any known item gets the most popular ones; the score is how often training had each."
         )
+
+
+def _left_out(strangers: list[str], what: str) -> None:
+    """Name the first of a file's items that the model doesn't know."""
+    if strangers:
+        named = ", ".join(strangers[:5]) + (", ..." if len(strangers) > 5 else "")
+        told = f"{len(strangers):,} items are not in the catalogue {what}: {named}"
+        print(f"lorec: {literal(told, 500)}", file=sys.stderr)
 
 
 def _ids(text: str) -> list[str]:

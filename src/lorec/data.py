@@ -309,10 +309,12 @@ class Split:
             test=self.test[rows], fraudsters=self.fraudsters[rows], older=self.older.take(rows),
         )  # fmt: skip
 
-    def histories(self, rows: Ints, on: Literal["valid", "test"] = "test") -> Sequences:
-        """What a user did before the held-out item: the training items and, before the test, the validation item."""
-        train = self.train.take(rows)
-        return train if on == "valid" else append(train, self.valid[rows])
+    def histories(self, rows: Ints, on: Literal["valid", "test", "now"] = "test") -> Sequences:
+        """What users did before a held-out item, valid or test; or until now, with both: what to recommend from."""
+        found = self.train.take(rows)
+        for held in {"valid": (), "test": (self.valid,), "now": (self.valid, self.test)}[on]:
+            found = append(found, held[rows])
+        return found
 
     def __len__(self) -> int:
         return len(self.train)

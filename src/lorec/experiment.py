@@ -472,11 +472,13 @@ def save_recommendations(
     """Write the top k of every history as Parquet, `block` users at a time, so that memory stays flat; its rows.
 
     The columns are those of `Recommender.recommend`. Raises what that does, and ConfigError for a name that says that
-    the file is something else.
+    the file is something else, and for a file that is something else.
     """
     if path.suffix.lower() not in ("", ".parquet", ".pq"):
         raise ConfigError(f"{path} would hold Parquet, whatever its name says; call it {path.with_suffix('.parquet')}")
     schema = recommender.recommend(log.take(np.arange(0)), catalog, k, users=users[:0]).schema
+    if path.exists() and _columns(path) != list(schema):
+        raise ConfigError(f"{path} is there and holds no recommendations; choose another name, or remove it first")
     rows = 0
 
     def blocks(*_: object) -> Iterator[pl.DataFrame]:
@@ -492,6 +494,14 @@ def save_recommendations(
     with replacing(path) as temporary:
         register_io_source(blocks, schema=schema).sink_parquet(temporary)
     return rows
+
+
+def _columns(path: Path) -> list[str]:
+    """Of a Parquet file; none where it is something else."""
+    try:
+        return list(pl.read_parquet_schema(path))
+    except (OSError, pl.exceptions.PolarsError):
+        return []
 
 
 def reevaluate(opened: Run, arms: list[str] | None = None) -> dict[str, dict[str, float]]:

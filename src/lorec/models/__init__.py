@@ -11,7 +11,7 @@ It says whether it is `causal` and of `fixed_length`, and batches obey. A Loss i
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -262,29 +262,41 @@ class Recommender(nn.Module):
         catalog: Catalog,
         k: int = 10,
         *,
-        users: pl.Series | None = None,
+        users: pl.Series | Sequence[str] | None = None,
         seen: bool = False,
-        without: Ints | None = None,
+        without: Ints | Sequence[int] | None = None,
     ) -> pl.DataFrame:
         """The top k of each history: user, rank, item, title, score, by. Of equal scores the lower number comes first.
 
-        `seen`: also what the history holds; `without`: item numbers that nobody is to get. An empty history has no
+        `users`: whose histories they are, in their order; `seen`: also what the history holds; `without`: item numbers
+        that nobody is to get (`catalog.numbers(ids)`). An empty history has no
         state: it gets what was most popular in training (`by` says so), by the weights that a defense gave, so that
         what it turned down is not recommended here; the score is how often each was taken. Raises DataError where
-        `popularity` is not known, for numbers that the model does not have and a catalogue of another size, and
-        ConfigError for a k below 1.
+        `popularity` is not known, for numbers that the model does not have, a catalogue of another size and as many
+        users as there are not histories, and ConfigError for a k below 1.
         """
         if k < 1:
             raise ConfigError(f"k is {k}; a list has 1 item or more")
         if len(catalog) != self.n_items:
             raise DataError(f"the catalogue has {len(catalog)} items, the model {self.n_items}; give its own catalogue")
-        blocked = np.asarray([] if without is None else without, dtype=np.int64)
+        blocked = np.asarray(() if without is None else without)
+        if len(blocked) and blocked.dtype.kind not in "iu":
+            raise DataError(
+                f"without holds {blocked.tolist()[0]!r}; it holds numbers of items, as catalog.numbers(ids) gives them"
+            )
+        blocked = blocked.astype(np.int64)
         for what, given in (("a history", log.items), ("without", blocked)):
             if len(given) and not 1 <= int(given.min()) <= int(given.max()) <= self.n_items:
                 raise DataError(
                     f"{what} has an item below 1 or above {self.n_items}, which the model lacks; number them so"
                 )
-        names = users if users is not None else pl.Series([str(row) for row in range(len(log))], dtype=pl.String)
+        names = pl.Series(
+            [str(row) for row in range(len(log))] if users is None else users, dtype=None if len(log) else pl.String
+        )
+        if len(names) != len(log):
+            raise DataError(
+                f"{len(names)} users for {len(log)} histories; give whose each is, as split.users.gather(rows)"
+            )
         hidden = torch.as_tensor(blocked, device=self.device)
         empty = log.lengths == 0
         parts = [_NOTHING]
@@ -326,7 +338,8 @@ class Recommender(nn.Module):
         """Write weights and spec as one safetensors file; it holds no histories."""
         spec = {"backbone": name_of("backbones", BACKBONES, self.spec), **dataclasses.asdict(self.spec)}  # type: ignore[call-overload]
         loss = {"loss": name_of("losses", LOSSES, self.loss), **dataclasses.asdict(self.loss)}  # type: ignore[call-overload]
-        header = {"spec": json.dumps(spec), "items": self.kind, "n_items": str(self.n_items), "loss": json.dumps(loss)}
+        told = {"spec": spec, "items": self.kind, "n_items": self.n_items, "loss": loss}
+        header = {"lorec": json.dumps(told, sort_keys=True)}  # of several keys the file's order would be by chance
         kept = self.state_dict() | ({} if self.kind == "ids" else {"text": self.get_buffer("text")})
         if self.popularity is not None:
             kept["popularity"] = torch.from_numpy(self.popularity.astype(np.float64))
@@ -480,18 +493,16 @@ def load_recommender(path: str | Path, plugins: bool = False) -> Recommender:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            told = json.loads((file.metadata() or {})["lorec"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        spec = json.loads(header["spec"])
-        kind, n_items = header["items"], int(header["n_items"])
+        spec, loss_spec, kind, n_items = told["spec"], told["loss"], told["items"], told["n_items"]
         backbone = build(find("backbones", BACKBONES, spec.pop("backbone"), strangers=plugins), spec, Path(path).name)
-        told = json.loads(header["loss"])
-        loss = build(find("losses", LOSSES, told.pop("loss"), strangers=plugins), told, Path(path).name)
+        loss = build(find("losses", LOSSES, loss_spec.pop("loss"), strangers=plugins), loss_spec, Path(path).name)
         popularity = tensors.pop("popularity", None)
         model = Recommender(backbone, kind, n_items, tensors.pop("text", None), loss=loss)
         model.popularity = None if popularity is None else popularity.numpy()
         model.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, ConfigError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         first = first_line(error)
         raise RunError(f"{path} is not a saved model or is damaged ({first}); restore it, or train again") from None
     return model.eval()

@@ -47,8 +47,8 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
         neighbours = (ordered["user"] == ordered["user"].shift()).fill_null(False)
         tied = neighbours & (ordered["time"] == ordered["time"].shift()).fill_null(False)
         found["share of neighbouring events at one time"] = float(tied.sum() / max(int(neighbours.sum()), 1))
-        times = log["time"].to_numpy()
-        found["time: first, last"] = f"{moment(int(times.min()))}, {moment(int(times.max()))}"
+        times, unit = log["time"], _unit(log["time"])
+        found["time: first, last"] = ", ".join(moment(int(one), unit) for one in (times.min(), times.max()))  # type: ignore[arg-type]
     return found | {name: str(dataset.record[name]) for name in ("licence", "citation") if name in dataset.record}
 
 
@@ -69,9 +69,7 @@ def warnings_of(dataset: Dataset) -> list[str]:
     if repeats := found["repeated user-item pairs"]:
         remarks.append(f"{repeats:,} events repeat an item of the same user; the first is kept (split.repeats).")
     if found["items without text"] == found["items"] and dataset.items.height:
-        remarks.append(
-            "No item of the log is in the catalogue: are user and item swapped, or is the catalogue another one's?"
-        )
+        remarks.append(_why_untold(dataset))
     elif untold := found["items without text"]:
         remarks.append(f"{untold:,} of {found['items']:,} items have no text; an encoder gives them zero vectors.")
     if shared := found["texts that several items share"]:
@@ -85,6 +83,17 @@ def warnings_of(dataset: Dataset) -> list[str]:
     if odd := _unprintable(_titles_of_the_log(dataset)["title"]):
         remarks.append(f"{odd:,} titles hold control or formatting characters, which are shown as codes.")
     return remarks
+
+
+def _why_untold(dataset: Dataset) -> str:
+    ids = dataset.interactions["item"].unique().cast(pl.String)
+    if not ids.is_in(dataset.items["item"].cast(pl.String).implode()).any():
+        return "No item of the log is in the catalogue: are user and item swapped, or is the catalogue another one's?"
+    columns = ", ".join(one for one in dataset.items.columns if one not in ("item", "title"))
+    return (
+        "The catalogue has the log's items and no title for any of them"
+        f"{f' (it also has: {columns}); name the column of titles, as in --column title=NAME' if columns else ''}."
+    )
 
 
 def oddities(dataset: Dataset) -> list[str]:
@@ -111,25 +120,26 @@ def oddities(dataset: Dataset) -> list[str]:
 
 def _odd_times(log: pl.DataFrame) -> list[str]:
     """Times that no clock shows, by the unit that most of the log's are in."""
-    if "time" not in log.columns or not (unit := _per_second(int(log["time"].median() or 0))):  # type: ignore[arg-type]
+    if "time" not in log.columns or not (unit := _unit(log["time"])):
         return []
     times, now, remarks = log["time"], datetime.now(UTC).timestamp(), []
     if early := int((times < EARLIEST * unit).sum()):
         remarks.append(
-            f"{early:,} interactions lie before {_day(EARLIEST)}, the first on {_day(int(times.min()) // unit)}, as "  # type: ignore[arg-type]
+            f"{early:,} interactions lie before 1990, the first at {moment(int(times.min()), unit)}, as "  # type: ignore[arg-type]
             "missing times do that were written as 0; they count as the oldest."
         )
     if late := int((times > now * unit).sum()):
-        last = _day(int(times.max()) // unit)  # type: ignore[arg-type]
-        remarks.append(f"{late:,} interactions lie in the future, the last on {last}; is the clock right?")
+        last = moment(int(times.max()), unit)  # type: ignore[arg-type]
+        remarks.append(
+            f"{late:,} interactions lie in the future, the last at {last}; is the clock right, and all times in one "
+            "unit?"
+        )
     return remarks
 
 
-def _day(seconds: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
-    except (ValueError, OverflowError, OSError):
-        return "a day beyond the calendar"
+def _unit(times: pl.Series) -> int:
+    """That of most of a log, as `_per_second` has it: a single time may be anything."""
+    return _per_second(int(times.median() or 0))  # type: ignore[arg-type]
 
 
 def _titles_of_the_log(dataset: Dataset) -> pl.DataFrame:
@@ -143,15 +153,14 @@ def _spread(values: pl.Series) -> str:
     return f"{least:.0f}, {median:.0f}, {most:.0f}"
 
 
-def moment(time: int) -> str:
-    """A date where the number can be one, in seconds to nanoseconds since 1970; else the number."""
-    date = _date(time)
-    return str(time) if date is None else date.isoformat(sep=" ", timespec="seconds")[:19]
-
-
-def _date(time: int) -> datetime | None:
-    per_second = _per_second(time)
-    return datetime.fromtimestamp(time / per_second, UTC) if per_second else None
+def moment(time: int, unit: int | None = None) -> str:
+    """A date where the number can be one, in seconds to nanoseconds since 1970 or of a known unit; else the number."""
+    per_second = _per_second(time) if unit is None else unit
+    try:
+        date = datetime.fromtimestamp(time // per_second, UTC)
+    except (ZeroDivisionError, ValueError, OverflowError, OSError):  # none, or beyond the calendar
+        return str(time)
+    return date.isoformat(sep=" ", timespec="seconds")[:19]
 
 
 def _per_second(time: int) -> int:

@@ -1,6 +1,7 @@
 """Tables from files: CSV, TSV, Parquet, JSON lines, also as .gz or .zst, streamed by polars."""
 
 import csv
+import gzip
 import json
 import os
 from collections.abc import Mapping
@@ -122,7 +123,7 @@ def _scan(path: Path) -> pl.LazyFrame:
         if kind not in ("parquet", "pq") and file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError(f"{path} is UTF-16; save the file as UTF-8, as iconv -f utf-16 -t utf-8 does")
     if kind in ("csv", "tsv", "txt"):
-        separator = "," if kind == "csv" else "\t"
+        separator = _separator(path) if kind == "csv" else "\t"
         # As text all through: ids like 007 must survive, and a bad number must be told with its row.
         # A tab-separated file has no quotes: a title like 12" ruler is just that.
         return pl.scan_csv(path, separator=separator, infer_schema=False, quote_char='"' if kind == "csv" else None)
@@ -131,6 +132,18 @@ def _scan(path: Path) -> pl.LazyFrame:
     if kind in ("jsonl", "ndjson", "json"):
         return pl.scan_ndjson(path, infer_schema_length=1000)
     raise DataError(f"{path} ends in .{kind}; a log is .csv, .tsv, .parquet or .jsonl, also with .gz or .zst")
+
+
+def _separator(path: Path) -> str:
+    """What parts the columns of a .csv: a comma, or what its header has more of, as exports of other languages do."""
+    if path.suffix.lower() == ".zst":
+        return ","
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
+        try:
+            header = file.readline(1_000_000)
+        except (OSError, EOFError):  # whoever reads it whole says what is wrong
+            return ","
+    return max(",;\t|", key=lambda mark: header.count(mark.encode()))
 
 
 def _collect(path: Path, frame: pl.LazyFrame) -> pl.DataFrame:
@@ -171,12 +184,14 @@ def _no_utf8(path: Path) -> int | None:
 
 def _odd_line(path: Path) -> int | None:
     """The first line of a plain text file that is unlike the others; the reader itself does not tell."""
-    separator = {".csv": ",", ".tsv": "\t", ".txt": "\t"}.get(path.suffix)
     try:
+        separator = _separator(path) if path.suffix == ".csv" else {".tsv": "\t", ".txt": "\t"}.get(path.suffix)
         with path.open(newline="", encoding="utf-8") as file:
             if separator:
                 quoted = csv.reader(file, delimiter=separator)
-                rows = quoted if separator == "," else csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE)
+                rows = (
+                    quoted if path.suffix == ".csv" else csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE)
+                )
                 width = len(next(rows))
                 return next((rows.line_num for row in rows if len(row) > width), None)
             if path.suffix in (".jsonl", ".ndjson", ".json"):
@@ -206,13 +221,9 @@ def _column(path: Path, names: list[str], mapping: dict[str, str], role: str) ->
 def _needed(path: Path, names: list[str], mapping: dict[str, str], role: str, option: str | None = None) -> str:
     found = _column(path, names, mapping, role)
     if found is None:
-        if len(names) == 1 and (marks := [one for one in ";|\t" if one in names[0]]):
-            raise DataError(
-                f"{path} has one column, {names[0]!r}: it looks parted by {marks[0]!r}; save it with commas"
-            )
         raise DataError(
             f"{path} has no column that looks like the {role} (it has: {', '.join(names)}); say which one it is, "
-            f"as in --column {option or role}=NAME, or columns = {{{option or role} = {names[0]!r}}}"
+            f"as in --column {option or role}=NAME, or columns = {{{option or role} = 'NAME'}}"
         )
     return found
 
