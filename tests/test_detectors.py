@@ -184,20 +184,21 @@ class TestHarmed:
 
 
 class TestDegree:
-    def test_finds_who_takes_what_is_popular_beside_targets(self, town):
-        """Targets are as popular as their campaign makes them: known fakes that were counted without their own clicks
-        would teach otherwise (.31)."""
-        _, bad, known = poisoned(town, Bandwagon(share=0.02))
+    @pytest.mark.parametrize("attack", [Random(share=0.02, length=30), Bandwagon(share=0.02)])
+    def test_finds_rare_fillers_and_popular_ones(self, town, attack):
+        """Bandwagon's targets are as popular as their campaign makes them: who never saw a known fake's own clicks
+        counted finds them at .31; who saw nothing else, random profiles at .32."""
+        _, bad, known = poisoned(town, attack)
         found = detect(Degree(), bad, known=known)
         told = detection(found.users, found.flagged, bad.fraudsters)
-        assert told["ROC-AUC"] > 0.8
+        assert told["ROC-AUC"] > 0.7
         assert (found.flagged == (found.users >= 0.5)).all()
 
     def test_against_a_library(self, town):
         """Both sides have half of the weight each, as a library's balanced classes have."""
         known = known_fakes(town, share=0.02, seed=1)
         counts = town.train.counts(len(town.catalog))
-        told = [shapes(town.train, counts)]
+        told = [shapes(town.train, counts), *(shapes(one.profiles, counts) for one in known)]
         told += [shapes(one.profiles, counts + one.profiles.counts(len(town.catalog))) for one in known]
         labels = np.arange(sum(map(len, told))) >= len(told[0])
         theirs = make_pipeline(

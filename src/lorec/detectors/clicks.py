@@ -27,8 +27,10 @@ class Degree:
     """A classifier on the popularities of a user's items (after DegreeSAD, Li et al. 2016): the best cheap baseline.
 
     It learns from all rounds of known fakes beside the log, whose users count as genuine, each side with half of the
-    weight, and accuses from a likelihood of .5. Theirs is an ensemble of trees on ratings; ours is logistic, quadratic
-    in `evidence.shapes`: the log's own fraudsters count as genuine, and a richer model learns that by heart.
+    weight, and accuses from a likelihood of .5. A round's own clicks make its targets popular, the more the larger it
+    is, and nobody knows how large the log's campaigns are: so it sees every round twice, without these clicks and with
+    them. Theirs is an ensemble of trees on ratings; ours is logistic, quadratic in `evidence.shapes`: the log's own
+    fraudsters count as genuine, and a richer model learns that by heart.
     """
 
     ridge: float = 1.0
@@ -263,12 +265,13 @@ def made(
 ) -> list[Floats]:
     """How made each history looks, by the mix of popularities in it: likelihoods for the log, then for every round.
 
-    A classifier tells the known fakes from the log; `balanced`: both count alike, however few there are; `beside`: a
-    round's own clicks count beside the log's, as those of the log's fraudsters do.
+    A classifier tells the known fakes from the log; `balanced`: both count alike, however few there are; `beside`: it
+    also sees them with their round's own clicks counted beside the log's, as those of the log's fraudsters are.
     """
     counts = log.counts(n_items)
-    told = [shapes(log, counts)]
-    told += [shapes(one.profiles, counts + beside * one.profiles.counts(n_items)) for one in known]
+    told = [shapes(log, counts), *(shapes(one.profiles, counts) for one in known)]
+    if beside:
+        told += [shapes(one.profiles, counts + one.profiles.counts(n_items)) for one in known]
     x = squared(np.concatenate(told))
     fake = (np.arange(len(x)) >= len(told[0])).astype(np.float64)
     share = fake.mean()
