@@ -40,10 +40,12 @@ PARTS = {
     "whole": {},
     "without collusion": {"collusion": 0.0},
     "without incoherence": {"incoherence": 0.0},
+    "without intruders": {"intruders": 0.0},
     "without surprise": {"surprise": 0.0},
     "without copying": {"copying": 0.0},
     "without profile": {"profile": 0.0},
     "without association": {"association": 0.0},
+    "without contradiction": {"contradiction": 0.0},
     "without text": {"sources": ("log",)},
     "without log": {"sources": ("text",)},
 }

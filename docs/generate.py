@@ -210,8 +210,9 @@ def results() -> str:
         "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
         "about eight hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
         "more logs and with more seeds: [measurements](measurements.md).",
-        "All but `small-main` and `rivals` were made before `lorec` had the view `contradiction` and before some "
-        "rivals were mended ([log](log.md), 2026-11-27).",
+        "All tables were made before `lorec` knew `evenness` and `intruders` ([log](log.md), 2026-11-28); all but "
+        "`small-main` and `rivals` also before it had the view `contradiction` and before some rivals were mended "
+        "(2026-11-27).",
         paper_recipes(),
     ]
     for name in SHOWN:

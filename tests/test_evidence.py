@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorec.attacks import Bandwagon, CoVisit, Random, Replace, Segment, forge
+from lorec.attacks import LLM, Bandwagon, CoVisit, Random, Replace, Segment, forge
 from lorec.data import Sequences, inject
 from lorec.evidence import Examiner, _Company, _doubles, _kinship, _Quantiles, _texts, _Usual, _World, coherence, shapes
 from lorec.text import Hash, TextVectors
@@ -79,6 +79,8 @@ class TestCounts:
             drawn = [other for company in companies for other in company]
             pairs = [one == other for one, other in itertools.permutations(drawn, 2)]
             assert found["concentration"][place] == pytest.approx(np.mean(pairs) if pairs else 0)
+            ranked = sorted((drawn.count(other) for other in set(drawn)), reverse=True)
+            assert found["evenness"][place] == pytest.approx(sum(ranked[5:20]) / max(len(drawn), 1))
             shared = [np.mean([[a == b for b in two] for a in one]) for one, two in itertools.permutations(social, 2)]
             assert found["same"][place] == pytest.approx(np.mean(shared) if shared else 0)
 
@@ -285,6 +287,25 @@ class TestWhatItSees:
         above = [(honest > scores[target]).mean() for target in poison.targets]
         assert np.mean(above) < 0.1
 
+    @pytest.mark.parametrize(
+        ("attack", "better", "without"),
+        [
+            (LLM(share=0.02), lambda e: e.intrusion, lambda e: e.incoherence),
+            (Segment(share=0.02), lambda e: e.collusion, lambda e: e.collusion - e.measures["evenness"] / 2),
+        ],
+    )
+    def test_two_measures_tell_targets_from_honest_items_that_look_alike(self, town, attack, better, without):
+        """Innocent profiles that are each of one piece, and lists that are handed out."""
+        text, above = TextVectors(town.catalog, Hash(dim=64)), {better: [], without: []}
+        for seed in range(1, 5):
+            poison = forge(attack, town, 5, seed=seed, text=text)
+            found = examiner(inject(town, poison, seed=seed), True).evidence
+            for score, shares in above.items():
+                honest = np.delete(score(found)[1:], poison.targets - 1)
+                shares += [(honest > target).mean() for target in score(found)[poison.targets]]
+        assert np.mean(above[better]) < 0.8 * np.mean(above[without])
+        assert np.mean(above[better]) < 0.02
+
     @pytest.mark.parametrize("attack", [Random(share=0.02), Segment(share=0.02), Replace(share=0.02)])
     def test_beside_a_log_is_as_in_it(self, town, attack):
         """Targets look alike whether their campaign stands in the log, or beside it."""
@@ -324,12 +345,25 @@ class TestWhatItSees:
         assert found.surprise[[0, 4]].tolist() == [0, 0]
         assert all(np.isfinite(values).all() for values in found.measures.values())
 
+    @pytest.mark.parametrize(("share", "judged"), [(0.45, True), (0.55, False), (0.95, False), (1.0, False)])
+    def test_what_most_people_have_is_not_spoken_of(self, town, share, judged):
+        """Hardly anybody is left to compare its company with, so it would look the odder the more have it."""
+        item, rng = int(np.argmax(town.train.counts(len(town.catalog)))), np.random.default_rng(0)
+        histories = [town.train[user] for user in range(len(town))]
+        lack = [user for user, history in enumerate(histories) if item not in history]
+        more = int(share * len(town)) - (len(town) - len(lack))
+        for user in rng.choice(lack, more, replace=False):
+            histories[user] = np.append(histories[user], item)
+        found = Examiner(Sequences.of(histories), len(town.catalog), None, np.random.default_rng(0)).evidence
+        assert bool(found.surprise[item]) == judged
+
     def test_the_smallest_logs_do_not_break(self):
         for histories in ([[1]], [[1], [1], [1]], [[1, 2]] * 3, [[1, 1, 1]] * 3):
             made = Examiner(Sequences.of(histories), 3, np.ones((4, 2)), np.random.default_rng(0))
             beside = made.beside(Sequences.of([[1, 2], [1, 3]]), np.array([1, 3]))
             for found in (made.evidence, beside):
                 assert np.isfinite(found.collusion).all()
+                assert np.isfinite(found.intrusion).all()
                 assert np.isfinite(found.surprise).all()
 
 

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from lorec.attacks import ATTACKS, Adaptive, Bandwagon, Random, Replace, Segment, forge, known_fakes
 from lorec.data import Dataset, Feed, Poison, Sequences, inject, leave_two_out
 from lorec.defenses import LoRec, LoRecPaper, Undefended
+from lorec.detectors import detect
 from lorec.detectors.logistic import calibrate, fit_logistic, sigmoid, squared
 from lorec.detectors.lorec import VIEWS, _over_holders, _Scene, _within
 from lorec.errors import ConfigError, DataError
@@ -235,12 +236,50 @@ class TestGuard:
         assert said / n > 0.2
         assert found > 0.8 * lies_of_all
 
+    @pytest.mark.parametrize("share", [0.02, 0.06, 0.15])
+    def test_a_large_crowd_is_accused_as_a_small_one_is(self, town, share):
+        """All alike, they are one group, and larger than the share of users that may be flagged."""
+        _, bad, known = poisoned(town, Random(share=share))
+        found = detect(LoRec(sources=("log",)), bad, known=known)
+        assert found.flagged[bad.fraudsters].mean() > 0.9
+        assert found.flagged[~bad.fraudsters].mean() < 0.05
+
+    def test_who_takes_an_item_again_is_no_more_suspect(self, town):
+        poison, bad, known = poisoned(town, Random(share=0.02))
+        log, spec = bad.train, LoRec(sources=("log",))
+        log = Sequences(
+            log.items[np.lexsort((log.items, log.users()))], log.starts
+        )  # as histories with repeats are read
+        rows = np.flatnonzero(np.isin(log.items, poison.targets))
+        again = np.sort(np.concatenate([np.arange(len(log.items)), np.repeat(rows, 5)]))
+        longer = log.lengths + 5 * np.bincount(log.users()[rows], minlength=len(log))
+        repeated = replace(bad, train=Sequences(log.items[again], np.concatenate([[0], np.cumsum(longer)])))
+        one, other = (detect(spec, some, known=known) for some in (replace(bad, train=log), repeated))
+        np.testing.assert_array_equal(one.users, other.users)
+        np.testing.assert_array_equal(one.items, other.items)
+        np.testing.assert_array_equal(one.lies[again], other.lies)
+
     def test_incoherence_turns_down_no_more_than_its_budget(self, town):
         _, bad, known = poisoned(town, Replace(share=0.02))
-        for budget in (0.005, 0.05):
-            off = dict.fromkeys((view for view in VIEWS if view != "incoherence"), 0.0)
-            alone = LoRec(**off, incoherence=1, budget=budget)
-            assert 0 < (decided(bad, known, alone).weights.events < 1).mean() <= budget
+        off = dict.fromkeys((view for view in VIEWS if view != "incoherence"), 0.0)
+        for budget, intruders in ((0.005, 0.0), (0.05, 0.0), (1e-9, 0.01), (0.02, 0.01)):
+            alone = LoRec(**off, incoherence=1, budget=budget, intruders=intruders)
+            assert 0 < (decided(bad, known, alone).weights.events < 1).mean() <= budget + intruders
+
+    def test_a_part_of_its_budget_is_for_items_whose_holders_are_each_of_one_piece(self, town):
+        """Of items that fail incoherence alike, those come first."""
+        _, bad, known = poisoned(town, Replace(share=0.02))
+        off = dict.fromkeys((view for view in VIEWS if view != "incoherence"), 0.0)
+        guard = decided(bad, known, LoRec(**off, incoherence=1, budget=1e-9, intruders=0.01))
+        text = TextVectors(bad.catalog, Hash(dim=64)).items()
+        intrusion = Examiner(bad.train, len(bad.catalog), text, np.random.default_rng(0)).evidence.intrusion
+        able = guard.found.views["incoherence"] > 1
+        gone = np.isin(np.arange(len(able)), bad.train.items[guard.found.lies])
+        assert (able[gone]).all()
+        assert 0 < gone.sum() < able.sum()
+        next_one = intrusion[able & ~gone].max()
+        assert intrusion[gone].min() > next_one
+        assert guard.found.views["incoherence"][gone].min() < guard.found.views["incoherence"][able & ~gone].max()
 
     def test_who_hides_from_each_view_is_seen_by_two_together(self, town, monkeypatch):
         """A crowd that adapts to every view but this one."""
@@ -332,6 +371,7 @@ class TestGuard:
             start(town, [Poison(known[0].profiles, np.zeros(0, dtype=np.int32), {})])[1].decide()
         for wrong in (
             {"budget": 0.0},
+            {"intruders": -0.1},
             {"silence": 1.5},
             {"surprise": 0.5},
             dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "profile", "contradiction"), 0.0),

@@ -126,6 +126,16 @@ class TestCalibrator:
         y = y + block.down(torch.nn.functional.gelu(block.up(block.norm_feed(y))))
         torch.testing.assert_close(block(x, x, None)[0], y, atol=1e-5, rtol=1e-4)
 
+    def test_the_language_models_view_is_mapped_by_one_layer(self):
+        """cos(z_u, g_u), g_u = GELU(W o_u + b)."""
+        made = Calibrator(8, 4).eval()
+        torch.nn.init.normal_(made.view.bias)
+        steps, padding, views = torch.randn(5, 3, 8), torch.zeros(5, 3, dtype=torch.bool), torch.randn(5, 4)
+        z, linear = made.summary(steps, padding), views @ made.view.weight.T + made.view.bias
+        g = linear * (1 + torch.erf(linear / math.sqrt(2))) / 2
+        wanted = (z * g).sum(1) / (z.norm(dim=1) * g.norm(dim=1))
+        torch.testing.assert_close(made(steps, padding, views)[1], wanted, atol=1e-5, rtol=1e-4)
+
     def test_a_batch_of_one_user_does_not_break(self):
         made = Calibrator(8, 4).train()
         logits, alignment = made(torch.randn(1, 3, 8), torch.zeros(1, 3, dtype=torch.bool), torch.randn(1, 4))
@@ -161,6 +171,17 @@ class TestSchedule:
             figures = guard.end_epoch(recommender, epoch)
         assert len(asked) == 4  # 5, 6, 7, 8
         assert figures["gate"] == 0.0
+
+    def test_a_gate_that_opens_after_all_waits_for_the_next_date(self, split, monkeypatch):
+        recommender, guard = start(LoRecPaper(view="pooled"), split)
+        asked, half, few = [], np.arange(len(split)) % 2.0, np.eye(1, len(split))[0]
+        monkeypatch.setattr(guard, "_learn", lambda recommender: 0.0)
+        monkeypatch.setattr(
+            guard, "likelihoods", lambda recommender: (asked.append(guard.epoch), half if len(asked) < 3 else few)[1]
+        )
+        gates = [guard.end_epoch(recommender, epoch).get("gate") for epoch in range(1, 16)]
+        assert asked == [5, 6, 7, 10, 15]
+        assert [gate for gate in gates if gate is not None] == [0.0, 0.0, 1.0, 1.0, 1.0]
 
     def test_without_compensation_whoever_is_likely_at_the_last_update_counts_nothing(self, split, monkeypatch):
         recommender, guard = start(LoRecPaper(view="pooled", reweighting="threshold", enter=10), split)

@@ -348,6 +348,8 @@ class TestOddLogs:
             scan(market[0], kinds=["shilling", "random"])
         with pytest.raises(ConfigError, match="2 or more"):
             scan(market[0], trials=1)
+        with pytest.raises(ConfigError, match="encoder is 'hash'; give one"):
+            scan(market[0], encoder="hash")
         with pytest.raises(DataError, match="empty"):
             scan(dataclasses.replace(market[0], interactions=market[0].interactions.head(0)))
 
@@ -374,6 +376,24 @@ class TestCommand:
         done = CliRunner().invoke(app, [*asked, "--json", "--fail-above", "0.5"])
         assert done.exit_code == 1
         assert json.loads(done.stdout)["alarm"] > 0.5
+        assert "replaced" not in done.stderr  # the same once more
+        again = [
+            "scan",
+            *files,
+            "--out",
+            str(tmp_path / "out"),
+            "--kinds",
+            ",".join(KINDS),
+            "--trials",
+            "2",
+            "--seed",
+            "3",
+        ]
+        done = CliRunner().invoke(app, again)
+        assert done.exit_code == 0, done.output
+        assert "this replaced a scan in" in done.stderr
+        assert "with another trials, seed" in done.stderr.replace("\n", " ")
+        assert "2 trials are few" in done.stdout
 
     def test_an_encoder_takes_its_options(self, files, tmp_path, folder, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -280,6 +280,9 @@ class TestStore:
         (tmp_path / "file").write_text("mine")
         with pytest.raises(DiskError, match="can't keep vectors"):
             Store(tmp_path / "file", Hash()).vectors(["a"])
+        titles = Catalog(pl.DataFrame({"item": ["i"], "title": ["a title"]}))
+        with pytest.raises(DiskError, match="XDG_CACHE_HOME"):
+            TextVectors(titles, Hash(), tmp_path / "file").check()  # before anything is trained
 
     def test_two_processes_encode_each_text_once(self, tmp_path):
         code = (

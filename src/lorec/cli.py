@@ -344,6 +344,7 @@ def scan(
     print(f"columns: {literal(', '.join(f'{role} = {name}' for role, name in columns.items()), 300)}", file=sys.stderr)
     if items is None and not dataset.items.height:
         print("there is no catalogue: --items FILE gives titles, which evidence is made of, too", file=sys.stderr)
+    before = _last_scan(out)
     options: dict[str, Any] = {} if kinds is None else {"kinds": _ids(kinds)}
     options |= {} if trials is None else {"trials": trials}
     with shown_progress() as seen:
@@ -353,7 +354,9 @@ def scan(
             verdicts=None if verdicts is None else read_verdicts(verdicts), cache=_cache(), key=_key(key_file),
             seed=seed, watch=_stages(seen), **options,
         )  # fmt: skip
-    page = _reported(out)
+    page, now = _reported(out), _last_scan(out)
+    if changed := [name for name in before if before[name] != now.get(name)]:
+        print(f"lorec: this replaced a scan in {literal(str(out))} with another {', '.join(changed)}", file=sys.stderr)
     if as_json:
         about = {"verdict": found.verdict(), "alarm": found.alarm, "figures": found.figures, "notes": found.notes}
         print(json.dumps(about, indent=2, ensure_ascii=False))
@@ -362,6 +365,19 @@ def scan(
         print(f"\nEverything is in {out}: users, items, groups, weights (Parquet), findings.json{page}.")
     if fail_above is not None and found.alarm >= fail_above:
         raise typer.Exit(1)
+
+
+def _last_scan(folder: Path) -> dict[str, Any]:
+    """What the scan was of that a folder holds, and how it was asked; nothing where there is none."""
+    from lorec.errors import RunError
+    from lorec.files import read_json
+
+    try:
+        found = read_json(folder / "findings.json")
+        asked = {name: value for name, value in found["asked"].items() if name not in ("like", "verdicts")}
+        return {"log": found["log"]["dataset"]["source"], "trials": found["figures"]["trials"], **asked}
+    except (OSError, RunError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _reported(folder: Path) -> str:

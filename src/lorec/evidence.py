@@ -55,8 +55,10 @@ The other two, `fit` and `strangers`, tell lies on either side: too well at home
 COPYING = "doubles"
 """A view by itself: whoever copies histories takes care that all else looks as it should."""
 SCATTER = "scatter"
-"""How little the texts of a holder's other items have to do with one another: for `contradiction` alone."""
-ASIDE = {COPYING, SCATTER}
+"""How little the texts of a holder's other items have to do with one another: for `contradiction` and `intrusion`."""
+EVENNESS = "evenness"
+"""How much of an item's company is middling: its sixth to twentieth most frequent companions. For `collusion`."""
+ASIDE = {COPYING, SCATTER, EVENNESS}
 """Measures that `surprise` leaves out."""
 USUAL = 2.0
 """A score of doubles that says nothing: lies of other kinds have none, and a calibration must not take that for honest.
@@ -65,16 +67,21 @@ USUAL = 2.0
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of each of n items; of one with fewer than three holders, zeros."""
+    """What is known of each of n items; of one with fewer than three holders or more than half of all users, zeros."""
 
     measures: dict[str, Floats]
     """[n] each: normal scores among items of like popularity, about N(0, 1) for honest items."""
     collusion: Floats
-    """[n]: a mean of normal scores."""
+    """[n]: a mean of normal scores, and half of the score of `evenness`: honest items that are close-knit hang on one
+    or two companions, and a list that was handed out spreads over many (twenty in our `Segment`)."""
     incoherence: Floats
     """[n]: a mean of normal scores."""
+    intrusion: Floats
+    """[n]: incoherence, less .3 of the score of `scatter`. Of items whose holders have little in common those are the
+    likeliest pushed whose holders are each of one piece: innocent profiles with one lie. As a view of its own it is
+    calibrated badly, since known fakes are of all kinds; it is an order in which incoherence's budget is spent."""
     contradiction: Floats
-    """[n]: the sum of these two, and half of the score of `scatter`."""
+    """[n]: the mean of `collusion`'s scores, incoherence, and half of the score of `scatter`."""
     copying: Floats
     """[n]: how nearly its holders are doubles of people who lack it: what a normal score has above `USUAL`."""
     surprise: Floats
@@ -129,7 +136,9 @@ class Examiner:
         return self._judge(self._measure(world, items), world, items)
 
     def _told(self, world: "_World", items: Ints) -> Bools:
-        told: Bools = (world.holders[items] >= FEWEST) & (world.mass[items] > 0) & (items > 0)
+        """Which items something can be said of: what most have can't be pushed, and leaves nobody to compare with."""
+        holders = world.holders[items]
+        told: Bools = (holders >= FEWEST) & (2 * holders <= len(world.log)) & (world.mass[items] > 0) & (items > 0)
         return told
 
     def _worded(self, items: Ints) -> Bools:
@@ -379,7 +388,17 @@ class _Company:
             # the chance that two companions drawn from an item's histories are the same item
             "concentration": (self.over(counts**2) - mass) / np.maximum(mass * (mass - 1), 1),
             "same": self.same(self.kept),
+            EVENNESS: self.over(counts * self._middling(counts)) / np.maximum(mass, 1),
         }
+
+    def _middling(self, counts: Floats, first: int = 5, last: int = 20) -> Bools:
+        """[P]: whether a companion is the sixth to the twentieth most frequent of the item that asks."""
+        asking = self.pairs // len(self.world.holders)  # sorted
+        order = np.lexsort((-counts, asking))
+        middling = np.zeros(len(asking), dtype=bool)
+        nth = np.arange(len(asking)) - np.searchsorted(asking, asking)
+        middling[order] = (nth >= first) & (nth < last)
+        return middling
 
 
 def _twins(pairs: Ints, counts: Floats, size: int, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -729,10 +748,11 @@ class _Scale:
         distances = np.where(told, np.sqrt(np.einsum("ij,ij->i", away @ self.inverse, away)), 0)
         copying = np.maximum(scores.get(COPYING, np.zeros(len(holders))) - USUAL, 0)
         collusion, incoherence = _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE)
-        contradiction = collusion + incoherence
-        if SCATTER in scores:
-            contradiction = contradiction + _mean_of(scores, {SCATTER: 1}) / 2
-        return Evidence(scores, collusion, incoherence, contradiction, copying, distances)
+        scatter, evenness = (_mean_of(scores, {name: 1}) for name in (SCATTER, EVENNESS))
+        return Evidence(
+            scores, collusion + evenness / 2, incoherence, incoherence - 0.3 * scatter,
+            collusion + incoherence + scatter / 2, copying, distances,
+        )  # fmt: skip
 
 
 def _suspect(scores: dict[str, Floats]) -> Floats:
@@ -757,10 +777,9 @@ def _with_excess(raw: dict[str, Floats], holders: Ints, explains: Floats) -> dic
 
 
 def _mean_of(scores: dict[str, Floats], signs: dict[str, int]) -> Floats:
-    """The mean of those measures that there are, none of them more than 5 either way."""
-    mean: NDArray[np.float64] = np.mean(
-        [sign * np.clip(scores[name], -5, 5) for name, sign in signs.items() if name in scores], axis=0
-    )
+    """[n]: the mean of those measures that there are, none of them more than 5 either way; 0 without any."""
+    found = [sign * np.clip(scores[name], -5, 5) for name, sign in signs.items() if name in scores]
+    mean: Floats = np.mean(found or [0 * one for one in scores.values()], axis=0)
     return mean
 
 

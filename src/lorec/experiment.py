@@ -101,7 +101,7 @@ def run(
     record = begun(config, folder)
     watch(Event("read the log", 0, 1))
     clean = prepared(config.data, config.split)
-    watch(Event("read the log", 1, 1, clean.size(), finished=True))
+    watch(Event("read the log", 1, 1, f"{clean.name}: {clean.size()}", finished=True))
     if record.get("data", {"digest": clean.digest()})["digest"] != clean.digest():
         raise RunError(f"the log has changed since {folder} was begun; choose another --out, or delete the folder")
     if record["finished"]:

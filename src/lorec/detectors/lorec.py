@@ -53,7 +53,7 @@ class LoRec:
 
     sources: tuple[Source, ...] = ("log", "text")
     """What evidence is made of: the log's own co-occurrence, a language model's vectors of the items' texts."""
-    collusion: float = 15.0
+    collusion: float = 10.0
     """An interaction counts 0 where this view raises the odds of a lie so many times (a Bayes factor); 0: off.
 
     Honest items that fail this view are close-knit, and a recommender predicts them well: high, since they are missed.
@@ -75,10 +75,14 @@ class LoRec:
     """The same for the sum of `collusion`, `incoherence` and how little the texts of holders' other items go together.
     In honest items much of the first goes with little of the others; who hides from each is seen by all. 0: off.
     """
-    budget: float = 0.01
+    budget: float = 0.006
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
 
     The other views have none, as a large attack with targets in common makes more lies than any budget that spares.
+    """
+    intruders: float = 0.001
+    """The share that incoherence may turn down besides, first items whose holders are each of one piece and have
+    nothing in common (`Evidence.intrusion`); 0: off.
     """
     silence: float = 0.01
     """Where profile would turn down more than this share of all interactions, it says nothing.
@@ -86,7 +90,8 @@ class LoRec:
     Then honest histories look made, too, as short ones do: it would find no more than chance and cost hits.
     """
     accused: float = 0.05
-    """The share of users that it may flag, the most suspicious of those with a turned-down interaction."""
+    """The share of users that it may flag, the most suspicious of those with a turned-down interaction. Those of one
+    suspicion go together: of the last of them, if they are suspect at all, also more than there is room for."""
 
     needs_known: ClassVar[bool] = True
     decides: ClassVar[bool] = True
@@ -100,6 +105,8 @@ class LoRec:
             raise ConfigError(f"LoRec's factors ({', '.join(VIEWS)}) are 1 or more, or 0 for off")
         if not all(0 < share <= 1 for share in (self.budget, self.silence, self.accused)):
             raise ConfigError("LoRec's budget, silence and accused are shares of interactions and of users in (0, 1]")
+        if not 0 <= self.intruders <= 1:
+            raise ConfigError("LoRec's intruders is a share of interactions in [0, 1]; 0 is off")
 
     def factors(self) -> dict[str, float]:
         """The views that are asked, each with its Bayes factor."""
@@ -113,7 +120,8 @@ class LoRec:
 
     def detect(self, sight: Sight) -> Suspicion:
         """Likelihoods that interactions with each item are bought; raises DataError for known fakes without targets."""
-        log, vectors = sight.log, sight.texts(self).items() if self.needs_text else None
+        vectors = sight.texts(self).items() if self.needs_text else None
+        log = sight.log.distinct()  # who takes an item again is no more suspect for it
         likely, off, views = self._judged(log, sight.n_items, vectors, sight.known, sight.rng)
         users, single, lies = log.users(), likely[log.items].astype(np.float64), off[log.items]
         # How likely it is that one of a user's turned-down interactions is bought, or else the likeliest.
@@ -123,8 +131,12 @@ class LoRec:
         suspicion = np.maximum(worst, -np.expm1(spared))
         touched = np.bincount(users, lies, len(log)) > 0
         flagged = _within(suspicion, touched, np.ones(len(log)), self.accused * len(log))
+        left = np.where(touched & ~flagged, suspicion, 0)
+        if (most := left.max(initial=0)) >= SUSPECT and flagged.sum() < self.accused * len(log):
+            flagged |= left == most  # a crowd of one suspicion, larger than the room for it
+        every = sight.log.items
         return Suspicion(
-            users=suspicion, flagged=flagged, interactions=likely[log.items], lies=lies, items=likely, views=views
+            users=suspicion, flagged=flagged, interactions=likely[every], lies=off[every], items=likely, views=views
         )
 
     def _judged(
@@ -165,6 +177,9 @@ class LoRec:
             if fitted.slope > 0:
                 room = self.budget * len(log.items) if view == "incoherence" else math.inf
                 off |= _within(found[0], against & ~off, holders, room)
+                if view == "incoherence" and self.intruders:
+                    room = self.intruders * len(log.items)
+                    off |= _within(scenes[0].evidence.intrusion, against & ~off, holders, room)
             views[view] = found[0] / (1 - found[0]) / odds
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once

@@ -45,6 +45,8 @@ ALIKE = 0.5
 """The share of items of one title from which on titles tell nothing."""
 FOREIGN = 0.01
 """The share of letters beyond ASCII's from which on an encoder of English is the wrong one."""
+FEW_TRIALS = 8
+"""Below, how likely an attack is moves by tenths with the seed."""
 SMALL = 0.01
 """The share of users below which an attack should be found, or else the notes say that it can't."""
 LONGEST = 1000
@@ -86,6 +88,8 @@ def scan(
     in the log; DataError for a log that is too small; RunError for a folder that holds something else.
     """
     started = time.perf_counter()
+    if encoder is not None and (isinstance(encoder, type) or not hasattr(encoder, "encode")):
+        raise ConfigError(f"encoder is {encoder!r}; give one, as lorec.MiniLM() or lorec.Hash()")
     _checked(evidence, kinds, trials)
     folder = None if folder is None else Path(folder)
     if folder is not None:
@@ -125,6 +129,8 @@ def scan(
         models = learned(base, earlier)
         notes.append(f"The trials are those of an earlier scan, {like}; none was made in this log.")
 
+    if (n := len(earlier or range(trials))) < FEW_TRIALS:
+        notes.append(f"{n} trials are few: another seed may say another likelihood by some tenths; 12 are usual.")
     known, can_tell = pushed(models[0], base.items()), True
     off = _turned_down(base.said["lorec"], known, looked_at)
     if (share := float(off[looked_at.train.items].mean())) > MOST:

@@ -92,11 +92,13 @@ class TextVectors:
         return self.encoder.identity() | {"scenario": self.scenario, "prompts": asdict(self.prompts)}
 
     def check(self) -> None:
-        """Raise now what encoding would raise: DataError where no item has a text, and what the encoder does.
+        """Raise now what encoding would raise: DataError where no item has a text, DiskError where vectors can't be
+        kept, and what the encoder does.
 
         Where all titles are encoded already the encoder is not asked: it need not even be there.
         """
         if self.missing(self.texts()):
+            self._store().check()
             next(iter(self.encoder.encode(["a text"])))
 
     def items(self) -> Vectors:

@@ -72,6 +72,11 @@ class Store:
             missing = {_key(text): text for text in self.missing(texts)}
             self._encode(missing, on_progress, in_memory=self.folder is None)
 
+    def check(self) -> None:
+        """Raise DiskError now where vectors could not be kept."""
+        with self._alone():
+            pass
+
     def missing(self, texts: list[str]) -> list[str]:
         """The distinct texts that are not kept; a damaged row shows only when it is used."""
         by_key = {_key(text): text for text in texts if _key(text) not in self.memory}
@@ -90,7 +95,10 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             return FileLock(self.folder / ".lock").acquire()
         except OSError as error:
-            raise DiskError(f"can't keep vectors in {self.folder}: {error.strerror or error}; mend that") from None
+            raise DiskError(
+                f"can't keep vectors in {self.folder}: {error.strerror or error}; mend that, or name another place by "
+                "the variable XDG_CACHE_HOME (in Python by cache=)"
+            ) from None
 
     def _encode(
         self, missing: dict[bytes, str], on_progress: Callable[[int, int], None] | None, in_memory: bool
