@@ -291,7 +291,11 @@ class TestWhatItSees:
         ("attack", "better", "without"),
         [
             (LLM(share=0.02), lambda e: e.intrusion, lambda e: e.incoherence),
-            (Segment(share=0.02), lambda e: e.collusion, lambda e: e.collusion - e.measures["evenness"] / 2),
+            (
+                Segment(share=0.02),
+                lambda e: e.collusion,
+                lambda e: e.collusion - np.maximum(e.measures["evenness"], 0) / 2,
+            ),
         ],
     )
     def test_two_measures_tell_targets_from_honest_items_that_look_alike(self, town, attack, better, without):

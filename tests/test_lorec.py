@@ -198,7 +198,7 @@ class TestAssociation:
         caught = {}
         for association in (0.0, 15.0):
             spec = LoRec(
-                incoherence=0, surprise=0, copying=0, profile=0, contradiction=0, collusion=60, association=association
+                incoherence=0, surprise=0, copying=0, profile=0, contradiction=0, collusion=30, association=association
             )
             caught[association] = 1 - decided(bad, known, spec).weights.events
         assert 0 < caught[0.0][lies].mean() < 1

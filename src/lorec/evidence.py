@@ -72,8 +72,9 @@ class Evidence:
     measures: dict[str, Floats]
     """[n] each: normal scores among items of like popularity, about N(0, 1) for honest items."""
     collusion: Floats
-    """[n]: a mean of normal scores, and half of the score of `evenness`: honest items that are close-knit hang on one
-    or two companions, and a list that was handed out spreads over many (twenty in our `Segment`)."""
+    """[n]: a mean of normal scores, and half of the score of `evenness` where that is above 0: honest items that are
+    close-knit hang on one or two companions, and a list that was handed out spreads over many (twenty in our `Segment`).
+    Fillers drawn from the whole catalogue spread so far that it is low: that speaks for nobody."""
     incoherence: Floats
     """[n]: a mean of normal scores."""
     intrusion: Floats
@@ -750,7 +751,7 @@ class _Scale:
         collusion, incoherence = _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE)
         scatter, evenness = (_mean_of(scores, {name: 1}) for name in (SCATTER, EVENNESS))
         return Evidence(
-            scores, collusion + evenness / 2, incoherence, incoherence - 0.3 * scatter,
+            scores, collusion + np.maximum(evenness, 0) / 2, incoherence, incoherence - 0.3 * scatter,
             collusion + incoherence + scatter / 2, copying, distances,
         )  # fmt: skip
 
