@@ -286,7 +286,7 @@ class TestGuard:
         monkeypatch.setattr("lorec.attacks.adaptive.MEASURED", ("collusion", "incoherence", "copying", "surprise"))
         text, above, lies = TextVectors(town.catalog, Hash(dim=64)), {}, {0.0: [], 15.0: []}
         for seed in range(1, 5):
-            poison = forge(Adaptive(share=0.02), town, 5, seed=seed, text=text)
+            poison = forge(Adaptive(share=0.05), town, 5, seed=seed, text=text)
             bad = inject(town, poison, seed=seed)
             found = Examiner(bad.train, len(town.catalog), text.items(), np.random.default_rng(0)).evidence
             for view in ("collusion", "incoherence", "contradiction"):

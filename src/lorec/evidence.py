@@ -73,8 +73,8 @@ class Evidence:
     """[n] each: normal scores among items of like popularity, about N(0, 1) for honest items."""
     collusion: Floats
     """[n]: a mean of normal scores, and half of the score of `evenness` where that is above 0: honest items that are
-    close-knit hang on one or two companions, and a list that was handed out spreads over many (twenty in our `Segment`).
-    Fillers drawn from the whole catalogue spread so far that it is low: that speaks for nobody."""
+    close-knit hang on one or two companions, and a list that was handed out spreads over many (twenty in our
+    `Segment`). Fillers drawn from the whole catalogue spread so far that it is low: that speaks for nobody."""
     incoherence: Floats
     """[n]: a mean of normal scores."""
     intrusion: Floats

@@ -128,7 +128,7 @@ class LoRec:
         worst = np.zeros(len(log))
         np.maximum.at(worst, users, single)
         spared = np.bincount(users, np.log1p(-np.minimum(single, 0.999999)) * lies, len(log))
-        suspicion = np.maximum(worst, -np.expm1(spared))
+        suspicion = np.round(np.maximum(worst, -np.expm1(spared)), 12)  # whose items are alike, whatever their order
         touched = np.bincount(users, lies, len(log)) > 0
         flagged = _within(suspicion, touched, np.ones(len(log)), self.accused * len(log))
         left = np.where(touched & ~flagged, suspicion, 0)
