@@ -198,7 +198,7 @@ def said(one: ast.arg, default: ast.expr | None = None) -> str:
 
 SHOWN = (
     "small-main", "small-paper", "small-backbones", "small-detection", "small-ablation", "small-lambdas",
-    "small-likelihoods", "small-training", "small-known-fakes", "small-encoders", "rivals",
+    "small-likelihoods", "small-training", "small-known-fakes", "small-encoders", "rivals", "rivals-seeds",
 )  # fmt: skip
 """The recipes whose tables are shown, in this order."""
 
@@ -211,8 +211,8 @@ def results() -> str:
         "about eight hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
         "more logs and with more seeds: [measurements](measurements.md).",
         "All tables were made before `lorec` knew `evenness` and `intruders` ([log](log.md), 2026-11-28); all but "
-        "`small-main` and `rivals` also before it had the view `contradiction` and before some rivals were mended "
-        "(2026-11-27).",
+        "`small-main`, `rivals` and `rivals-seeds` also before it had the view `contradiction` and before some rivals "
+        "were mended (2026-11-27).",
         paper_recipes(),
     ]
     for name in SHOWN:
@@ -225,12 +225,13 @@ def results() -> str:
         parts += [f"## {name}", f"{head_of(name)} `lorec grid recipes/{name}.toml`: {took}"]
         if (kept / "table.md").exists():
             parts.append((kept / "table.md").read_text(encoding="utf-8").strip())
+        asked = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))["grid"]
+        for axis in {"attack", "items"} & asked.keys():
+            if left := [one for one in asked[axis] if isinstance(one, str) and one not in set(cells[axis])]:
+                parts.append(f"Not run yet: {axis} = {', '.join(left)}.")
         if name == "small-likelihoods":
             parts.append(deciles(cells))
         if name == "rivals":
-            asked = tomllib.loads((RECIPES / "rivals.toml").read_text(encoding="utf-8"))["grid"]["attack"]
-            if left := [kind for kind in asked if kind not in set(cells["attack"])]:
-                parts.append(f"Not run yet: {', '.join(left)}.")
             parts.append(side_by_side(cells, "success removed", "Attack success removed"))
             parts.append(side_by_side(cells, "T-HR@50", "T-HR@50"))
             parts.append(side_by_side(cells, "HR@10", "HR@10; under `none`, of a clean log, the price of each defense"))

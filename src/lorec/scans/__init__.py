@@ -88,7 +88,7 @@ def scan(
     in the log; DataError for a log that is too small; RunError for a folder that holds something else.
     """
     started = time.perf_counter()
-    if encoder is not None and (isinstance(encoder, type) or not hasattr(encoder, "encode")):
+    if encoder is not None and (isinstance(encoder, type) or not hasattr(encoder, "identity")):
         raise ConfigError(f"encoder is {encoder!r}; give one, as lorec.MiniLM() or lorec.Hash()")
     _checked(evidence, kinds, trials)
     folder = None if folder is None else Path(folder)
