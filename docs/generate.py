@@ -47,7 +47,7 @@ def table(spec: type) -> str:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        shown = "required" if required else "" if default is None else f"`{default!r}`"
+        shown = "required" if required else "" if default is None or " at 0x" in repr(default) else f"`{default!r}`"
         kind = str(field.type).replace("typing.", "")
         choices = f" One of {kind.removeprefix('Literal[').removesuffix(']')}." if kind.startswith("Literal[") else ""
         rows.append(f"| `{field.name}` | {shown} | {about.get(field.name, '')}{choices} |".replace(" | None", ""))

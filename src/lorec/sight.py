@@ -23,7 +23,7 @@ class Sight:
     known: Sequence[Poison] = ()
     """Rounds of fakes that were synthesised for the defender, each with the items that it pushes."""
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-    """Of every draw."""
+    """Of every draw; seeded with 0 if omitted."""
 
     def rounds(self) -> Sequence[Poison]:
         """The rounds of known fakes to learn from. Raises DataError where there are none."""
