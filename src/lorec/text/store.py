@@ -13,6 +13,7 @@ it had finished. Of several processes one encodes at a time, and the next finds 
 import contextlib
 import hashlib
 import json
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -73,9 +74,12 @@ class Store:
             self._encode(missing, on_progress, in_memory=self.folder is None)
 
     def check(self) -> None:
-        """Raise DiskError now where vectors could not be kept."""
-        with self._alone():
-            pass
+        """Raise DiskError now where vectors could not be kept; nothing is made."""
+        if self.folder is None:
+            return
+        place = next(one for one in (self.folder, *self.folder.absolute().parents) if one.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise self._refused("it is not a folder to write to")
 
     def missing(self, texts: list[str]) -> list[str]:
         """The distinct texts that are not kept; a damaged row shows only when it is used."""
@@ -95,10 +99,13 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             return FileLock(self.folder / ".lock").acquire()
         except OSError as error:
-            raise DiskError(
-                f"can't keep vectors in {self.folder}: {error.strerror or error}; mend that, or name another place by "
-                "the variable XDG_CACHE_HOME (in Python by cache=)"
-            ) from None
+            raise self._refused(error.strerror or str(error)) from None
+
+    def _refused(self, why: str) -> DiskError:
+        return DiskError(
+            f"can't keep vectors in {self.folder}: {why}; mend that, or name another place by the variable "
+            "XDG_CACHE_HOME (in Python by cache=)"
+        )
 
     def _encode(
         self, missing: dict[bytes, str], on_progress: Callable[[int, int], None] | None, in_memory: bool
