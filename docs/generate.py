@@ -226,8 +226,8 @@ def results() -> str:
         if (kept / "table.md").exists():
             parts.append((kept / "table.md").read_text(encoding="utf-8").strip())
         asked = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))["grid"]
-        for axis in {"attack", "items"} & asked.keys():
-            if left := [one for one in asked[axis] if isinstance(one, str) and one not in set(cells[axis])]:
+        for axis in ("attack", "items"):
+            if left := [one for one in asked.get(axis, ()) if isinstance(one, str) and one not in set(cells[axis])]:
                 parts.append(f"Not run yet: {axis} = {', '.join(left)}.")
         if name == "small-likelihoods":
             parts.append(deciles(cells))

@@ -517,13 +517,10 @@ def recommend(
         typed = [list(dict.fromkeys(one)) for one in typed] if repeats == "first" else typed
         users = pl.Series([f"history {n}" for n in range(1, len(typed) + 1)], dtype=pl.String)
         log = Sequences.of(catalog.numbers(one) for one in typed)
-    blocked, listed = (
-        [item for one in without or [] for item in _ids(one)],
-        pl.Series(_lines(without_file), dtype=pl.String),
-    )
+    listed = pl.Series(_lines(without_file), dtype=pl.String)
     here = catalog.known(listed) > 0
     _left_out(listed.filter(~here).to_list(), f"and need no blocking by {without_file}")
-    blocked += listed.filter(here).to_list()
+    blocked = [item for one in without or [] for item in _ids(one)] + listed.filter(here).to_list()
     hidden = catalog.hidden(blocked, dict(_pair("--where", one) for one in where or []))
     recommender = opened.recommender(arm)
     if out is not None:

@@ -65,8 +65,7 @@ class Audit:
     def fits(self, sight: Sight) -> None:
         """Raise ConfigError where the encoder is none that writes, and as PCA does."""
         PCA(components=self.components).fits(sight)
-        if sight.text is not None:
-            sight.text.writer()
+        ZeroShot().fits(sight)
 
     def _filter(self, sight: Sight) -> Floats:
         """[users]: the higher of two ranks, of how unusual the loading is and how unpopular the taste."""
