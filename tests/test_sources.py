@@ -43,6 +43,46 @@ def log(tmp_path) -> Path:
 
 
 class TestRead:
+    @pytest.mark.parametrize("library", ["polars", "lazy", "pandas", "pyarrow"])
+    def test_a_frame_reads_as_its_file_does(self, log, library):
+        def frame(path: Path):
+            made = pl.read_csv(path, schema_overrides={"item_id": pl.String})
+            if library in ("pandas", "pyarrow"):
+                pytest.importorskip("pyarrow")
+            if library == "pandas":
+                pytest.importorskip("pandas")
+            return {"polars": lambda: made, "lazy": made.lazy, "pandas": made.to_pandas, "pyarrow": made.to_arrow}[
+                library
+            ]()
+
+        items = log.with_name("items.csv")
+        found, wanted = read(frame(log), items=frame(items)), read(log, items=items)
+        assert found.interactions.equals(wanted.interactions)
+        assert found.items["title"].equals(wanted.items["title"])
+        assert found.record == {"source": "log", "items": "catalogue", "columns": wanted.record["columns"]}
+        assert (found.name, read(frame(log), name="shop").name) == ("log", "shop")
+
+    @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+    def test_dates_of_a_frame_are_moments_of_any_unit(self, unit):
+        moments = pl.Series(["2024-05-17 00:00:00", "2024-05-18 01:00:00"]).str.to_datetime(time_unit=unit)
+        times = pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"], "time": moments})
+        read_back = read(times).interactions["time"]
+        assert read_back.diff()[1] == 25 * 3600 * 1_000_000
+
+    @pytest.mark.parametrize(
+        ("table", "wrong"),
+        [
+            ({"user": ["a"]}, "the log is a dict; give a file's path, or a frame of polars, pandas or pyarrow"),
+            (pl.DataFrame({"user": ["a", ""], "item": ["x", "y"]}), r"log, row 2: 'user' is empty \(1 such rows\)"),
+            (pl.DataFrame({"user": ["a"], "item": [1.5]}), "log: column 'item' holds fractions"),
+            (pl.DataFrame({"who": ["a"], "item": ["x"]}), r"log has no column that looks like the user \(it has: who"),
+            (pl.DataFrame({"user": [], "item": []}, schema={"user": str, "item": str}), "log has a header but no rows"),
+        ],
+    )
+    def test_a_frame_that_is_wrong_is_told_with_its_row(self, table, wrong):
+        with pytest.raises(DataError, match=wrong):
+            read(table)
+
     def test_keeps_ids_as_they_are_written(self, log):
         found = read(log, items=log.with_name("items.csv"))
         assert found.interactions["item"].head(2).to_list() == ["001", "002"]

@@ -1,4 +1,4 @@
-"""Tables from files: CSV, TSV, Parquet, JSON lines, also as .gz or .zst, streamed by polars."""
+"""Tables: files (CSV, TSV, Parquet, JSON lines, also as .gz or .zst, streamed by polars) and frames in memory."""
 
 import csv
 import gzip
@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import polars as pl
 
@@ -25,6 +26,16 @@ GUESSES = {
 
 NO_TITLES = pl.DataFrame(schema={"item": pl.String, "title": pl.String})
 """The catalogue of a log that comes without one."""
+
+
+class Frame(Protocol):
+    """A table in memory that speaks Arrow: of polars, pandas, pyarrow, DuckDB."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+Table = str | Path | Frame | pl.LazyFrame
+"""A file's path, or a frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,29 +90,28 @@ class Folder:
 
 
 def read(
-    path: str | Path,
+    log: Table,
     *,
-    items: str | Path | None = None,
+    items: Table | None = None,
     columns: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Dataset:
-    """Read a log and, where there is one, its catalogue.
+    """Read a log and, where there is one, its catalogue: each a file, or a frame of polars, pandas or pyarrow.
 
-    `columns` maps user, item, time and title to the files' own names (and catalogue_item, where the catalogue calls the
-    item otherwise than the log); what it leaves out is guessed from common ones.
-    Time may be a number (any one unit), a date, or text in ISO form. Without time the order of the file is the order.
+    `columns` maps user, item, time and title to the tables' own names (and catalogue_item, where the catalogue calls
+    the item otherwise than the log); what it leaves out is guessed from common ones.
+    Time may be a number (any one unit), a date, or text in ISO form. Without time the order of the rows is the order.
     Raises DataError, with file and row, for a missing file or column, null ids and unreadable times.
     """
-    path = Path(path)
     mapping = _mapping(columns)
     if items is None and (idle := [role for role in ("title", "catalogue_item") if role in mapping]):
         raise DataError(
             f"column {idle[0]} = {mapping[idle[0]]} is of a catalogue, and none is given; name its file as items, too"
         )
-    log, chosen = _log(path, mapping)
-    catalogue, titles = _catalogue(Path(items), mapping) if items is not None else (NO_TITLES, {})
-    record = {"source": str(path.name), "items": Path(items).name if items else None, "columns": chosen | titles}
-    return Dataset(name or path.name.split(".")[0], log, catalogue, record)
+    interactions, chosen, place = _log(log, mapping)
+    catalogue, titles, theirs = (NO_TITLES, {}, None) if items is None else _catalogue(items, mapping)
+    record = {"source": place.name, "items": theirs and theirs.name, "columns": chosen | titles}
+    return Dataset(name or place.name.split(".")[0], interactions, catalogue, record)
 
 
 def _mapping(columns: Mapping[str, str] | None) -> dict[str, str]:
@@ -111,8 +121,24 @@ def _mapping(columns: Mapping[str, str] | None) -> dict[str, str]:
     return dict(columns or {})
 
 
+def _opened(table: Table, name: str) -> tuple[Path, pl.LazyFrame]:
+    """Any table, lazily, and what messages call it: the file's path, or else the name."""
+    if isinstance(table, str | Path):
+        return Path(table), _scan(Path(table))
+    if isinstance(table, pl.LazyFrame):
+        return Path(name), table
+    if not hasattr(table, "__arrow_c_stream__"):
+        raise DataError(
+            f"the {name} is a {type(table).__name__}; give a file's path, or a frame of polars, pandas or pyarrow"
+        )
+    try:
+        return Path(name), pl.DataFrame(table).lazy()
+    except Exception as error:  # whatever a library other than ours says of its own frame
+        raise DataError(f"the {name} can't be read: {first_line(error)}; give columns of one type each") from None
+
+
 def _scan(path: Path) -> pl.LazyFrame:
-    """Open any table lazily, its ids as text."""
+    """Open any file lazily, its ids as text."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {what}; give a CSV, TSV, Parquet or JSON lines file")
@@ -228,8 +254,8 @@ def _needed(path: Path, names: list[str], mapping: dict[str, str], role: str, op
     return found
 
 
-def _log(path: Path, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
-    frame = _scan(path)
+def _log(table: Table, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str], Path]:
+    path, frame = _opened(table, "log")
     names = _names(path, frame)
     chosen = {role: _needed(path, names, mapping, role) for role in ("user", "item")}
     time = _column(path, names, mapping, "time")
@@ -242,7 +268,7 @@ def _log(path: Path, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str, s
         log = log.with_columns(_ids(path, log[role], chosen[role]))
     if time is not None:
         log = log.with_columns(_times(path, log["time"], time))
-    return log, chosen
+    return log, chosen, path
 
 
 def _ids(path: Path, values: pl.Series, column: str) -> pl.Series:
@@ -318,8 +344,8 @@ def _dates(text: pl.Series) -> pl.Series:
         return pl.Series(text.name, [None] * len(text), dtype=pl.Int64)
 
 
-def _catalogue(path: Path, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
-    frame = _scan(path)
+def _catalogue(table: Table, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str], Path]:
+    path, frame = _opened(table, "catalogue")
     names = _names(path, frame)
     theirs = mapping.get("catalogue_item") or (mapping["item"] if mapping.get("item") in names else None)
     item = _needed(path, names, {"item": theirs} if theirs else {}, "item", "catalogue_item")
@@ -335,11 +361,12 @@ def _catalogue(path: Path, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[
         raise DataError(
             f"{_where(path, row)}: item {str(items['item'][row])[:40]!r} stands there twice; keep one row an item"
         )
-    return items, {} if title is None else {"title": title}
+    return items, {} if title is None else {"title": title}, path
 
 
 def _where(path: Path, row: int) -> str:
     """The row as an editor counts it, where the file has lines."""
-    text = not any(suffix in (".parquet", ".pq") for suffix in path.suffixes)
-    head = 2 if {".csv", ".tsv", ".txt"} & set(path.suffixes) else 1
-    return f"{path}, line {row + head}" if text else f"{path}, row {row + 1}"
+    kinds = {suffix.lower() for suffix in path.suffixes}
+    if kinds & {".csv", ".tsv", ".txt"}:
+        return f"{path}, line {row + 2}"
+    return f"{path}, line {row + 1}" if kinds & {".jsonl", ".ndjson", ".json"} else f"{path}, row {row + 1}"
