@@ -287,6 +287,41 @@ class TestWhatItSees:
         above = [(honest > scores[target]).mean() for target in poison.targets]
         assert np.mean(above) < 0.1
 
+    @pytest.mark.parametrize("vectors", [True, False])
+    def test_views_against_their_definition(self, town, vectors):
+        """Item by item, from the scores of the measures."""
+        bad = inject(town, forge(Random(share=0.02), town, 5, seed=5), seed=5)
+        found, holders = examiner(bad, vectors).evidence, bad.train.counts(len(bad.catalog))
+        made = {"concentration": 1, "excess": 1, "same": 1, "kinship": -1, "text kinship": -1}
+        crowd = {"kinship": -1, "kinship share": -1, "text kinship": -1, "text fit": -1, "fit": -1, "strangers": 1}
+        odd = {"concentration": 1, "same": 1, "excess": 1, "kinship": -1, "kinship share": -1} | {
+            "text kinship": -1, "text fit": -1, "fit": 0, "strangers": 0,
+        }  # fmt: skip
+
+        def mean(item, signs):
+            scores = {name: values[item] for name, values in found.measures.items()}
+            return np.mean([max(-5, min(5, scores[name])) * sign for name, sign in signs.items() if name in scores])
+
+        told = [item for item in range(1, len(holders)) if holders[item] >= 3 and 2 * holders[item] <= len(bad.train)]
+        for item in told:
+            scatter = np.clip(found.measures["scatter"][item], -5, 5) if vectors else 0
+            evenness = np.clip(found.measures["evenness"][item], -5, 5)
+            collusion, incoherence = mean(item, made), mean(item, crowd)
+            assert found.collusion[item] == pytest.approx(collusion + max(evenness, 0) / 2)
+            assert found.incoherence[item] == pytest.approx(incoherence)
+            assert found.intrusion[item] == pytest.approx(incoherence - 0.3 * scatter)
+            assert found.contradiction[item] == pytest.approx(collusion + incoherence + scatter / 2)
+            assert found.copying[item] == pytest.approx(max(found.measures["doubles"][item] - 2, 0))
+        # Only the odd side of most measures counts, both sides of fit and strangers; the crowd is cut at 4, no item is.
+        names = [name for name in odd if name in found.measures]
+        sides = {name: found.measures[name][told] for name in names}
+        rows = np.array([np.where(one * odd[name] < 0, 0, one) for name, one in sides.items()]).T
+        cut = np.clip(rows, -4, 4)
+        assert (cut != rows).any()
+        spread = np.cov(cut.T, ddof=0, aweights=holders[told]) + 0.05 * np.eye(len(names))
+        away = rows - np.average(cut, axis=0, weights=holders[told])
+        np.testing.assert_allclose(found.surprise[told] ** 2, [row @ np.linalg.solve(spread, row) for row in away])
+
     @pytest.mark.parametrize(
         ("attack", "better", "without"),
         [

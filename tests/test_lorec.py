@@ -15,7 +15,7 @@ from lorec.data import Dataset, Feed, Poison, Sequences, inject, leave_two_out
 from lorec.defenses import LoRec, LoRecPaper, Undefended
 from lorec.detectors import detect
 from lorec.detectors.logistic import calibrate, fit_logistic, sigmoid, squared
-from lorec.detectors.lorec import VIEWS, _over_holders, _Scene, _within
+from lorec.detectors.lorec import VIEWS, _doubted, _over_holders, _Scene, _within
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection, evaluate
 from lorec.evidence import Examiner
@@ -89,6 +89,32 @@ class TestCalibration:
     def test_without_any_lie_nothing_is_likely(self):
         p = calibrate(np.linspace(0, 5, 50), np.zeros(50, dtype=np.int64), np.full(50, 10))(np.array([100.0]))
         assert p[0] < 0.5
+
+    @pytest.mark.parametrize("real", [0.0, 0.3])
+    def test_real_lies_among_the_logs_own_items_are_doubted(self, real):
+        """Known fakes beside a log, some of whose items are lies, too; each number once more by a library."""
+        rng = np.random.default_rng(0)
+        own, fakes = 400, 40
+        is_lie = np.arange(own) < real * fakes
+        seen = np.concatenate([np.where(is_lie, 5.0, 0) + rng.standard_normal(own), 4 + rng.standard_normal(fakes)])
+        lies = np.concatenate([np.zeros(own), np.full(fakes, 8.0)])
+        honest = np.concatenate([np.full(own, 50.0), np.full(fakes, 1.0)])
+        p, rows, labels = np.zeros(own), np.concatenate([seen, seen]), np.repeat([1, 0], len(seen))
+        doubted, trusted = lies.copy(), honest.copy()
+        for _ in range(8):
+            theirs = LogisticRegression(C=1e9, tol=1e-10, max_iter=5000)
+            theirs.fit(rows[:, None], labels, sample_weight=np.concatenate([doubted, trusted]))
+            p = theirs.predict_proba(seen[:own, None])[:, 1]
+            for item in range(own):
+                doubted[item] = 50 * p[item] if p[item] > 0.1 else 0
+                trusted[item] = 50 * (1 - p[item])
+        found = _doubted(seen, lies, honest, own)
+        np.testing.assert_allclose(found, p, atol=1e-3)
+        once = calibrate(seen, lies, honest)(seen[:own])
+        if real:
+            assert found[is_lie].mean() > 0.9
+            assert once[is_lie].mean() < 0.4  # counted as honest, they pull it down
+        assert found[~is_lie].mean() < 0.01
 
     @given(
         st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.booleans(), st.integers(0, 20)), min_size=1),
@@ -235,6 +261,22 @@ class TestGuard:
         assert found / n > said / n - 0.1
         assert said / n > 0.2
         assert found > 0.8 * lies_of_all
+
+    def test_a_user_is_as_suspect_as_that_one_of_what_was_turned_down_is_bought(self, town):
+        """Or else as the likeliest of what they took."""
+        _, bad, known = poisoned(town, Segment(share=0.02))
+        found, several = detect(LoRec(), bad, text=TextVectors(bad.catalog, Hash(dim=64)), known=known), 0
+        for user in range(len(bad.train)):
+            events = range(bad.train.starts[user], bad.train.starts[user + 1])
+            honest, turned = 1.0, [event for event in events if found.lies[event]]
+            for event in turned:
+                honest *= 1 - min(float(found.interactions[event]), 0.999999)
+            likeliest = max(float(found.interactions[event]) for event in events)
+            assert found.users[user] == pytest.approx(max(likeliest, 1 - honest), abs=1e-9)
+            several += len(turned) > 1 and 1 - honest > likeliest + 1e-6
+            assert not found.flagged[user] or turned
+        assert several
+        assert (found.interactions == found.items[bad.train.items]).all()
 
     @pytest.mark.parametrize("share", [0.02, 0.06, 0.15])
     def test_a_large_crowd_is_accused_as_a_small_one_is(self, town, share):

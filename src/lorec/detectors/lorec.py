@@ -183,16 +183,9 @@ class LoRec:
             views[view] = found[0] / (1 - found[0]) / odds
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
-        # more. And real lies stand among the log's own items as if they were honest: so each of these counts less as
-        # honest by how likely it is, and where it is suspect at all, as a lie (expectation and maximisation). Were the
-        # many that hardly are to count as lies, too, they would lift one another. (Where the one view that is asked
-        # keeps silent, all likelihoods are 0.)
+        # more. (Where the one view that is asked keeps silent, all likelihoods are 0.)
         best = np.concatenate([np.log(np.maximum(one, 1e-14) / (1 - one)) for one in likely])
-        own = slice(len(everything))
-        doubted, trusted = lies.copy(), honest.copy()
-        for _ in range(8):
-            p = calibrate(best, doubted, trusted)(best[own])
-            doubted[own], trusted[own] = honest[own] * np.where(p > SUSPECT, p, 0), honest[own] * (1 - p)
+        p = _doubted(best, lies, honest, len(everything))
         p[0] = off[0] = 0
         return p.astype(np.float32), off, views
 
@@ -264,6 +257,19 @@ class _Scene:
         mean = (total + odds / (1 + odds)) / (n + 1)
         guilt: Floats = np.log(mean / (1 - mean))
         return guilt
+
+
+def _doubted(seen: Floats, lies: Floats, honest: Floats, own: int) -> Floats:
+    """[own]: the calibrated likelihoods of the log's own items, the first of [n], where real lies stand as honest.
+
+    So each of these counts less as honest by how likely it is, and where it is suspect at all, as a lie (expectation
+    and maximisation, eight times). Were the many that hardly are to count as lies, too, they would lift one another.
+    """
+    doubted, trusted = lies.copy(), honest.copy()
+    for _ in range(8):
+        p = calibrate(seen, doubted, trusted)(seen[:own])
+        doubted[:own], trusted[:own] = honest[:own] * np.where(p > SUSPECT, p, 0), honest[:own] * (1 - p)
+    return p
 
 
 def _over_holders(log: Sequences, values: Floats, n_items: int) -> tuple[Floats, Floats]:
