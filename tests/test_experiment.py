@@ -748,6 +748,20 @@ class TestAttack:
         assert "holds something else" in err
 
 
+@pytest.mark.parametrize("verb", ["run", "grid", "detect", "attack", "scan"])
+def test_where_nothing_can_be_written_is_told_before_anything_is_read(recipe, tmp_path, monkeypatch, capsys, verb):
+    (tmp_path / "file").write_text("mine")
+    (recipe.parent / "grid.toml").write_text(recipe.read_text() + "\n[grid]\nseed = [3]\n")
+    asked = {"grid": recipe.parent / "grid.toml", "scan": recipe.parent / "log.csv"}.get(verb, recipe)
+    for module in ("experiment.prepared", "stages.prepared", "scans.whole"):
+        monkeypatch.setattr(f"lorec.{module}", None)
+    code, _, err = call(monkeypatch, capsys, verb, asked, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert "file/out" in err
+    assert "choose another" in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 class TestKilledBetweenTwoWrites:
     """Whatever a process leaves that is killed at any write, the same command goes on from."""
 

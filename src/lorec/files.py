@@ -50,6 +50,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def writable(folder: Path) -> bool:
+    """Whether files could be written into a folder, which need not exist yet; nothing is made."""
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    return place.is_dir() and os.access(place, os.W_OK)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise DiskError now where hours later nothing could be written."""
+    if not writable(folder):
+        raise DiskError(f"can't write to {folder}: it is not a folder to write to; choose another")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole, readable by a person."""
     with replacing(path) as temporary:

@@ -42,7 +42,7 @@ from lorec.data import Split
 from lorec.defenses import Oracle, WeightFile
 from lorec.errors import ConfigError, DiskError, LorecError, RunError
 from lorec.experiment import CLEAN, run
-from lorec.files import read_json, write_json
+from lorec.files import check_writable, read_json, write_json
 from lorec.records import Event, Run, again, begun, open_run, peak_memory
 from lorec.runfile import RunFile, arms_of, plain, put, read_document, resolve, settled
 from lorec.sources import prepared
@@ -291,6 +291,7 @@ def grid(
 def _taken(asked: Grid, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; choose another --out")
+    check_writable(folder)
     if not folder.exists() or not any(folder.iterdir()):
         return
     old = read_json(folder / "grid.json") if (folder / "grid.json").is_file() else None

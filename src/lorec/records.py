@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 
 from lorec.data import Catalog
 from lorec.errors import DiskError, RunError, UnknownName
-from lorec.files import inside, read_json, sha256, write_json
+from lorec.files import check_writable, inside, read_json, sha256, write_json
 from lorec.models import Recommender, load_recommender
 from lorec.registry import unknown
 from lorec.runfile import RunFile, plain, resolve
@@ -184,6 +184,7 @@ def begun(config: RunFile, folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunError(f"{folder} can't be used ({error.strerror}); choose another --out") from None
     if not taken:
+        check_writable(folder)
         return record
     if not (folder / "run.json").is_file():
         raise RunError(f"{folder} holds something else; choose another --out")

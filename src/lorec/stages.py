@@ -17,7 +17,7 @@ from lorec.defenses import WeightFile, suits
 from lorec.detectors import DETECTORS, Suspicion, fits, harmed, judged
 from lorec.detectors import detect as ask
 from lorec.errors import ConfigError, RunError
-from lorec.files import write_json, write_parquet
+from lorec.files import check_writable, write_json, write_parquet
 from lorec.records import DRAFT, Event, Watch, only_a_draft, peak_memory, without_draft
 from lorec.registry import name_of, unknown
 from lorec.runfile import RunFile, named
@@ -154,6 +154,7 @@ def attack(
         raise unknown("form of a poison", form, FORMS)
     if form == "folder" and path.exists() and not (path / "poison.json").is_file() and not only_a_draft(path):
         raise RunError(f"{path} holds something else; choose another --out")
+    check_writable(path if form == "folder" else path.parent)
     watch = watch or (lambda _: None)
     split = prepared(config.data, config.split)
     text = text_of(config, split, cache, watch)
@@ -193,10 +194,11 @@ class Detection:
 
     @staticmethod
     def check(folder: Path) -> None:
-        """Raise RunError for a folder that holds something else than what `save` writes."""
+        """Raise RunError for a folder that holds something else than what `save` writes, or can't be written to."""
         names = ("users.parquet", "items.parquet", "harm.parquet", "judged.json")
         if folder.exists() and not (folder.is_dir() and all(one.name in names for one in folder.iterdir())):
             raise RunError(f"{folder} holds something else; choose another --out")
+        check_writable(folder)
 
     def save(self, folder: Path) -> None:
         """users.parquet and items.parquet, a column for each detector; harm.parquet, as `harmed` has it; judged.json.

@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from lorec.data import Floats, Ints, Sequences, Split, Weights, runs
 from lorec.errors import RunError
 from lorec.evidence import TWINS, bursts, doubles
-from lorec.files import write_json, write_parquet
+from lorec.files import check_writable, write_json, write_parquet
 from lorec.scans.learning import SUSPECT, Looked, Model
 from lorec.sources import moment
 
@@ -144,9 +144,10 @@ class Findings:
 
 
 def only_a_scan(folder: Path) -> None:
-    """Raise RunError for a folder that holds something else than what a scan leaves."""
+    """Raise RunError for a folder that holds something else than what a scan leaves, or can't be written to."""
     if folder.exists() and not (folder.is_dir() and all(map(_of_a_scan, folder.iterdir()))):
         raise RunError(f"{folder} holds something else than a scan; choose another folder")
+    check_writable(folder)
 
 
 def _of_a_scan(path: Path) -> bool:

@@ -13,7 +13,6 @@ it had finished. Of several processes one encodes at a time, and the next finds 
 import contextlib
 import hashlib
 import json
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from lorec.errors import DataError, DiskError
-from lorec.files import replacing
+from lorec.files import replacing, writable
 
 if TYPE_CHECKING:
     from lorec.text import Encoder
@@ -75,10 +74,7 @@ class Store:
 
     def check(self) -> None:
         """Raise DiskError now where vectors could not be kept; nothing is made."""
-        if self.folder is None:
-            return
-        place = next(one for one in (self.folder, *self.folder.absolute().parents) if one.exists())
-        if not place.is_dir() or not os.access(place, os.W_OK):
+        if self.folder is not None and not writable(self.folder):
             raise self._refused("it is not a folder to write to")
 
     def missing(self, texts: list[str]) -> list[str]:
