@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,7 @@ from lorec.evaluation import detection
 from lorec.evidence import bursts, doubles
 from lorec.files import load_state, save_state
 from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
-from lorec.scans.findings import by_chance, share_below, twins
+from lorec.scans.findings import TRAITS, _percent, by_chance, share_below, twins
 from lorec.sight import Sight
 from lorec.sources import oddities
 from lorec.terminal import show_findings
@@ -731,9 +732,40 @@ class TestReasons:
     def test_what_counts_nothing_has_a_reason(self, found, innocent):
         for one in (found, innocent):
             for frame in (one.items, one.users):
-                assert (frame.filter(pl.col("weight") < 1)["reasons"] != "").all()
+                assert (frame.filter((pl.col("weight") < 1) | (pl.col("suspicion") >= 0.1))["reasons"] != "").all()
             calm = one.users.filter((pl.col("suspicion") < 0.1) & (pl.col("weight") < 1))
             assert calm["reasons"].str.contains("count nothing, for reasons of their own").all()
+
+    def test_whom_no_evidence_alone_makes_suspect_is_told_the_strongest(self, market, found, folder, monkeypatch):
+        monkeypatch.setattr("lorec.scans.findings.ODD", 2.0)
+        for name in ("_why_user", "_together", "_left_out"):
+            monkeypatch.setattr(f"lorec.scans.findings.{name}", lambda *_: [])
+        again = scan(market[0], encoder=Hash(), kinds=KINDS, like=folder)
+        told = again.users.filter(pl.col("suspicion") >= 0.1)["reasons"]
+        assert len(told)
+        assert told.str.contains(r"^no evidence alone; the strongest is \w+ \(more than [\d.]+% of users\)$").all()
+
+    def test_no_more_users_have_less_than_a_reason_says(self, found, innocent):
+        words = {one: name for name, one in TRAITS.items()} | {"history of": "copies"}
+        checked = 0
+        for one in (found, innocent):
+            for reasons, row in zip(one.users["reasons"], one.users.iter_rows(named=True), strict=True):
+                for reason in reasons.split("; "):
+                    name = next((words[part] for part in words if part in reason), None)
+                    if name is None:
+                        continue
+                    said = float(re.search(r"more than ([\d.]+)% of users", reason)[1])
+                    less = 100 * (one.users[name] < row[name]).mean()
+                    assert less - 0.1 - 1e-6 <= said <= min(less, 99.9) + 1e-6
+                    checked += 1
+        assert checked > 5
+
+    @given(st.floats(0, 1), st.integers(0, 3))
+    def test_a_share_is_never_written_too_high(self, share, digits):
+        said = float(_percent(share, digits)[:-1])
+        assert said <= 100 * share + 1e-6
+        assert said < 100
+        assert share * 100 - said <= 10.0**-digits + 1e-6
 
     def test_a_title_writes_no_reason(self, market):
         dataset, targets = market

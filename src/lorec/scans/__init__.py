@@ -29,7 +29,19 @@ from lorec.detectors import Bursts, Coherence, Copies, Degree, Detector, Groups,
 from lorec.errors import ConfigError, DataError, RunError, first_line
 from lorec.registry import unknown
 from lorec.scans.findings import Findings, grouped, only_a_scan, told_items, told_users, twins
-from lorec.scans.learning import SUSPECT, Model, Scanner, Watch, alarm, campaign, learned, pushed, resolvable, trials_of
+from lorec.scans.learning import (
+    SUSPECT,
+    Model,
+    Scanner,
+    Trial,
+    Watch,
+    alarm,
+    campaign,
+    learned,
+    pushed,
+    resolvable,
+    trials_of,
+)  # fmt: skip
 from lorec.sources import oddities
 from lorec.text import Encoder, MiniLM, TextVectors
 
@@ -121,27 +133,16 @@ def scan(
     if earlier is None:
         models = learned(base, scanner.trials(looked_at, trials, None if folder is None else folder / "trials", watch))
     else:
-        for name, value in scanner.asked().items():
-            if any(one.asked.get(name) != value for one in earlier):
-                raise RunError(
-                    f"{name} is not that of the trials of {like}; scan as that scan did, or make trials anew"
-                )
-        models = learned(base, earlier)
+        _same_asked(scanner, earlier, like)
+        models, trials = learned(base, earlier), len(earlier)
         notes.append(f"The trials are those of an earlier scan, {like}; none was made in this log.")
-
-    if (n := len(earlier or range(trials))) < FEW_TRIALS:
-        notes.append(f"{n} trials are few: another seed may say another likelihood by some tenths; 12 are usual.")
-    known, can_tell = pushed(models[0], base.items()), True
+    if trials < FEW_TRIALS:
+        notes.append(f"{trials} trials are few: another seed may say another likelihood by some tenths; 12 are usual.")
+    known = pushed(models[0], base.items())
     off = _turned_down(base.said["lorec"], known, looked_at)
-    if (share := float(off[looked_at.train.items].mean())) > MOST:
-        notes.append(
-            f"The evidence would turn down {share:.0%} of the interactions, and no attack makes so many: this log is "
-            "too small or too regular for it."
-        )
-        can_tell = False
-    if not any(slope for name, slope in models[0].slopes.items() if name != "holders"):
-        notes.append("Evidence was no different for what the trials pushed and for honest items: nothing was learned.")
-        can_tell = False
+    why_not = _why_untold(off, models[0], looked_at)
+    can_tell = not why_not
+    notes += why_not
     if not can_tell:
         known, off = 0 * known, off & False
     pushing, cleared = _of_holders(judged, looked_at)
@@ -182,7 +183,7 @@ def scan(
             "users that look hired": int((users >= SUSPECT).sum()),
             "size of a campaign": size,
             "interactions turned down": float((weights.of_events(log.train) < 1).mean()),
-            "trials": len(earlier or range(trials)),
+            "trials": trials,
             "seconds": time.perf_counter() - started,
         },
         can_tell=can_tell or confirmed,
@@ -204,6 +205,25 @@ def _checked(evidence: Sequence[str], kinds: Sequence[str], trials: int) -> None
         raise ConfigError(f"kinds is {list(kinds)}; give two or more of {', '.join(KINDS)}: one is tried, others known")
     if trials < 2:
         raise ConfigError(f"{trials} trials wanted; give 2 or more, so that evidence can be weighed")
+
+
+def _same_asked(scanner: Scanner, earlier: Sequence[Trial], like: str | Path | None) -> None:
+    for name, value in scanner.asked().items():
+        if any(one.asked.get(name) != value for one in earlier):
+            raise RunError(f"{name} is not that of the trials of {like}; scan as that scan did, or make trials anew")
+
+
+def _why_untold(off: Bools, items: Model, log: Split) -> list[str]:
+    """Why nothing can be said of a log: evidence that lost its footing, or one that learned nothing; mostly empty."""
+    why = []
+    if (share := float(off[log.train.items].mean())) > MOST:
+        why.append(
+            f"The evidence would turn down {share:.0%} of the interactions, and no attack makes so many: this log is "
+            "too small or too regular for it."
+        )
+    if not any(slope for name, slope in items.slopes.items() if name != "holders"):
+        why.append("Evidence was no different for what the trials pushed and for honest items: nothing was learned.")
+    return why
 
 
 def _asked(evidence: Sequence[str], texts: bool, log: Split, notes: list[str]) -> dict[str, Detector]:

@@ -1,6 +1,7 @@
 """What a scan found, with reasons that a person can check."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -274,7 +275,7 @@ def told_items(
     mean = np.bincount(log.train.items, weights.of_events(log.train), n + 1) / np.maximum(counts, 1)
     when = bursts(base.log, n) if "bursts" in base.said else None
     reasons = [""] * n
-    below = {view: np.append(0.0, share_below(odds[1:])) for view, odds in base.said["lorec"].views.items()}
+    below = {view: np.append(0.0, share_below(odds[1:], 0)) for view, odds in base.said["lorec"].views.items()}
     spoken = [log.train.take(np.flatnonzero(judged == one)).distinct().counts(n) for one in (1, 0)]
     for item in np.flatnonzero((items >= SUSPECT) | (mean < 1) & (counts > 0)):
         about = groups.row(int(group[item]) - 1, named=True) if group[item] else None
@@ -304,7 +305,7 @@ def _why_item(
     worst = sorted(views, key=lambda view: -views[view][item])[:2]
     told = [
         f"{VIEWS[view].format(holders=_many(holders, 'holder'))} (the odds of being pushed {views[view][item]:,.0f} "
-        f"times what they are without this; more than {below[view][item]:.2%} of items)"
+        f"times what they are without this; more than {_percent(below[view][item], 2)} of items)"
         for view in worst
         if views[view][item] > 2
     ]
@@ -334,6 +335,8 @@ def told_users(
     """`Findings.users`; `judged` [users] is an analyst's verdict: 1 fraud, 0 genuine, -1 none."""
     shares = {name: share_below(said.users) for name, said in base.said.items() if name != "lorec"}
     shares["lorec"] = share_below(base.pushed(items))
+    strength = {name: said.users for name, said in base.said.items()} | {"lorec": base.pushed(items)}
+    more_than = {name: share_below(values, 0) for name, values in strength.items()}
     names, titles = log.users.cast(pl.String), log.catalog.titles()
     double = doubles(base.log, base.n_items + 1) if "copies" in base.said else None
     spoken = [{1: "confirmed by an analyst", 0: "cleared by an analyst"}.get(int(one), "") for one in judged]
@@ -353,13 +356,21 @@ def told_users(
             whose, share = names[int(double[0][user])], double[1][user]
             told.append(
                 f"{share:.0%} of the {len(history)} items are also in the history of {_quoted(whose, whole=True)} "
-                f"(more than {shares['copies'][user]:.1%} of users have in common with their double)"
+                f"(more than {_percent(more_than['copies'][user])} of users have in common with their double, for how "
+                "long their histories are)"
             )
         told += [
-            f"{words} (more than {shares[name][user]:.1%} of users)"
+            f"{words} (more than {_percent(more_than[name][user])} of users)"
             for name, words in TRAITS.items()
             if name in shares and shares[name][user] > ODD
         ]
+        if not told:
+            told = _left_out(history[nothing[history]], len(history), titles)
+        if not told:
+            most = max(more_than, key=lambda name: more_than[name][user])
+            told = [
+                f"no evidence alone; the strongest is {most} (more than {_percent(more_than[most][user])} of users)"
+            ]
         reasons[user] = "; ".join(filter(None, [spoken[user], *told]))
     return pl.DataFrame({
         "user_id": names, "suspicion": users, "weight": of_users, "events": log.train.lengths,
@@ -393,9 +404,15 @@ def _many(n: float, what: str) -> str:
     return f"{n:,.0f} {what}{'' if n == 1 else 's'}"
 
 
-def share_below(values: Floats) -> Floats:
-    """[n]: the share of all that has less, ties by half."""
+def _percent(share: float, digits: int = 1) -> str:
+    """A share that nobody can call too high: rounded down, and never all."""
+    whole = 10**digits
+    return f"{min(math.floor(share * 100 * whole + 1e-9), 100 * whole - 1) / whole:.{digits}f}%"
+
+
+def share_below(values: Floats, ties: float = 0.5) -> Floats:
+    """[n]: the share of all that has less; of those that have as much, so much of each."""
     ordered = np.sort(values)
     below, up_to = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-    shares: Floats = (below + up_to) / 2 / len(values)
+    shares: Floats = (below + ties * (up_to - below)) / len(values)
     return shares
