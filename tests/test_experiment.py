@@ -27,7 +27,7 @@ from lorec.reports import report
 from lorec.runfile import arms_of, plain, read_run_file, resolve
 from lorec.sources import CompleteJourney, prepared
 from lorec.stages import detect
-from lorec.terminal import literal
+from lorec.terminal import literal, show_arms
 from lorec.text import Hash, MiniLM, TextVectors
 
 TOML = """
@@ -670,6 +670,23 @@ class TestCommandLine:
         assert code == 2
         assert "No space left on device" in err
         assert not any(path.is_file() for path in (tmp_path / "r").rglob("*"))
+
+
+@pytest.mark.parametrize(("columns", "tables"), [("80", 3), ("40", 9), (None, 1)])
+def test_any_number_of_arms_is_shown_whole(monkeypatch, capsys, columns, tables):
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    arms = {f"filter-{n}": {"HR@10": n / 100, "precision": 0.5 + n / 1000, "target rank": n} for n in range(14)}
+    show_arms(arms)
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert said.count("HR@10") == said.count("precision") == tables
+    for n, figures in enumerate(arms.values()):
+        assert f"+ filter-{n}" in said
+        assert f"{figures['HR@10']:.4f}" in said
+        assert f"{figures['precision']:.4f}" in said
 
 
 def test_literal_shows_what_a_terminal_would_obey():

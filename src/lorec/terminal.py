@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lorec.records import Event, Run
     from lorec.scans import Findings
 
@@ -45,7 +47,6 @@ def readable(value: Any) -> str:
 def show_rows(head: list[str], rows: Iterable[list[Any]], longest: int = 120) -> None:
     """A table of strangers' texts and figures; whole lines where a file or a pipe reads it."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -57,10 +58,16 @@ def show_rows(head: list[str], rows: Iterable[list[Any]], longest: int = 120) ->
         table.add_column(name, overflow="fold", min_width=None if nth else min(about, 30))
     for row in told:
         table.add_row(*row)
+    _console().print(table)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 10_000  # a file or a pipe has no edge to break names at
-    console.print(table)
+    return console
 
 
 METRICS = {
@@ -87,21 +94,36 @@ DETECTED = {
 
 
 def show_arms(arms: Mapping[str, Mapping[str, float]]) -> None:
-    """Figures of arms, a column each."""
+    """Figures of arms, a column each: as many side by side as there is room for, the others below."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for arm in arms:
-        table.add_column(_arm_title(arm), justify="right")
-    for names in METRICS.values():
-        present = [name for name in names if any(name in metrics for metrics in arms.values())]
-        for place, name in enumerate(present):
-            cells = [written(name, metrics.get(name)) for metrics in arms.values()]
-            table.add_row(name, *cells, end_section=place == len(present) - 1)
-    Console().print(table)
+    console = _console()
+    present = {group: [name for name in names if any(name in one for one in arms.values())]
+               for group, names in METRICS.items()}  # fmt: skip
+    named = max((len(name) for names in present.values() for name in names), default=0)
+    for block in _blocks({arm: 2 + max(8, len(arm) + 2) for arm in arms}, console.width - named - 4):
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column("")
+        for arm in block:
+            table.add_column(_arm_title(arm), justify="right", no_wrap=True)
+        for names in present.values():
+            for place, name in enumerate(names):
+                cells = [written(name, arms[arm].get(name)) for arm in block]
+                table.add_row(name, *cells, end_section=place == len(names) - 1)
+        console.print(table)
+
+
+def _blocks(widths: Mapping[str, int], room: int) -> Iterator[list[str]]:
+    """Columns in order, in runs that are no wider than the room, one at the least."""
+    block: list[str] = []
+    for name, width in widths.items():
+        if block and sum(widths[one] for one in block) + width > room:
+            yield block
+            block = []
+        block.append(name)
+    if block:
+        yield block
 
 
 def _arm_title(arm: str) -> str:
