@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import inspect
 import math
+import re
 import shutil
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -19,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from lorec.attacks import Bandwagon, Random, Replace, forge, known_fakes
+from lorec.attacks import Bandwagon, Random, Replace, Segment, forge, known_fakes
 from lorec.data import Catalog, Dataset, Feed, Poison, Sequences, Weights, inject, leave_two_out
 from lorec.defenses import Filter, LoRec
 from lorec.detectors import (
@@ -34,6 +35,7 @@ from lorec.detectors import (
     Groups,
     LLM4Dec,
     Loss,
+    Names,
     Suspicion,
     ZeroShot,
     clicks,
@@ -42,6 +44,7 @@ from lorec.detectors import (
     judged,
 )  # fmt: skip
 from lorec.detectors.language import Head
+from lorec.detectors.reasons import company
 from lorec.detectors.suspicion import places, worst
 from lorec.errors import ConfigError, DataError
 from lorec.evaluation import detection
@@ -149,11 +152,124 @@ class TestJudged:
         assert "F1" not in found
 
 
+@pytest.fixture(scope="module")
+def asked(town):
+    """A poisoned town and its known fakes, what every detector that a character hash is enough for says, and names."""
+    _, bad, known = poisoned(town, Segment(share=0.02))
+    text = TextVectors(bad.catalog, Hash(dim=64))
+    specs = {name: spec(view="pooled") if name == "llm4dec" else spec() for name, spec in DETECTORS.items()}
+    specs = {name: spec for name, spec in specs.items() if name not in ("audit", "zeroshot")}
+    said = {name: detect(spec, bad, text=text, known=known, seed=1) for name, spec in specs.items()}
+    return bad, known, said, Names(bad.users.cast(pl.String).to_list(), bad.catalog.titles())
+
+
+class TestReasons:
+    """What is told of users and items, counted once more."""
+
+    def test_every_accused_user_has_one_and_nobody_else(self, asked):
+        bad, _, said, names = asked
+        for found in said.values():
+            told = found.reasons(names).to_list()
+            assert found.flagged.any()
+            assert [bool(one) for one in told] == found.flagged.tolist()
+            items = found.item_reasons(names)
+            assert len(items) == len(bad.catalog)
+            assert (found.items is None) == (items == "").all()
+
+    def test_no_more_have_less_than_is_said(self, asked):
+        _, _, said, names = asked
+        for name in ("degree", "pca", "copies", "coherence", "llm4dec", "loss"):
+            found = said[name]
+            for user in np.flatnonzero(found.flagged)[:20]:
+                share = float(re.search(r"more than ([\d.]+)% of users", found.why(int(user), names))[1])
+                less = 100 * (found.users < found.users[user]).mean()
+                assert less - 0.1 - 1e-6 <= share <= less + 1e-6
+
+    def test_counts_are_those_of_the_log(self, asked):
+        bad, known, said, names = asked
+        log, titles = bad.train, {f"{title!r}": n for n, title in enumerate(names.titles, 1)}
+        holders = {item: {u for u, history in enumerate(log) if item in history} for item in titles.values()}
+
+        def both(found, name):
+            for user in np.flatnonzero(found.flagged)[:10]:
+                yield int(user), found.why(int(user), names)
+
+        for user, told in both(said["copies"], "copies"):
+            share, whose = re.match(r"(\d+)% of the \d+ items are also in the history of '(.*?)' \(", told).groups()
+            other = set(log[names.users.index(whose)].tolist())
+            assert int(share) == round(100 * len(other & set(log[user].tolist())) / len(log[user]))
+        for _, told in both(said["groups"], "groups"):
+            for one, other, n, chance in re.findall(
+                r"('.*?') and ('.*?') stand together in (\d+) .*? where ([\d.]+)", told
+            ):
+                assert int(n) == len(holders[titles[one]] & holders[titles[other]])
+                wanted = len(holders[titles[one]]) * len(holders[titles[other]]) / len(log)
+                assert float(chance) == pytest.approx(wanted, rel=0.06)
+        for _, told in both(said["fap"], "fap"):
+            for n, title, fakes in re.findall(r"of (\d+) holders? of ('.*?') (\d+) are known fakes", told):
+                theirs = sum(titles[title] in history for history in known[0].profiles)
+                assert (int(n), int(fakes)) == (len(holders[titles[title]]) + theirs, theirs)
+        for user, told in both(said["degree"], "degree"):
+            counts = sorted(len(holders[item]) for item in log[user])
+            low, high, middle = re.search(r"taken ([\d,]+) to ([\d,]+) times, ([\d,]+) in", told).groups()
+            assert [int(low), int(high), int(middle)] == [counts[0], counts[-1], round(float(np.median(counts)))]
+        checked = 0
+        for name in ("lorec", "context"):
+            for user, told in both(said[name], name):
+                pattern = (
+                    r"('[^']*') (?:looks|keeps).*?of (\d+) holders? (\d+) also have ('.*?'), where ([\d.e-]+) would"
+                )
+                for title, n, k, other, chance in re.findall(pattern, told):
+                    item, companion = titles[title], titles[other]
+                    assert item in log[user]
+                    assert int(n) == len(holders[item])
+                    assert int(k) == len(holders[item] & holders[companion])
+                    assert float(chance) == pytest.approx(
+                        len(holders[item]) * len(holders[companion]) / len(log), rel=0.06
+                    )
+                    checked += 1
+        assert checked > 10
+
+    def test_what_a_model_finds_hardest_is_named(self, asked):
+        bad, _, said, names = asked
+        found = said["loss"]
+        for user in np.flatnonzero(found.flagged)[:10]:
+            mine = np.arange(bad.train.starts[user] + 1, bad.train.starts[user + 1])  # nothing goes before the first
+            hardest = mine[np.argmax(found.interactions[mine])]
+            assert f"hardest: {names.item(int(bad.train.items[hardest]))}" in found.why(int(user), names)
+
+    def test_a_burst_is_between_its_moments(self, asked):
+        bad, _, said, names = asked
+        log, found, checked = bad.train, said["bursts"], 0
+        for user in np.flatnonzero(found.flagged)[:10]:
+            for n, title, first, last in re.findall(
+                r"half of (\d+) interactions with ('.*?') came between (\d+) and (\d+),", found.why(int(user), names)
+            ):
+                item = names.titles.index(title.strip("'")) + 1
+                times = log.times[log.items == item]
+                assert int(n) == len(times)
+                assert ((times >= int(first)) & (times <= int(last))).sum() * 2 >= len(times)
+                assert (
+                    int(first) <= log.times[log.starts[user] : log.starts[user + 1]][log[user] == item][0] <= int(last)
+                )
+                checked += 1
+        assert checked
+
+    def test_the_company_of_an_item_is_what_its_holders_have_most_beyond_chance(self):
+        log = Sequences.of([[1, 2, 3], [1, 2], [1, 2, 4], [3, 4], [4], [4]])
+        names = Names(list("abcdef"), ["soap", "shampoo", "towel; cheap", "comb"])
+        assert company(log, 4, 1, names) == "of 3 holders 3 also have 'shampoo', where 1.5 would by chance"
+        assert company(log, 4, 3, names).startswith("of 2 holders ")
+        assert names.item(3) == "'towel, cheap'"
+        apart = Sequences.of([[1], [2], [3], [4]])
+        assert company(apart, 4, 1, names) == "of 1 holder no two have another item more often than by chance"
+
+
 class TestHarmed:
     def test_in_quarters_of_genuine_users(self, town):
         _, bad, _ = poisoned(town, Random(share=0.02))
         short = bad.train.lengths <= np.quantile(bad.train.lengths[bad.genuine()], 0.2)
-        found = harmed(Suspicion(users=short * 1.0, flagged=short), bad)
+        found = harmed(Weights(users=1 - short.astype(np.float32)), bad, short)
         by = found.filter(by="length")
         assert by["users"].sum() == len(bad.genuine())
         assert by["accused"][0] > 0.6
@@ -169,18 +285,33 @@ class TestHarmed:
             bad.train.lengths[genuine][short[genuine]].sum()
         )
 
+    def test_taste_is_the_mean_log_count_of_what_was_taken(self, town):
+        """Who takes rare items alone is the first quarter, whatever their lengths."""
+        _, bad, _ = poisoned(town, Random(share=0.02))
+        counts = bad.train.counts(len(bad.catalog))
+        taste = np.array([np.log1p(counts[history]).mean() for history in bad.train])
+        order = bad.genuine()[np.argsort(taste[bad.genuine()], kind="stable")]
+        odd = np.zeros(len(bad), dtype=bool)
+        odd[order[: len(order) // 8]] = True
+        found = harmed(Weights(users=1 - odd.astype(np.float32)), bad).filter(by="popularity")
+        assert found["accused"].to_list() == pytest.approx([0.5, 0, 0, 0], abs=0.02)
+        wanted = [taste[rows].mean() for rows in np.array_split(order, 4)]
+        np.testing.assert_allclose(found["mean"], wanted)
+
     def test_lies_alone_turn_down(self, town):
         _, bad, _ = poisoned(town, Random(share=0.02))
         lies = np.zeros(len(bad.train.items), dtype=bool)
         user = int(bad.genuine()[0])
         lies[bad.train.starts[user]] = True
         nobody = np.zeros(len(bad), dtype=bool)
-        found = harmed(Suspicion(users=nobody * 1.0, flagged=nobody, lies=lies), bad, parts=1)
+        weights = Weights(events=1 - lies.astype(np.float32))
+        found = harmed(weights, bad, nobody, parts=1)
         assert found["accused"].to_list() == [0.0, 0.0]
+        assert harmed(weights, bad, parts=1)["accused"].to_list() == pytest.approx([1 / len(bad.genuine())] * 2)
         wanted = 1 / bad.train.lengths[bad.genuine()].sum()
         assert found["interactions turned down"].to_list() == pytest.approx([wanted, wanted])
         with pytest.raises(ConfigError, match="accuses nobody"):
-            harmed(Suspicion(users=nobody * 1.0), bad)
+            Suspicion(users=nobody * 1.0).weights()
 
 
 class TestDegree:

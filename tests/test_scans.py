@@ -19,12 +19,13 @@ from lorec.cli import app
 from lorec.data import Dataset, Sequences, Weights, inject, leave_two_out, whole
 from lorec.defenses import WeightFile
 from lorec.detectors import Bursts, Copies, detect
+from lorec.detectors.reasons import percent, share_below
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.evaluation import detection
 from lorec.evidence import bursts, doubles
 from lorec.files import load_state, save_state
 from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
-from lorec.scans.findings import TRAITS, _percent, by_chance, share_below, twins
+from lorec.scans.findings import TRAITS, by_chance, twins
 from lorec.sight import Sight
 from lorec.sources import oddities
 from lorec.terminal import show_findings
@@ -762,7 +763,7 @@ class TestReasons:
 
     @given(st.floats(0, 1), st.integers(0, 3))
     def test_a_share_is_never_written_too_high(self, share, digits):
-        said = float(_percent(share, digits)[:-1])
+        said = float(percent(share, digits)[:-1])
         assert said <= 100 * share + 1e-6
         assert said < 100
         assert share * 100 - said <= 10.0**-digits + 1e-6

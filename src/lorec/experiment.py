@@ -21,7 +21,7 @@ from polars.io.plugins import register_io_source
 from lorec.attacks import Stored, open_poison, save_poison
 from lorec.data import Catalog, Ints, Poison, Sequences, Split, inject
 from lorec.defenses import Defense, Guard, Oracle, WeightFile
-from lorec.detectors import Suspicion, judged
+from lorec.detectors import Suspicion, harmed, judged
 from lorec.errors import ConfigError, DiskError, RunError
 from lorec.evaluation import evaluate, overlap, success_removed
 from lorec.files import read_json, replacing, sha256, write_json, write_parquet
@@ -36,9 +36,11 @@ from lorec.records import (
     arm_again,
     begun,
     checked,
+    forget_peak,
     key_of,
     once,
     open_run,
+    peak_memory,
     seal,
     without_draft,
 )  # fmt: skip
@@ -56,7 +58,8 @@ __all__ = ["CLEAN", "detected", "reevaluate", "run", "save_recommendations"]
 CLEAN = ("backbone", "items", "loss", "training", "seed")
 """Keys of a run file that a clean model hangs on, besides the log and its texts."""
 ARM_FILES = (
-    "model.safetensors", "history.jsonl", "ranks.parquet", "weights.parquet", "interactions.parquet", "scorecard.json"
+    "model.safetensors", "history.jsonl", "ranks.parquet", "weights.parquet", "interactions.parquet", "harm.parquet",
+    "scorecard.json",
 )  # fmt: skip
 
 
@@ -290,7 +293,7 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
         kept: dict[str, float] = read_json(folder / "scorecard.json")
         return kept
     split = job.clean if name == "clean" else job.bad
-    started = time.perf_counter()
+    started, counted = time.perf_counter(), forget_peak()
     shared = _clean_folder(job) if name == "clean" else None
     trained = _fitted(job, name, defense, folder) if shared is None else _shared(job, name, defense, shared)
     card = evaluate(trained.recommender, split, targets=job.poison.targets, top=10)
@@ -299,11 +302,15 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
     if not trained.guard.ready:
         metrics["never in force"] = 1.0
     metrics["seconds an epoch"] = float(np.median([row["seconds"] for row in trained.history]))
+    metrics["training seconds"] = trained.seconds
+    if counted and shared is None:  # a shared model may be another process's
+        metrics["peak MB"] = peak_memory() / 1e6
     trained.recommender.save(folder / "model.safetensors")
     _save_history(folder / "history.jsonl", trained.history)
     write_parquet(folder / "ranks.parquet", card.users)
     if trained.guard.suspicion is not None:
         _save_weights(folder / "weights.parquet", split, trained)
+        write_parquet(folder / "harm.parquet", harmed(trained.weights, split, trained.guard.flagged))
     if trained.guard.interactions is not None:
         _save_interactions(folder / "interactions.parquet", split, trained)
     write_json(folder / "scorecard.json", metrics)

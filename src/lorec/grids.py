@@ -229,7 +229,7 @@ Map = Callable[[Callable[[Job], Done], Sequence[Job]], Iterable[Done]]
 def do(job: Job, watch: Callable[[Event], None] | None = None) -> Done:
     """Do one job. What goes wrong is told, not raised, so that the other cells go on; a bug's traceback is logged."""
     started, folder = time.perf_counter(), Path(job.folder)
-    error, fatal = None, False
+    error, fatal, peak = None, False, 0.0
     try:
         (folder / "shared").mkdir(parents=True, exist_ok=True)
         made = run(
@@ -241,12 +241,13 @@ def do(job: Job, watch: Callable[[Event], None] | None = None) -> Done:
             watch=watch,
         )
         error = "; ".join(f"{arm}: {said}" for arm, said in made.scorecard["failed"].items()) or None
+        peak = 1e6 * max((one.get("peak MB", 0.0) for one in made.arms.values()), default=0.0)
     except LorecError as failure:
         error, fatal = str(failure), isinstance(failure, DiskError)
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
         _logger.exception("%s failed", job.cell)
-    return Done(job.cell, time.perf_counter() - started, peak_memory(), error, fatal)
+    return Done(job.cell, time.perf_counter() - started, max(peak_memory(), round(peak)), error, fatal)
 
 
 def grid(

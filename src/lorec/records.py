@@ -5,7 +5,7 @@
     catalog.parquet    the items by number
     poison/            profiles.parquet, poison.json
     <arm>/             model.safetensors, history.jsonl, ranks.parquet, scorecard.json; weights.parquet of users and
-                       interactions.parquet where a defense has an opinion
+                       interactions.parquet, harm.parquet where a defense has an opinion
 
 What many runs have in common they may share through a folder of their own:
 
@@ -261,8 +261,17 @@ def alone(folder: Path) -> Iterator[None]:
         raise RunError(f"another process is at work on {folder}; wait for it, or stop it") from None
 
 
+def forget_peak() -> bool:
+    """From now on `peak_memory` tells of what comes; False where the system can't (only Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True
+
+
 def peak_memory() -> int:
-    """The most bytes that this process has held at once."""
+    """The most bytes that this process has held at once, since `forget_peak` where that was asked."""
     with contextlib.suppress(OSError):  # what getrusage says is at least what a process's parent held, on Linux
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):

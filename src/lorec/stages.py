@@ -14,7 +14,7 @@ from lorec.attacks import Stored, aimed, check_known, forge, known_fakes, open_p
 from lorec.attacks.folders import FORMS
 from lorec.data import Poison, Split, inject
 from lorec.defenses import WeightFile, suits
-from lorec.detectors import DETECTORS, Suspicion, fits, harmed, judged
+from lorec.detectors import DETECTORS, Names, Suspicion, fits, harmed, judged
 from lorec.detectors import detect as ask
 from lorec.errors import ConfigError, RunError
 from lorec.files import check_writable, write_json, write_parquet
@@ -201,12 +201,14 @@ class Detection:
         check_writable(folder)
 
     def save(self, folder: Path) -> None:
-        """users.parquet and items.parquet, a column for each detector; harm.parquet, as `harmed` has it; judged.json.
+        """users.parquet and items.parquet, a column for each detector and its reasons against those whom it suspects
+        most; harm.parquet, as `harmed` has it; judged.json.
 
         Raises RunError for a folder that holds something else.
         """
         Detection.check(folder)
         columns: dict[str, Any] = {"user": self.split.users, "injected": self.split.fraudsters}
+        names = Names(self.split.users.cast(pl.String).to_list(), self.split.catalog.titles())
         items = self.split.catalog.items
         goals = np.isin(np.arange(1, len(items) + 1), self.poison.targets)
         about: dict[str, Any] = {"pushed": goals}
@@ -214,11 +216,13 @@ class Detection:
             columns[name] = found.users
             if found.flagged is not None:
                 columns[f"{name} accuses"] = found.flagged
+            columns[f"{name} reasons"] = found.reasons(names)
             if found.items is not None:
                 about[name] = found.items[1:]
+                about[f"{name} reasons"] = found.item_reasons(names)
         told = items.select(pl.col("item"), *(pl.col(one) for one in ("title",) if one in items.columns))
         frames = {"users.parquet": pl.DataFrame(columns), "items.parquet": told.with_columns(**about)}
-        harm = [harmed(found, self.split).select(pl.lit(name).alias("detector"), pl.all())
+        harm = [harmed(found.weights(), self.split, found.flagged).select(pl.lit(name).alias("detector"), pl.all())
                 for name, found in self.said.items() if found.flagged is not None]  # fmt: skip
         if harm:
             frames["harm.parquet"] = pl.concat(harm)

@@ -82,7 +82,7 @@ METRICS = {
         "genuine turned down",
         "genuine interactions turned down",
     ),
-    "training": ("best epoch", "epochs", "seconds an epoch"),
+    "training": ("best epoch", "epochs", "seconds an epoch", "training seconds", "peak MB"),
 }
 
 
@@ -134,7 +134,7 @@ def written(name: str, value: float | None) -> str:
     """A figure of an arm, by its name."""
     if value is None:
         return ""
-    if name in ("best epoch", "epochs"):
+    if name in ("best epoch", "epochs", "training seconds", "peak MB"):
         return f"{value:.0f}"
     return f"{value:.1f}" if name in ("target rank", "seconds an epoch", "seconds") else f"{value:.4f}"
 

@@ -99,10 +99,17 @@ class Fit:
     recommender: Recommender
     """With the weights of its best epoch."""
     guard: Guard
-    """As the last epoch left it; its weights are those of the log's rows."""
+    """As the last epoch left it, not the best: the weights that training ended with are those to hand on. They are of
+    the log's rows."""
     history: list[dict[str, float]]
-    """One row an epoch: epoch, loss, seconds, validation, the guard's figures."""
+    """One row an epoch: epoch, loss, seconds, validation, the guard's figures; the first also tells how long its
+    defense took to start."""
     best_epoch: int
+
+    @property
+    def seconds(self) -> float:
+        """What training took, validation left aside and what its defense did before the first epoch counted in."""
+        return sum(row["seconds"] + row.get("seconds before", 0.0) for row in self.history)
 
     @property
     def weights(self) -> Weights:
@@ -162,8 +169,9 @@ def fit(
         recommender = Recommender(backbone, items, len(split.catalog), vectors, seed, loss).to(device)
         recommender.precision = training.precision
         sight = Sight(split.train, len(split.catalog), text, known or (), stream(seed, "guard"))
+        started = time.perf_counter()
         guard = defense.start(recommender, sight)
-        loop = _Loop(split, recommender, guard, training, seed, watch, follow)
+        loop = _Loop(split, recommender, guard, training, seed, watch, follow, time.perf_counter() - started)
         described = {
             "backbone": repr(backbone),
             "loss": repr(recommender.loss),
@@ -211,7 +219,9 @@ class _Loop:
         seed: int,
         watch: Callable[[Progress], None] | None,
         follow: Follow | None,
+        before: float,
     ) -> None:
+        self.before = before
         self.split, self.recommender, self.guard, self.training = split, recommender, guard, training
         self.watch, self.follow = watch or (lambda _: None), follow or (lambda recommender, epoch: {})
         self.seed, self.rng = seed, stream(seed, "batches")
@@ -263,6 +273,8 @@ class _Loop:
         trained = time.perf_counter() - started
         figures |= self._validate(epoch)
         figures |= {"seconds": trained, "seconds with validation": time.perf_counter() - started}
+        if epoch == 1:
+            figures["seconds before"] = self.before
         figures |= self.follow(self.recommender, epoch)
         self.history.append({"epoch": float(epoch)} | figures)
         self.watch(Progress(epoch, self.training.epochs, done, steps, figures["loss"], figures))

@@ -14,6 +14,7 @@ from lorec.detectors.company import Coherence, Context
 from lorec.detectors.hardness import Loss
 from lorec.detectors.language import LLM4Dec, ZeroShot
 from lorec.detectors.lorec import LoRec
+from lorec.detectors.reasons import Names
 from lorec.detectors.suspicion import Suspicion, harmed, judged, places
 from lorec.errors import ConfigError
 from lorec.sight import Sight
@@ -21,7 +22,8 @@ from lorec.text import TextVectors
 
 __all__ = [
     "DETECTORS", "FAP", "PCA", "Audit", "Bursts", "Coherence", "Context", "Copies", "Degree", "Detector", "Groups",
-    "LLM4Dec", "LoRec", "Loss", "Suspicion", "ZeroShot", "check", "detect", "fits", "harmed", "judged", "places",
+    "LLM4Dec", "LoRec", "Loss", "Names", "Suspicion", "ZeroShot", "check", "detect", "fits", "harmed", "judged",
+    "places",
 ]  # fmt: skip
 
 DETECTORS: dict[str, type] = {

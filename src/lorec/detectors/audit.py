@@ -8,6 +8,7 @@ import numpy as np
 from lorec.data import Floats
 from lorec.detectors.clicks import PCA
 from lorec.detectors.language import ZeroShot
+from lorec.detectors.reasons import Names, than
 from lorec.detectors.suspicion import Suspicion, places, worst
 from lorec.errors import ConfigError
 from lorec.sight import Sight
@@ -59,8 +60,18 @@ class Audit:
         users = places(first) / len(log)
         users[suspects] = 1 + likely
         flagged = np.zeros(len(log), dtype=bool)
-        flagged[suspects] = likely > (np.median(usual) if len(usual) else 0.5)
-        return Suspicion(users=users, flagged=flagged)
+        bar = float(np.median(usual)) if len(usual) else 0.5
+        flagged[suspects] = likely > bar
+
+        def why(user: int, names: Names) -> str:
+            if users[user] < 1:
+                return ""
+            return (
+                f"stands out by its clicks ({than(first, user, 'users')}); asked about its titles, a language "
+                f"model says yes with likelihood {users[user] - 1:.2f}, where {bar:.2f} is the middle of others"
+            )
+
+        return Suspicion(users=users, flagged=flagged, why=why)
 
     def fits(self, sight: Sight) -> None:
         """Raise ConfigError where the encoder is none that writes, and as PCA does."""

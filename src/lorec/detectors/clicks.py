@@ -8,12 +8,14 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, svds
 
-from lorec.data import Floats, Poison, Sequences
+from lorec.data import Bools, Floats, Poison, Sequences
 from lorec.detectors.logistic import fit_logistic, sigmoid, squared
+from lorec.detectors.reasons import Names, by_items, many, than
 from lorec.detectors.suspicion import Suspicion, worst
 from lorec.errors import ConfigError, DataError
 from lorec.evidence import bursts, by_rank, doubles, shapes
 from lorec.sight import Sight
+from lorec.sources import moment
 
 BLOCK = 8_192
 """Users or items whose pairs are in memory at once."""
@@ -46,8 +48,18 @@ class Degree:
 
     def detect(self, sight: Sight) -> Suspicion:
         """Likelihoods of users [users]."""
-        users = made(sight.log, sight.n_items, sight.rounds(), ridge=self.ridge, balanced=True, beside=True)[0]
-        return Suspicion(users=users, flagged=users >= 0.5)
+        log, counts = sight.log, sight.log.counts(sight.n_items)
+        users = made(log, sight.n_items, sight.rounds(), ridge=self.ridge, balanced=True, beside=True)[0]
+
+        def why(user: int, names: Names) -> str:
+            taken, everything = counts[log[user]], counts[log.items]
+            return (
+                f"the {len(taken)} items were taken {taken.min():,} to {taken.max():,} times, {np.median(taken):,.0f} "
+                f"in the middle (of all that was taken: {np.median(everything):,.0f}); made with likelihood "
+                f"{users[user]:.2f} ({than(users, user, 'users')})"
+            )
+
+        return Suspicion(users=users, flagged=users >= 0.5, why=why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +101,14 @@ class PCA:
         )
         loadings, _, _ = svds(standardised, k=self.components, rng=sight.rng)
         users: Floats = -np.square(loadings).sum(1)
-        return Suspicion(users=users, flagged=worst(users, self.share))
+
+        def why(user: int, names: Names) -> str:
+            return (
+                f"explains {-users[user]:.2g} of what users have in common, where {-np.median(users):.2g} is usual "
+                f"(as little: {than(users, user, 'users')})"
+            )
+
+        return Suspicion(users=users, flagged=worst(users, self.share), why=why)
 
     def fits(self, sight: Sight) -> None:
         """Raise ConfigError where there are too few users or items, or all users are alike."""
@@ -134,8 +153,19 @@ class FAP:
         for _ in range(self.rounds):
             items = by_item @ users
             users = np.where(seeds, 1.0, by_user @ items)
-        users = users[:n_users]
-        return Suspicion(users=users, flagged=worst(users, self.share), items=np.append(0.0, items))
+        users, items = users[:n_users], np.append(0.0, items)
+        holders, fakes = taken.sum(0), taken[n_users:].sum(0)
+
+        def why_item(item: int, names: Names) -> str:
+            return (
+                f"of {many(holders[item - 1], 'holder')} of {names.item(item)} {fakes[item - 1]:,.0f} are known fakes, "
+                f"the others hold what these do: suspicion {items[item]:.3f}, {than(items[1:], item - 1, 'items')}"
+            )
+
+        return Suspicion(
+            users=users, flagged=worst(users, self.share), items=items,
+            why=by_items(sight.log, items, why_item), why_item=why_item,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +194,7 @@ class Groups:
 
     def detect(self, sight: Sight) -> Suspicion:
         """Log-likelihood ratios, summed: [users] and [V + 1]."""
-        n_users, taken = len(sight.log), _taken(sight.log, sight.n_items)
+        log, n_users, taken = sight.log, len(sight.log), _taken(sight.log, sight.n_items)
         counts = taken.sum(0)
         kept = np.flatnonzero((counts >= self.least) & (counts <= np.quantile(counts, self.rare)))
         few = taken[:, kept]
@@ -186,7 +216,22 @@ class Groups:
         ])  # fmt: skip
         items = np.zeros(sight.n_items + 1)
         items[kept + 1] = scores.sum(0) + scores.sum(1)
-        return Suspicion(users=users, flagged=worst(users, self.share), items=items)
+        first, second = kept[row] + 1, kept[column] + 1
+
+        def pairs(some: Bools, names: Names) -> str:
+            these = np.flatnonzero(some & (ratio > 0))
+            worst_ones = these[np.argsort(-ratio[these], kind="stable")][:2]
+            return "; ".join(
+                f"{names.item(first[pair])} and {names.item(second[pair])} stand together in "
+                f"{together[pair]:,.0f} histories, where {expected[pair]:,.2g} would by chance"
+                for pair in worst_ones
+            )
+
+        return Suspicion(
+            users=users, flagged=worst(users, self.share), items=items,
+            why=lambda user, names: pairs(np.isin(first, log[user]) & np.isin(second, log[user]), names),
+            why_item=lambda item, names: pairs((first == item) | (second == item), names),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +253,18 @@ class Copies:
         """Normal scores [users]; 0 for a history of fewer than three items."""
         log = sight.log.distinct()
         users, told = np.zeros(len(log)), log.lengths > 2
-        users[told] = by_rank(doubles(log, sight.n_items + 1)[1][told], log.lengths[told])
-        return Suspicion(users=users, flagged=worst(users, self.share))
+        double, share = doubles(log, sight.n_items + 1)
+        users[told] = by_rank(share[told], log.lengths[told])
+
+        def why(user: int, names: Names) -> str:
+            if double[user] < 0:
+                return ""
+            return (
+                f"{share[user]:.0%} of the {log.lengths[user]} items are also in the history of "
+                f"{names.user(double[user])} ({than(users, user, 'users')}, for how long their histories are)"
+            )
+
+        return Suspicion(users=users, flagged=worst(users, self.share), why=why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +300,22 @@ class Bursts:
         np.maximum.at(worst_of, log.users(), single)
         users, some = np.zeros(len(log)), log.lengths > 0
         users[some] = by_rank(worst_of[some], log.lengths[some])
-        return Suspicion(users=users, flagged=worst(users, self.share), interactions=single, items=items)
+
+        def why_item(item: int, names: Names) -> str:
+            first, last = (moment(int(one)) for one in when[item])
+            return (
+                f"half of {many(counts[item], 'interaction')} with {names.item(item)} came between {first} and {last}, "
+                f"a time with {shares[item]:.2%} of all ({than(items[1:], item - 1, 'items')}, for how popular)"
+            )
+
+        def why(user: int, names: Names) -> str:
+            mine = np.arange(log.starts[user], log.starts[user + 1])
+            best = mine[np.argsort(-single[mine], kind="stable")][:2]
+            return "; ".join(f"took part when {why_item(int(log.items[at]), names)}" for at in best if single[at] > 0)
+
+        return Suspicion(
+            users=users, flagged=worst(users, self.share), interactions=single, items=items, why=why, why_item=why_item
+        )
 
     def fits(self, sight: Sight) -> None:
         """Raise DataError for a log without times."""

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from lorec.detectors.reasons import Names, by_items, company, than
 from lorec.detectors.suspicion import Suspicion, worst
 from lorec.errors import ConfigError
 from lorec.evidence import Examiner, by_rank, coherence
@@ -38,12 +39,26 @@ class Context:
     def detect(self, sight: Sight) -> Suspicion:
         """Distances from the crowd: of items, of their interactions, and of users the farthest."""
         log, vectors = sight.log, sight.texts(self).items() if self.needs_text else None
-        items = Examiner(log, sight.n_items, vectors, sight.rng, counted="log" in self.sources).evidence.surprise
+        evidence = Examiner(log, sight.n_items, vectors, sight.rng, counted="log" in self.sources).evidence
+        items = evidence.surprise
         single = items[log.items]
         users = np.zeros(len(log))
         np.maximum.at(users, log.users(), single)
-        lies = worst(single, self.share)
-        return Suspicion(users=users, flagged=worst(users, self.share), interactions=single, lies=lies, items=items)
+
+        def why_item(item: int, names: Names) -> str:
+            scores = {name: float(values[item]) for name, values in evidence.measures.items()}
+            odd = sorted(scores, key=lambda name: -abs(scores[name]))[:2]
+            return (
+                f"{names.item(item)} keeps odd company ({than(items[1:], item - 1, 'items')}): "
+                + ", ".join(f"{name} {scores[name]:+.1f}" for name in odd)
+                + " standard deviations from items as popular; "
+                + company(log, sight.n_items, item, names)
+            )
+
+        return Suspicion(
+            users=users, flagged=worst(users, self.share), interactions=single, lies=worst(single, self.share),
+            items=items, why=by_items(log, items, why_item), why_item=why_item,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +81,16 @@ class Coherence:
 
     def detect(self, sight: Sight) -> Suspicion:
         """Normal scores [users]. Raises ConfigError without text."""
-        alike, n = coherence(sight.log.distinct(), sight.texts(self).items())
+        alike, n = coherence(sight.log.distinct(), sight.texts(self).items())  # alike, and of how many texts
         users = np.zeros(len(sight.log))
         told = n > 1
         users[told] = -by_rank(alike[told], n[told])
-        return Suspicion(users=users, flagged=worst(users, self.share))
+
+        def why(user: int, names: Names) -> str:
+            usual = np.median(alike[n == n[user]])
+            return (
+                f"two of the {n[user]:.0f} titles have a cosine of {alike[user]:.2f} on average, where {usual:.2f} is "
+                f"the middle of histories with as many ({than(users, user, 'users')}, for how many they have)"
+            )
+
+        return Suspicion(users=users, flagged=worst(users, self.share), why=why)

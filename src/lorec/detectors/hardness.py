@@ -8,6 +8,7 @@ import torch
 
 from lorec.attacks.sequential import learned
 from lorec.data import Floats
+from lorec.detectors.reasons import Names, than
 from lorec.detectors.suspicion import Suspicion, worst
 from lorec.errors import ConfigError
 from lorec.sight import Sight
@@ -47,8 +48,19 @@ class Loss:
         sums = np.bincount(rows, single[known_ones], len(log))
         counts = np.bincount(rows, minlength=len(log))
         users = np.where(counts > 0, sums / np.maximum(counts, 1), usual)
+
+        def why(user: int, names: Names) -> str:
+            mine = np.arange(log.starts[user], log.starts[user + 1])
+            hard = mine[known_ones[mine]]
+            hard = hard[np.argsort(-single[hard], kind="stable")][:3]
+            steps = ", ".join(f"{names.item(log.items[at])} ({single[at]:.1f})" for at in hard)
+            return (
+                f"a model's mean loss is {users[user]:.2f}, where {usual:.2f} is usual ({than(users, user, 'users')}); "
+                f"hardest: {steps or 'nothing'}"
+            )
+
         return Suspicion(
-            users=users, flagged=worst(users, self.share), interactions=np.where(known_ones, single, usual)
+            users=users, flagged=worst(users, self.share), interactions=np.where(known_ones, single, usual), why=why
         )
 
     def _losses(self, sight: Sight) -> Floats:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorec.data import Floats
+from lorec.detectors.reasons import Names, than
 from lorec.detectors.suspicion import Suspicion
 from lorec.errors import ConfigError, DataError
 from lorec.models.layers import seeded
@@ -72,7 +74,15 @@ class LLM4Dec:
             raise DataError("llm4dec keeps some known fakes back to know when to stop; give two or more")
         views = torch.from_numpy(text.users(log.extended(fakes), view=self.view))
         likely = self._learned(views, torch.arange(len(views)) >= len(log), sight.rng)[: len(log)]
-        return Suspicion(users=likely.astype(np.float64), flagged=likely >= 0.5)
+        users = likely.astype(np.float64)
+
+        def why(user: int, names: Names) -> str:
+            return (
+                f"its titles look like known fakes' to a language model: likelihood {users[user]:.2f}, where "
+                f"{np.median(users):.2f} is usual ({than(users, user, 'users')})"
+            )
+
+        return Suspicion(users=users, flagged=likely >= 0.5, why=why)
 
     def _learned(self, views: Tensor, fake: Tensor, rng: np.random.Generator) -> NDArray[np.float32]:
         """p_u of all [users and known fakes]."""
@@ -130,7 +140,15 @@ class ZeroShot:
     def detect(self, sight: Sight) -> Suspicion:
         """Likelihoods of a yes among yes and no [users]. Raises ConfigError where the encoder is none that writes."""
         said = sight.texts(self).answers(sight.log, self.question, (self.yes, self.no)).astype(np.float64)
-        return Suspicion(users=1 / (1 + np.exp(said[:, 1] - said[:, 0])))
+        users: Floats = 1 / (1 + np.exp(said[:, 1] - said[:, 0]))
+
+        def why(user: int, names: Names) -> str:
+            return (
+                f"asked about its titles, a language model says {self.yes} with likelihood {users[user]:.2f}, where "
+                f"{np.median(users):.2f} is usual ({than(users, user, 'users')})"
+            )
+
+        return Suspicion(users=users, why=why)
 
     def fits(self, sight: Sight) -> None:
         """Raise ConfigError where the encoder is none that writes."""

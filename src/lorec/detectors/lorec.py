@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from lorec.data import Bools, Floats, Ints, Poison, Sequences
 from lorec.detectors.clicks import made
 from lorec.detectors.logistic import calibrate
+from lorec.detectors.reasons import Names, by_items, company, than
 from lorec.detectors.suspicion import Suspicion
 from lorec.errors import ConfigError, DataError
 from lorec.evidence import Evidence, Examiner
@@ -135,9 +136,26 @@ class LoRec:
         if (most := left.max(initial=0)) >= SUSPECT and flagged.sum() < self.accused * len(log):
             flagged |= left == most  # a crowd of one suspicion, larger than the room for it
         every = sight.log.items
+
+        def why_item(item: int, names: Names) -> str:
+            said = {view: float(odds[item]) for view, odds in views.items()}
+            loud = [view for view in sorted(said, key=lambda one: -said[one]) if said[view] > 2][:2]
+            found = ", ".join(
+                f"{view} raises the odds {said[view]:,.0f} times ({than(views[view][1:], item - 1, 'items')})"
+                for view in loud
+            )
+            return (
+                f"{names.item(item)} looks pushed with likelihood {likely[item]:.2f}"
+                f"{' and counts nothing' if off[item] else ''}: {found or 'no view alone'}; "
+                + company(log, sight.n_items, item, names)
+            )
+
+        # What counts nothing comes first, then what is likeliest.
+        why = by_items(log, likely + off, why_item, most=3, least=SUSPECT)
         return Suspicion(
-            users=suspicion, flagged=flagged, interactions=likely[every], lies=off[every], items=likely, views=views
-        )
+            users=suspicion, flagged=flagged, interactions=likely[every], lies=off[every], items=likely, views=views,
+            why=why, why_item=why_item,
+        )  # fmt: skip
 
     def _judged(
         self, log: Sequences, n_items: int, vectors: Floats | None, known: Sequence[Poison], rng: np.random.Generator

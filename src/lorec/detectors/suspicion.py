@@ -8,6 +8,7 @@ import polars as pl
 from scipy.stats import rankdata
 
 from lorec.data import Bools, Floats, Ints, Split, Weights
+from lorec.detectors.reasons import Names, Why
 from lorec.errors import ConfigError
 from lorec.evaluation import detection, mean_weights
 
@@ -28,6 +29,24 @@ class Suspicion:
     """[V + 1]: how likely each item is pushed, row 0 padding; None where it has no opinion on them."""
     views: Mapping[str, Floats] = field(default_factory=dict)
     """[V + 1] each: what its opinion on items is made of, by name: how many times the odds of a lie are raised."""
+    why: Why | None = None
+    """What speaks against a user, in words that a person can check; worked out when asked."""
+    why_item: Why | None = None
+    """What speaks against an item; None where it has no opinion on them."""
+
+    def reasons(self, names: Names) -> pl.Series:
+        """[users]: what speaks against those whom it accuses, or without a decision against the worst 1 %; else ""."""
+        some = worst(self.users, 0.01) if self.flagged is None else self.flagged
+        return _said(self.why, np.flatnonzero(some), len(self.users), names)
+
+    def item_reasons(self, names: Names) -> pl.Series:
+        """[V]: what speaks against the worst 1 % of the items, ten at the least; "" for the rest."""
+        if self.items is None:
+            return _said(None, np.zeros(0, dtype=np.int64), len(names.titles), names)
+        n = len(self.items) - 1
+        some = np.argsort(-self.items[1:], kind="stable")[: max(10, n // 100)] + 1
+        said = _said(self.why_item, some[self.items[some] > 0], n + 1, names)
+        return said[1:]
 
     def weights(self) -> Weights:
         """What follows from its decisions: 0 for interactions that are lies, or else for accused users; 1 for the rest.
@@ -39,6 +58,14 @@ class Suspicion:
         if self.flagged is not None:
             return Weights(users=1 - self.flagged.astype(np.float32))
         raise ConfigError("this detector accuses nobody, so nothing follows from it; take another one as a filter")
+
+
+def _said(why: Why | None, places: Ints, n: int, names: Names) -> pl.Series:
+    told = [""] * n
+    if why is not None:
+        for place in places:
+            told[place] = why(int(place), names)
+    return pl.Series(told, dtype=pl.String)
 
 
 def places(values: Floats) -> Floats:
@@ -96,17 +123,18 @@ def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | Non
     return told
 
 
-def harmed(found: Suspicion, split: Split, parts: int = 4) -> pl.DataFrame:
+def harmed(weights: Weights, split: Split, flagged: Bools | None = None, parts: int = 4) -> pl.DataFrame:
     """Who is accused without reason: genuine users in parts of equal size, by length and by taste for the popular.
 
     A row for each part, 1 the shortest histories or the least popular items (their mean log count): users, the share
-    of them accused, the share of their interactions turned down. Raises ConfigError where the detector decides nothing.
+    of them accused (`flagged` [users], or else with an interaction that counts half or less), the share of their
+    interactions turned down.
     """
     log, genuine = split.train, split.genuine()
     counts = np.log1p(log.counts(len(split.catalog)))
     taste = np.bincount(log.users(), counts[log.items], len(log)) / np.maximum(log.lengths, 1)
-    turned_down = np.bincount(log.users(), found.weights().turned_down(log), len(log))
-    accused = turned_down > 0 if found.flagged is None else found.flagged
+    turned_down = np.bincount(log.users(), weights.turned_down(log), len(log))
+    accused = turned_down > 0 if flagged is None else flagged
     tables = []
     for by, values in (("length", log.lengths), ("popularity", taste)):
         order = genuine[np.argsort(values[genuine], kind="stable")]

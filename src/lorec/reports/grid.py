@@ -119,7 +119,7 @@ def _cells(cells: pl.DataFrame) -> list[Block]:
     """Every recommender: what it is worth, what it cost, why it failed."""
     head = {
         "run": "", "arm": "", "seed": "d", "HR@10": ".4f", "T-HR@50": ".4f", MAIN: ".3f", "ROC-AUC": ".3f",
-        "best epoch": ".0f", "seconds an epoch": ".2f", "error": "",
+        "best epoch": ".0f", "seconds an epoch": ".2f", "training seconds": ".0f", "peak MB": ".0f", "error": "",
     }  # fmt: skip
     head = {name: form for name, form in head.items() if name in cells and cells[name].null_count() < cells.height}
     more = f"{cells.height - CELLS:,} more are in cells.csv." if cells.height > CELLS else ""

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ USERS, ITEMS = 20, 30
 """The most suspicious users and items of each defense."""
 CUTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 """Of T-HR@k."""
-FORMS = {"target rank": ",.0f", "best epoch": ".0f", "epochs": ".0f", "seconds an epoch": ".2f"}
+COSTS = {"epochs": ".0f", "best epoch": ".0f", "seconds an epoch": ".2f", "training seconds": ",.0f", "peak MB": ",.0f"}
+FORMS = {"target rank": ",.0f"} | COSTS
 """How figures are written that are no shares."""
 
 
@@ -197,28 +197,22 @@ def _harmed(run: Run, arms: list[str]) -> list[Block]:
     """What genuine users lose by the length of their history and by the popularity of what they took."""
     rows: list[tuple[Any, ...]] = []
     for arm in arms:
-        if f"{arm}/interactions.parquet" not in run.record["files"]:
-            continue
-        genuine = _read(run, f"{arm}/weights.parquet").filter(~pl.col("injected")).select("user")
-        users = (
-            _read(run, f"{arm}/interactions.parquet")
-            .with_columns(count=pl.len().over("item"))
-            .join(genuine, on="user", how="semi")
-            .group_by("user")
-            .agg(events=pl.len(), popularity=pl.col("count").median(), lost=1 - pl.col("weight").mean())
-        )
-        for by, column in (("interactions", "events"), ("median popularity of their items", "popularity")):
-            ordered = users.sort(column, "user")
-            ends = np.linspace(0, users.height, 5).astype(int)
-            for quarter, (start, end) in enumerate(pairwise(ends), start=1):
-                some = ordered[start:end]
-                if some.height:
-                    edges = f"{some[column].to_numpy()[0]:,.0f} to {some[column].to_numpy()[-1]:,.0f}"
-                    rows.append((arm, by, f"{quarter}: {edges}", some.height, some["lost"].mean()))
+        if f"{arm}/harm.parquet" in run.record["files"]:
+            told = _read(run, f"{arm}/harm.parquet")
+            rows += [(arm, *row) for row in told.iter_rows()]
     if not rows:
-        return ["No defense weighs interactions, so nobody's can be counted."]
-    head = {"arm": "", "users by": "", "quarter": "", "users": ",", "of their interactions turned down": ".2%"}
-    return [Table("Genuine users, in quarters", head, rows)]
+        return ["No defense turns anybody down, so nobody's harm can be counted."]
+    head = {
+        "arm": "", "users by": "", "quarter": "", "users": ",", "on average": ".2f", "accused": ".2%",
+        "of their interactions turned down": ".2%",
+    }  # fmt: skip
+    return [
+        Table(
+            "Genuine users, in quarters, by the length of their history and the mean log count of their items",
+            head,
+            rows,
+        )
+    ]
 
 
 def _worst(run: Run, arm: str, titles: Mapping[str, str]) -> list[Block]:
@@ -252,7 +246,7 @@ def _worst(run: Run, arm: str, titles: Mapping[str, str]) -> list[Block]:
 
 def _asked(run: Run) -> list[Block]:
     record = run.record
-    head = {"arm": "", **{name: FORMS[name] for name in ("epochs", "best epoch", "seconds an epoch")}}
+    head = {"arm": "", **COSTS}
     costs = [(arm, *(one.get(name) for name in head if name != "arm")) for arm, one in run.arms.items()]
     made_on = {
         "versions": ", ".join(f"{name} {value}" for name, value in record["versions"].items()),

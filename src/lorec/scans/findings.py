@@ -1,7 +1,6 @@
 """What a scan found, with reasons that a person can check."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from lorec.data import Floats, Ints, Sequences, Split, Weights, runs
+from lorec.detectors.reasons import many, percent, quoted, share_below
 from lorec.errors import RunError
 from lorec.evidence import TWINS, bursts, doubles
 from lorec.files import check_writable, write_json, write_parquet
@@ -76,8 +76,8 @@ class Findings:
                 "This log can't be judged: it is too small or too regular for the evidence, so nothing is told of it."
             )
         odd = (
-            f"{_many(self.figures['items that look pushed'], 'item')} with a suspicion of {SUSPECT} or more, in "
-            f"{_many(self.groups.height, 'group')}, and {_many(self.figures['users that look hired'], 'such user')}"
+            f"{many(self.figures['items that look pushed'], 'item')} with a suspicion of {SUSPECT} or more, in "
+            f"{many(self.groups.height, 'group')}, and {many(self.figures['users that look hired'], 'such user')}"
         )
         if not self.groups.height and self.alarm >= 0.5:
             return f"There may be an attack ({self.alarm:.2f}), but no single item stands out."
@@ -282,7 +282,7 @@ def told_items(
         told = _why_item(int(item), base, below, int(holders[item]), about, when)
         for some, words in zip(spoken, ("confirmed", "cleared"), strict=True):
             if some[item]:
-                told.append(f"of its {_many(holders[item], 'holder')} an analyst {words} {some[item]:,}")
+                told.append(f"of its {many(holders[item], 'holder')} an analyst {words} {some[item]:,}")
         reasons[item - 1] = "; ".join(told)
     shares = {name: share_below(said.items[1:]) for name, said in base.said.items() if said.items is not None}
     frame = log.catalog.items.select(pl.col("item").cast(pl.String).alias("item_id"), pl.col("title").cast(pl.String))
@@ -304,8 +304,8 @@ def _why_item(
     views = base.said["lorec"].views
     worst = sorted(views, key=lambda view: -views[view][item])[:2]
     told = [
-        f"{VIEWS[view].format(holders=_many(holders, 'holder'))} (the odds of being pushed {views[view][item]:,.0f} "
-        f"times what they are without this; more than {_percent(below[view][item], 2)} of items)"
+        f"{VIEWS[view].format(holders=many(holders, 'holder'))} (the odds of being pushed {views[view][item]:,.0f} "
+        f"times what they are without this; more than {percent(below[view][item], 2)} of items)"
         for view in worst
         if views[view][item] > 2
     ]
@@ -355,12 +355,12 @@ def told_users(
         if double is not None and shares["copies"][user] > ODD:
             whose, share = names[int(double[0][user])], double[1][user]
             told.append(
-                f"{share:.0%} of the {len(history)} items are also in the history of {_quoted(whose, whole=True)} "
-                f"(more than {_percent(more_than['copies'][user])} of users have in common with their double, for how "
+                f"{share:.0%} of the {len(history)} items are also in the history of {quoted(whose, whole=True)} "
+                f"(more than {percent(more_than['copies'][user])} of users have in common with their double, for how "
                 "long their histories are)"
             )
         told += [
-            f"{words} (more than {_percent(more_than[name][user])} of users)"
+            f"{words} (more than {percent(more_than[name][user])} of users)"
             for name, words in TRAITS.items()
             if name in shares and shares[name][user] > ODD
         ]
@@ -368,9 +368,7 @@ def told_users(
             told = _left_out(history[nothing[history]], len(history), titles)
         if not told:
             most = max(more_than, key=lambda name: more_than[name][user])
-            told = [
-                f"no evidence alone; the strongest is {most} (more than {_percent(more_than[most][user])} of users)"
-            ]
+            told = [f"no evidence alone; the strongest is {most} (more than {percent(more_than[most][user])} of users)"]
         reasons[user] = "; ".join(filter(None, [spoken[user], *told]))
     return pl.DataFrame({
         "user_id": names, "suspicion": users, "weight": of_users, "events": log.train.lengths,
@@ -384,35 +382,12 @@ def _why_user(history: Ints, items: Floats, titles: Sequence[str]) -> list[str]:
     if not len(pushed):
         return []
     pushed = pushed[np.argsort(-items[pushed], kind="stable")]
-    some = ", ".join(f"{_quoted(titles[item - 1])} ({items[item]:.2f})" for item in pushed[:3])
+    some = ", ".join(f"{quoted(titles[item - 1])} ({items[item]:.2f})" for item in pushed[:3])
     more = ", ..." if len(pushed) > 3 else ""
     return [f"{len(pushed)} of the {len(history)} items look pushed: {some}{more}"]
 
 
 def _left_out(items: Ints, of: int, titles: Sequence[str]) -> list[str]:
     """Which of a user's distinct items count nothing in training."""
-    some = ", ".join(_quoted(titles[item - 1]) for item in items[:3]) + (", ..." if len(items) > 3 else "")
+    some = ", ".join(quoted(titles[item - 1]) for item in items[:3]) + (", ..." if len(items) > 3 else "")
     return [f"{len(items)} of the {of} items count nothing, for reasons of their own: {some}"] if len(items) else []
-
-
-def _quoted(name: str, whole: bool = False) -> str:
-    """A title or an id within reasons, which semicolons part: whoever names an item writes no reason."""
-    return repr((name if whole else name[:60]).replace(";", ","))
-
-
-def _many(n: float, what: str) -> str:
-    return f"{n:,.0f} {what}{'' if n == 1 else 's'}"
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    """A share that nobody can call too high: rounded down, and never all."""
-    whole = 10**digits
-    return f"{min(math.floor(share * 100 * whole + 1e-9), 100 * whole - 1) / whole:.{digits}f}%"
-
-
-def share_below(values: Floats, ties: float = 0.5) -> Floats:
-    """[n]: the share of all that has less; of those that have as much, so much of each."""
-    ordered = np.sort(values)
-    below, up_to = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-    shares: Floats = (below + ties * (up_to - below)) / len(values)
-    return shares
