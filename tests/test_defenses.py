@@ -1,5 +1,6 @@
 """What every defense keeps, whatever it does."""
 
+import dataclasses
 import inspect
 
 import numpy as np
@@ -7,27 +8,39 @@ import polars as pl
 import pytest
 import torch
 
-from lorec.attacks import known_fakes
-from lorec.data import Feed, Weights
+from lorec.attacks import Random, forge, known_fakes
+from lorec.data import Feed, Weights, inject
 from lorec.defenses import DEFENSES, Guard, Oracle, Undefended, Weighted, WeightFile
-from lorec.detectors import Degree
+from lorec.detectors import DETECTORS, Degree, detect
 from lorec.errors import ConfigError, DataError
-from lorec.models import Recommender, SASRec
+from lorec.models import BACKBONES, Recommender, SASRec
 from lorec.sight import Sight
 from lorec.text import Hash, TextVectors
+from lorec.training import Training, fit
+
+SMALL = SASRec(width=16, max_length=20, blocks=1)
 
 
-def start(spec, split):
-    recommender = Recommender(SASRec(width=16, max_length=20, blocks=1), "ids", len(split.catalog))
+def start(spec, split, backbone=SMALL, items="ids"):
     text, known = TextVectors(split.catalog, Hash(dim=32)), known_fakes(split, share=0.2, seed=1)
+    recommender = Recommender(backbone, items, len(split.catalog), text.items() if items == "text" else None)
     return recommender, spec.start(recommender, Sight(split.train, recommender.n_items, text, known))
 
 
-@pytest.mark.parametrize("name", sorted(set(DEFENSES) - {"oracle", "weighted"}))
-def test_every_defense_trains_with_finite_weights(name, split):
+def made(name):
+    """A defense that a character hash is enough for."""
     fields = {"lorec-paper": {"view": "pooled"}, "llm4dec": {"view": "pooled"}, "filter": {"detector": Degree()}}
-    spec = DEFENSES[name](**fields.get(name, {}))
-    recommender, guard = start(spec, split)
+    return DEFENSES[name](**fields.get(name, {}))
+
+
+LEARNED = sorted(set(DEFENSES) - {"oracle", "weighted"})
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("items", ["ids", "text"])
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_defense_trains_with_finite_weights(name, backbone, items, split):
+    recommender, guard = start(made(name), split, BACKBONES[backbone](width=16, max_length=20), items)
     batch = next(Feed(split.train, len(split.catalog), 20).epoch(np.random.default_rng(0)))
     loss = guard.loss(recommender, batch)
     loss.backward()
@@ -35,6 +48,45 @@ def test_every_defense_trains_with_finite_weights(name, split):
     assert torch.isfinite(loss)
     for values, wanted in ((guard.weights.users, len(split)), (guard.weights.events, len(split.train.items))):
         assert values is None or (np.isfinite(values).all() and (values >= 0).all() and len(values) == wanted)
+
+
+@pytest.fixture(scope="module")
+def planted(split):
+    """A poisoned log twice: the same histories, and everything that a defense must not know put elsewhere."""
+    bad = inject(split, forge(Random(share=0.2), split, 2, seed=4), seed=4)
+    labels, n = np.roll(bad.fraudsters, 7), len(bad)
+    named = [f"planted-{row if fake else n + row}" for row, fake in enumerate(labels)]
+    held = [np.where(one == 0, 1, one)[np.random.default_rng(5).permutation(n)] for one in (bad.valid, bad.test)]
+    other = dataclasses.replace(bad, users=pl.Series(named), fraudsters=labels, valid=held[0], test=held[1])
+    assert other.train is bad.train
+    return bad, other
+
+
+def known_of(bad):
+    return known_fakes(bad, share=0.2, seed=1)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_planted_labels_names_and_held_out_items_change_no_defense(name, planted):
+    said = []
+    for bad in planted:
+        text, training = TextVectors(bad.catalog, Hash(dim=32)), Training(epochs=2, patience=2, tokens=512)
+        fitted = fit(bad, SMALL, defense=made(name), text=text, known=known_of(bad), training=training, seed=3)
+        said.append(
+            (fitted.guard.suspicion, fitted.weights.of_events(bad.train), [row["loss"] for row in fitted.history])
+        )
+    for one, other in zip(*said, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", sorted(set(DETECTORS) - {"audit", "zeroshot"}))
+def test_planted_labels_names_and_held_out_items_change_no_detector(name, planted):
+    spec = DETECTORS[name](**({"view": "pooled"} if name == "llm4dec" else {}))
+    said = [
+        detect(spec, bad, text=TextVectors(bad.catalog, Hash(dim=32)), known=known_of(bad), seed=2) for bad in planted
+    ]
+    for field in ("users", "flagged", "interactions", "lies", "items"):
+        np.testing.assert_array_equal(*(getattr(one, field) for one in said))
 
 
 def test_a_defense_is_handed_no_labels_targets_or_held_out_items():

@@ -176,6 +176,21 @@ class TestReasons:
             assert len(items) == len(bad.catalog)
             assert (found.items is None) == (items == "").all()
 
+    def test_the_most_suspicious_are_accused_and_as_many_as_wanted(self, asked):
+        """Where a share is: none beyond it, and no fewer but for ties."""
+        _, _, said, _ = asked
+        for name in ("bursts", "coherence", "context", "copies", "fap", "groups", "loss", "pca"):
+            found, share = said[name], DETECTORS[name]().share
+            for scores, chosen in ((found.users, found.flagged), (found.interactions, found.lies)):
+                if chosen is not None:
+                    assert scores[chosen].min() > scores[~chosen].max()
+                    most = int(share * len(scores))
+                    assert chosen.sum() <= most
+                    assert chosen.sum() + (scores == scores[~chosen].max()).sum() > most
+        for name in ("degree", "llm4dec"):
+            found = said[name]
+            assert found.users[found.flagged].min() >= 0.5 > found.users[~found.flagged].max()
+
     def test_no_more_have_less_than_is_said(self, asked):
         _, _, said, names = asked
         for name in ("degree", "pca", "copies", "coherence", "llm4dec", "loss"):

@@ -928,7 +928,7 @@ class TestDetect:
         assert both.height == len(users)
         assert (both["lorec"] == both["suspicion"]).all()
         items = pl.read_parquet(tmp_path / "out" / "items.parquet")
-        assert items.columns == ["item", "title", "pushed", "lorec"]
+        assert items.columns == ["item", "title", "pushed", "lorec", "lorec reasons"]
         assert items["pushed"].sum() == 2
         harm = pl.read_parquet(tmp_path / "out" / "harm.parquet")
         assert harm.group_by("detector", "by").len()["len"].to_list() == [4] * 6

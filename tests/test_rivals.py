@@ -1,7 +1,7 @@
 """LoRec's rivals: each loss and gradient against one written out, and what each keeps."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorec.attacks import Random, forge, known_fakes
-from lorec.data import Sequences, inject, leave_two_out
+from lorec.data import Sequences, Weights, inject, leave_two_out
 from lorec.defenses import (
     ADV,
     APR,
@@ -20,14 +20,17 @@ from lorec.defenses import (
     TCE,
     VAT,
     CL4SRec,
+    Filter,
     GraphRfi,
     PamaCF,
     StDenoise,
     Trimmed,
     Undefended,
+    Weighted,
 )  # fmt: skip
 from lorec.defenses.contrastive import nt_xent
 from lorec.defenses.graphrfi import Forest
+from lorec.detectors import Suspicion
 from lorec.errors import ConfigError
 from lorec.evaluation import detection, evaluate
 from lorec.models import BACKBONES, FMLP, Recommender, SASRec, Softmax
@@ -223,9 +226,10 @@ class TestAdversarial:
         np.testing.assert_allclose(lengths[real], np.broadcast_to(wanted[:, None], real.shape)[real], rtol=1e-4)
         assert float(loss.detach()) > 2 * float(mean_loss(losses, batch))
 
-    def test_substitutes_hurt_most_to_first_order(self, split, monkeypatch):
+    @pytest.mark.parametrize(("share", "radius"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.3)])
+    def test_substitutes_hurt_most_to_first_order(self, split, monkeypatch, share, radius):
         monkeypatch.setattr("lorec.defenses.adversarial.CHUNK", 500)  # in several pieces
-        recommender, guard = started(ADV(share=1.0, radius=1.0), split)
+        recommender, guard = started(ADV(share=share, radius=radius), split)
         warm(guard, recommender)
         batch = batch_of(split, recommender)
         pushed, encode = [], recommender.encode
@@ -245,8 +249,23 @@ class TestAdversarial:
         table = recommender.table().detach()
         # A step of 1 ends at the item along which the loss rises most.
         worst = (shift.grad[real] @ table[1:].T).argmax(1) + 1
-        torch.testing.assert_close(read[real], table[worst], atol=1e-5, rtol=1e-4)
+        mine = table[torch.from_numpy(batch.history).long()[real]]
+        wanted = mine + radius * (table[worst] - mine)
+        hit = (read[real] - mine).abs().sum(1) > 1e-6
+        assert float(hit.float().mean()) == pytest.approx(share, abs=0.06)
+        torch.testing.assert_close(read[real][hit], wanted[hit], atol=1e-5, rtol=1e-4)
         assert float(loss.detach()) > 2 * float(mean_loss(recommender.losses(batch), batch).detach())
+
+    @pytest.mark.parametrize("spec", [APR(enter=3), VAT(enter=3), PamaCF(enter=3), ADV(enter=3)])
+    def test_enters_when_it_is_said_to(self, spec, split):
+        recommender, guard = started(spec, split)
+        batch = batch_of(split, recommender)
+        plain = float(mean_loss(recommender.losses(batch), batch).detach())
+        for epoch in range(1, 5):
+            attacked = float(guard.loss(recommender, batch).detach()) > 1.5 * plain
+            assert attacked == (epoch >= 3)
+            guard.end_epoch(recommender, epoch)
+            assert guard.ready == (epoch >= 3)
 
     def test_a_backbone_is_as_before_afterwards(self, split):
         recommender, guard = started(APR(), split)
@@ -287,6 +306,22 @@ class TestContrast:
                 assert len(kept) == len(set(kept)) >= max(1, min(int(0.6 * length), length - int(0.3 * length)))
                 assert (view[row][-len(kept) :] == kept).all()  # no hole that a backbone might take for padding
             assert (view[:, : 12 - length] == 0).all()
+
+    def test_a_crop_and_a_shuffled_piece_lie_anywhere(self):
+        items, spec = np.arange(1, 11, dtype=np.int32), CL4SRec(crop=0.6, reorder=0.4)
+        rng, begins, pieces = np.random.default_rng(0), set(), set()
+        for _ in range(200):
+            kept = spec._cropped(items, rng)
+            assert kept.tolist() == list(range(kept[0], kept[0] + 6))
+            begins.add(int(kept[0]))
+            mixed = spec._reordered(items, rng)
+            assert sorted(mixed) == items.tolist()
+            changed = np.flatnonzero(mixed != items)
+            if len(changed):
+                assert changed[-1] - changed[0] < 4
+                pieces.add(int(changed[0]))
+        assert begins == {1, 2, 3, 4, 5}
+        assert {0, 3, 6} <= pieces
 
     def test_two_operators_that_differ(self):
         """Where a crop keeps all and a mask hides all but one, the two views tell which operators they had."""
@@ -361,6 +396,32 @@ class TestGraphRfi:
         torch.testing.assert_close(guard.loss(recommender, batch), wanted)
         assert (guard.flagged == (guard.suspicion >= 0.5)).all()
 
+    def test_a_forest_sees_states_and_losses_of_all_alike(self, split):
+        """Without dropout, of users and of known fakes: each column standardised, the last the mean loss."""
+        recommender, guard = started(GraphRfi(), split, replace(SMALL, dropout=0.5))
+        recommender.train()
+        seen = guard._features(recommender)
+        recommender.eval()
+        everyone = guard.everyone
+        assert len(everyone) == len(split) + len(known_fakes(split, share=0.2, seed=1)[0].profiles)
+        table, states, errors = recommender.table(), [], []
+        for history in everyone:
+            read = np.zeros((1, 20), dtype=np.int32)
+            read[0, -len(history[-20:]) :] = history[-20:]
+            states.append(recommender(torch.from_numpy(read), table)[0, -1].detach())
+        sums, counts = np.zeros(len(everyone)), np.zeros(len(everyone))
+        for batch in recommender.feed(everyone, 16_384).epoch(np.random.default_rng(0)):
+            np.add.at(sums, batch.users, recommender.losses(batch).detach().sum(1).numpy())
+            np.add.at(counts, batch.users, (batch.positives > 0).sum(1))
+        errors = torch.from_numpy(sums / counts).float()
+
+        def scaled(values):
+            return (values - values.mean(0)) / values.std(0)
+
+        torch.testing.assert_close(seen[:, :-1], scaled(torch.stack(states)), atol=1e-3, rtol=1e-3)
+        # Negatives are drawn anew, so losses are alike and not the same.
+        assert float(torch.corrcoef(torch.stack([seen[:, -1], scaled(errors)]))[0, 1]) > 0.7
+
     def test_a_history_without_a_loss_is_as_usual(self, split):
         log = Sequences.of([[1], *(split.train[user] for user in range(len(split)))])
         recommender = Recommender(SMALL, "ids", len(split.catalog), seed=1)
@@ -370,10 +431,22 @@ class TestGraphRfi:
         assert abs(float(errors[0])) < 0.5 < float(errors[1:].abs().max())
 
 
+@dataclass(frozen=True)
+class Nobody:
+    """A detector that accuses nobody."""
+
+    needs_text = needs_known = False
+    decides = True
+
+    def detect(self, sight):
+        nobody = np.zeros(len(sight.log), dtype=bool)
+        return Suspicion(users=nobody * 1.0, flagged=nobody)
+
+
 @pytest.mark.parametrize(
     "spec",
     [TCE(most=0.0), RCE(beta=0.0), Trimmed(share=0.0), APR(weight=0.0), VAT(weight=0.0),
-     PamaCF(weight=0.0), ADV(weight=0.0)],
+     PamaCF(weight=0.0), ADV(weight=0.0), Weighted(Weights()), Filter(detector=Nobody())],
 )  # fmt: skip
 def test_equals_undefended_where_all_weights_are_1(spec, split):
     training = Training(epochs=7, patience=7, tokens=256)
@@ -382,8 +455,11 @@ def test_equals_undefended_where_all_weights_are_1(spec, split):
         for one in (Undefended(), spec)
     )
     assert [row["loss"] for row in plain.history] == [row["loss"] for row in same.history]
-    for one, other in zip(plain.recommender.parameters(), same.recommender.parameters(), strict=True):
-        assert torch.equal(one, other) or plain.best_epoch != same.best_epoch
+    ready = min(getattr(spec, "enter", 1), 7)  # of the epochs before, none is taken
+    if plain.best_epoch >= ready:
+        assert same.best_epoch == plain.best_epoch
+        for one, other in zip(plain.recommender.parameters(), same.recommender.parameters(), strict=True):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("spec", RIVALS)
