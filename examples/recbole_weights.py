@@ -70,6 +70,8 @@ def exposed(log: pd.DataFrame, weights: pd.DataFrame | None, watched: list[str],
             some = weights.drop_duplicates(["user_id", "item_id"], keep="last")
             users, items = (data.field2token_id[name] for name in ("user_id", "item_id"))
             some = some[some["user_id"].isin(users.keys()) & some["item_id"].isin(items.keys())]
+            if some.empty:
+                raise SystemExit("no user and item of the weights is in the log; give the weights of this log's scan")
             pairs = some["user_id"].map(users).to_numpy() * model.n_items + some["item_id"].map(items).to_numpy()
             order = np.argsort(pairs)
             keys = torch.from_numpy(pairs[order])

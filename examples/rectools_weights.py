@@ -29,7 +29,10 @@ def weighted(log: pd.DataFrame, weights: pd.DataFrame | None) -> pd.DataFrame:
     told = weights[["user_id", "item_id", "weight"]].astype({"user_id": str, "item_id": str})
     told = told.drop_duplicates(["user_id", "item_id"], keep="last")
     told.columns = [Columns.User, Columns.Item, Columns.Weight]
-    return frame.merge(told, on=[Columns.User, Columns.Item], how="left").fillna({Columns.Weight: 1.0})
+    frame = frame.merge(told, on=[Columns.User, Columns.Item], how="left")
+    if frame[Columns.Weight].isna().all():
+        raise SystemExit("no user and item of the weights is in the log; give the weights of this log's scan")
+    return frame.fillna({Columns.Weight: 1.0})
 
 
 def trainer(epochs: int) -> Trainer:

@@ -106,6 +106,10 @@ class TestJudged:
         either = lies | ~fake[users]
         assert found["Brier"] == pytest.approx(0.25 * lies[either].mean())
         assert found["targets among the worst 10"] == pytest.approx(2 / 5)
+        assert found["place of a target"] == len(bad.catalog)  # most are where nothing is said, the last of all ties
+        items[poison.targets] = [0.9, 0.8, 0.7, 0.6, 0.1]
+        found = judged(dataclasses.replace(single, items=items), bad, poison.targets)
+        assert (found["targets among the worst 10"], found["place of a target"]) == (4 / 5, 3.0)
 
     def test_ties_speak_against_it(self, town):
         poison, bad, _ = poisoned(town, Random(share=0.02))

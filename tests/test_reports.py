@@ -31,11 +31,12 @@ from lorec.data import Dataset
 from lorec.errors import DiskError, MissingExtra, RunError
 from lorec.experiment import run
 from lorec.grids import grid, read_grid_file
+from lorec.records import open_run
 from lorec.reports import report
 from lorec.reports.charts import histogram, intervals, lines
 from lorec.reports.page import Page, Section, Table, rendered, sort_key, text
 from lorec.reports.reading import flat
-from lorec.reports.run import _curves
+from lorec.reports.run import _curves, _means_what_it_says, _read
 from lorec.runfile import read_run_file
 from lorec.scans import scan
 from lorec.sources import read
@@ -269,6 +270,34 @@ class TestRun:
         assert auc(false, true) == pytest.approx(roc_auc_score(bad, suspicion), abs=1e-9)
         assert (np.diff(recall) >= 0).all()
         assert (precision > 0).any()
+
+    def test_calibration_is_counted_bin_by_bin(self, ran, tmp_path, monkeypatch):
+        """Of genuine interactions and lies; the other half of a fraudster's history is on neither side."""
+        injected = dict(pl.read_parquet(ran / "lorec" / "weights.parquet").select("user", "injected").iter_rows())
+        targets = set(json.loads((ran / "poison" / "poison.json").read_text())["targets"])
+        events = pl.read_parquet(ran / "lorec" / "interactions.parquet").select("user", "item")
+        events = events.with_columns(suspicion=(pl.int_range(pl.len()) % 97 / 96).cast(pl.Float32))  # of all sizes
+        read = _read
+        monkeypatch.setattr(
+            "lorec.reports.run._read", lambda run, name: events if "interactions" in name else read(run, name)
+        )
+        bins: dict[int, list[tuple[float, bool]]] = {}
+        for user, item, suspicion in events.iter_rows():
+            if not injected[user] or item in targets:
+                bins.setdefault(min(int(suspicion * 20), 19), []).append((suspicion, injected[user]))
+        wanted = [np.mean(bins[place], axis=0) for place in sorted(bins)]
+        found = _means_what_it_says(open_run(ran), "lorec")
+        np.testing.assert_allclose(np.array(found).T, wanted, atol=1e-6)
+        assert len(wanted) == 20
+        monkeypatch.undo()
+        assert _means_what_it_says(open_run(ran), "oracle") is None
+        assert "Calibration" in Read(report(ran, tmp_path / "x.html").read_text("utf-8")).words
+
+    def test_who_is_harmed_is_told_of_every_defense_that_weighs(self, ran, tmp_path):
+        words = Read(report(ran, tmp_path / "x.html").read_text("utf-8")).words
+        harm = pl.read_parquet(ran / "lorec" / "harm.parquet")
+        assert f"{harm['interactions turned down'][0]:.2%}" in words
+        assert harm["users"].sum() == 2 * (~pl.read_parquet(ran / "lorec" / "weights.parquet")["injected"]).sum()
 
 
 class TestGrid:

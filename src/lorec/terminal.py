@@ -75,6 +75,7 @@ METRICS = {
     "exposure of targets": ("T-HR@50", "T-NDCG@50", "target rank", "success removed"),
     "detection": ("ROC-AUC", "PR-AUC", "precision", "recall", "F1", "recall@1%", "recall@m"),
     "detection of interactions": ("interactions ROC-AUC", "interactions recall"),
+    "detection of items": ("targets among the worst 10", "place of a target"),
     "weights": (
         "weight genuine",
         "weight fraudsters",
@@ -134,7 +135,7 @@ def written(name: str, value: float | None) -> str:
     """A figure of an arm, by its name."""
     if value is None:
         return ""
-    if name in ("best epoch", "epochs", "training seconds", "peak MB"):
+    if name in ("best epoch", "epochs", "training seconds", "peak MB", "place of a target"):
         return f"{value:.0f}"
     return f"{value:.1f}" if name in ("target rank", "seconds an epoch", "seconds") else f"{value:.4f}"
 

@@ -90,8 +90,9 @@ def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | Non
     An interaction is a lie where a fraudster takes a target; fraudsters' other interactions are on neither side. On a
     log without fraudsters only what is turned down is told, and where they hold no target nothing of interactions.
     `Brier` is of the likelihoods of interactions, where there are some (in [0, 1]), beside that of knowing nothing
-    but how common lies are. `weights` are the detector's own where not given; half or less turns an interaction
-    down.
+    but how common lies are. `place of a target` is the median of the targets' places among all items, the most
+    suspicious first, behind those of the same score. `weights` are the detector's own where not given; half or less
+    turns an interaction down.
     """
     users, single = split.train.users(), found.interactions
     fake = split.fraudsters[users]
@@ -120,6 +121,7 @@ def judged(found: Suspicion, split: Split, targets: Ints, weights: Weights | Non
         ordered = np.sort(found.items[1:])
         no_better = len(ordered) - np.searchsorted(ordered, found.items[targets])  # itself, and ties before it
         told["targets among the worst 10"] = float((no_better <= 10).mean())
+        told["place of a target"] = float(np.median(no_better))
     return told
 
 

@@ -144,8 +144,10 @@ def _training(run: Run) -> list[Block]:
 def _suspected(run: Run, arms: list[str]) -> list[Block]:
     """Distributions of suspicion, and ROC and PR curves."""
     blocks: list[Block] = []
-    roc, pr = {}, {}
+    roc, pr, means = {}, {}, {}
     for arm in arms:
+        if (said := _means_what_it_says(run, arm)) is not None:
+            means[arm] = said
         told = _read(run, f"{arm}/weights.parquet").drop_nulls("suspicion")
         bad, suspicion = told["injected"].to_numpy(), told["suspicion"].to_numpy()
         likely = told["likelihood" if "likelihood" in told.columns else "suspicion"].to_numpy()
@@ -173,7 +175,33 @@ def _suspected(run: Run, arms: list[str]) -> list[Block]:
             Chart("ROC", lines(roc, "genuine users accused", "fraudsters found", band=(0, 1.02)), f"Area: {auc}.")
         )
         blocks.append(Chart("Precision and recall", lines(pr, "recall", "precision", band=(0, 1.02)), f"Area: {ap}."))
+    if means:
+        errors = ", ".join(f"{arm} {run.arms[arm]['Brier']:.4f}" for arm in means)
+        words = (
+            f"Interactions in twentieths of what is said of them; on the diagonal a likelihood is one. Brier: {errors}."
+        )
+        curves = lines(means, "likelihood that an interaction is a lie", "share that are", band=(0, 1.02))
+        blocks.append(Chart("Calibration", curves, words))
     return blocks or ["No defense has an opinion on users."]
+
+
+def _means_what_it_says(run: Run, arm: str) -> tuple[list[float], list[float]] | None:
+    """Mean likelihood and share of lies where a defense says of interactions how likely they are lies, bin by bin.
+
+    A fraudster's other interactions are on neither side. None where it says no likelihoods.
+    """
+    if f"{arm}/interactions.parquet" not in run.record["files"] or "Brier" not in run.arms[arm]:
+        return None
+    injected = _read(run, f"{arm}/weights.parquet").select("user", "injected")
+    told = _read(run, f"{arm}/interactions.parquet").join(injected, on="user")
+    lies = pl.col("injected") & pl.col("item").is_in(list(_targets(run)))
+    told = told.select("suspicion", "injected", lie=lies).filter(pl.col("lie") | ~pl.col("injected"))
+    bins = (
+        told.group_by(place=(pl.col("suspicion") * 20).floor().clip(0, 19))
+        .agg(pl.col("suspicion").mean(), pl.col("lie").mean())
+        .sort("place")
+    )
+    return bins["suspicion"].to_list(), bins["lie"].to_list()
 
 
 def _middle(likely: Floats) -> str:
