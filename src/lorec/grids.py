@@ -598,7 +598,7 @@ def _rates(
             training=twice, seed=config.seed,
         )  # fmt: skip
         epoch = trained.history[1]["seconds with validation"]
-        found[name] = time.perf_counter() - started - 2 * epoch, epoch
+        found[name] = max(0.0, time.perf_counter() - started - 2 * epoch), epoch
     return found
 
 
