@@ -34,12 +34,14 @@ from lorec.grids import grid, read_grid_file
 from lorec.records import open_run
 from lorec.reports import report
 from lorec.reports.charts import histogram, intervals, lines
+from lorec.reports.detection import of_detection
 from lorec.reports.page import Page, Section, Table, rendered, sort_key, text
-from lorec.reports.reading import flat
-from lorec.reports.run import _curves, _means_what_it_says, _read
+from lorec.reports.reading import flat, roc_and_precision
+from lorec.reports.run import _means_what_it_says, _read
 from lorec.runfile import read_run_file
 from lorec.scans import scan
 from lorec.sources import read
+from lorec.stages import detect as ask
 from lorec.text import Hash
 
 EVIL = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\u202e${7*7}{{7*7}} $x^$"
@@ -124,7 +126,16 @@ def gridded(home):
     return home / "grids"
 
 
-@pytest.fixture(params=["scanned", "ran", "gridded"])
+@pytest.fixture(scope="module")
+def asked(home):
+    """What detectors say of a log whose items a stranger named: (folder, what was found)."""
+    changes = {"detectors": '["lorec", "degree", "copies", "context"]', "attack": '{name = "random", share = 0.1}'}
+    found = ask(read_run_file(home / "run.toml", changes))
+    found.save(home / "said")
+    return home / "said", found
+
+
+@pytest.fixture(params=["scanned", "ran", "gridded", "asked"])
 def folder(request, tmp_path):
     """A copy of a folder of each kind."""
     made = request.getfixturevalue(request.param)
@@ -266,7 +277,7 @@ class TestRun:
         suspicion, bad = (np.array(one) for one in zip(*users, strict=True))
         if not 0 < bad.sum() < len(bad):
             return
-        (false, true), (recall, precision) = _curves(suspicion / 30, bad)
+        (false, true), (recall, precision) = roc_and_precision(suspicion / 30, bad)
         assert auc(false, true) == pytest.approx(roc_auc_score(bad, suspicion), abs=1e-9)
         assert (np.diff(recall) >= 0).all()
         assert (precision > 0).any()
@@ -298,6 +309,46 @@ class TestRun:
         harm = pl.read_parquet(ran / "lorec" / "harm.parquet")
         assert f"{harm['interactions turned down'][0]:.2%}" in words
         assert harm["users"].sum() == 2 * (~pl.read_parquet(ran / "lorec" / "weights.parquet")["injected"]).sum()
+
+
+class TestDetection:
+    def test_tells_every_figure_and_the_worst_with_reasons(self, asked, tmp_path):
+        folder, found = asked
+        words = Read(report(folder, tmp_path / "x.html").read_text("utf-8")).words
+        for name, figures in found.figures.items():
+            assert name in words
+            assert f"{figures['ROC-AUC']:.4f}" in words
+        users = pl.read_parquet(folder / "users.parquet")
+        for name in found.said:
+            worst = users.sort(name, "user", descending=[True, False]).head(5)
+            assert all(user in words for user in worst["user"])
+            told = users.filter(pl.col(f"{name} accuses")).sort(name, "user", descending=[True, False]).head(5)
+            assert all(text(one)[:50] in words for one in told[f"{name} reasons"])
+        assert {"ROC", "Calibration", "Who is harmed"} <= set(re.findall("ROC|Calibration|Who is harmed", words))
+
+    def test_places_of_targets_are_those_of_the_scores(self, asked, tmp_path):
+        folder, found = asked
+        items = pl.read_parquet(folder / "items.parquet")
+        page = of_detection(folder)
+        (table,) = next(one.blocks for one in page.sections if one.title == "Where the targets stand")
+        assert len(table.rows) == len(found.poison.targets)
+        for item, _, *places in table.rows:
+            for name, place in zip(("lorec", "context"), places, strict=True):
+                scores = dict(items.select("item", name).iter_rows())
+                assert place == sum(score >= scores[item] for score in scores.values())
+
+    def test_may_be_asked_again_beside_its_page(self, asked):
+        folder, found = asked
+        report(folder)
+        found.save(folder)
+        assert (folder / "report.html").exists()
+        (folder / "report.html").unlink()
+
+    def test_of_a_clean_log_says_so(self, home, tmp_path):
+        ask(read_run_file(home / "run.toml", {"attack": '"none"', "detectors": '["copies"]'})).save(tmp_path / "calm")
+        words = Read(report(tmp_path / "calm").read_text("utf-8")).words
+        assert "Nobody attacks" in words
+        assert "nothing to tell apart" in words
 
 
 class TestGrid:
@@ -360,7 +411,7 @@ class TestGrid:
 
 class TestBrokenFolders:
     def test_that_hold_nothing_of_ours(self, tmp_path):
-        with pytest.raises(RunError, match=r"holds no findings\.json, grid\.json, run\.json"):
+        with pytest.raises(RunError, match=r"holds no findings\.json, grid\.json, judged\.json, run\.json"):
             report(tmp_path)
         with pytest.raises(RunError, match="there is no folder"):
             report(tmp_path / "nothing")

@@ -294,7 +294,8 @@ def detect(
     for note in [f"One seed ({config.seed}): differences may be chance.", *found.notes]:
         print(f"- {literal(note, 500)}")
     if out is not None:
-        print(f"\nWhat they say is in {out}: users.parquet, items.parquet, harm.parquet, judged.json.")
+        print(f"\nWhat they say and why is in {out}: users.parquet, items.parquet, harm.parquet, judged.json.")
+        print("lorec report makes a page of it.")
 
 
 @app.command()
@@ -396,11 +397,11 @@ def _reported(folder: Path) -> str:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What lorec run, grid or scan left.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What lorec run, grid, scan or detect left.")],
     out: Annotated[Path | None, typer.Option(help="The file; report.html in FOLDER if omitted.")] = None,
     plugins: Plugins = False,
 ) -> None:
-    """Show a run, a grid or a scan on one HTML page that opens offline, prints, and can be sent to others."""
+    """Show a run, grid, scan or detection on one HTML page that opens offline, prints, and can be sent to others."""
     from lorec.reports import report as do
 
     print(do(folder, out, plugins))

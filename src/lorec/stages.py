@@ -195,7 +195,7 @@ class Detection:
     @staticmethod
     def check(folder: Path) -> None:
         """Raise RunError for a folder that holds something else than what `save` writes, or can't be written to."""
-        names = ("users.parquet", "items.parquet", "harm.parquet", "judged.json")
+        names = ("users.parquet", "items.parquet", "harm.parquet", "judged.json", "report.html")
         if folder.exists() and not (folder.is_dir() and all(one.name in names for one in folder.iterdir())):
             raise RunError(f"{folder} holds something else; choose another --out")
         check_writable(folder)

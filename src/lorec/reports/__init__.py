@@ -1,4 +1,4 @@
-"""A run, grid or scan folder -> one HTML file that opens offline; only what the folder holds is told.
+"""A run, grid, scan or detection folder -> one HTML file that opens offline; only what the folder holds is told.
 
 A folder may come from anybody: its files are read as data, links and ways out of it are refused, and whatever is
 written in them is text on the page.
@@ -12,6 +12,7 @@ import polars as pl
 from lorec.errors import RunError, first_line
 from lorec.files import replacing
 from lorec.reports.charts import can_draw
+from lorec.reports.detection import of_detection
 from lorec.reports.grid import of_grid
 from lorec.reports.page import Page, rendered
 from lorec.reports.run import of_run
@@ -19,7 +20,9 @@ from lorec.reports.scan import of_scan
 
 __all__ = ["can_draw", "report"]
 
-KINDS: dict[str, Callable[[Path], Page]] = {"findings.json": of_scan, "grid.json": of_grid, "run.json": of_run}
+KINDS: dict[str, Callable[[Path], Page]] = {
+    "findings.json": of_scan, "grid.json": of_grid, "judged.json": of_detection, "run.json": of_run,
+}  # fmt: skip
 """What tells of a folder, by the file that says what it is."""
 MOST = 3_000_000
 """Bytes of a page."""
@@ -30,15 +33,17 @@ def report(folder: str | Path, out: str | Path | None = None, plugins: bool = Fa
 
     With `plugins`, members that installed packages declare are loaded where a run names them.
 
-    Raises RunError for a folder that is none of a run, a grid and a scan, half of one, of another version, or damaged;
-    MissingExtra where the library for charts is not installed; DiskError where it can't be written.
+    Raises RunError for a folder that is none of a run, a grid, a scan and a detection, half of one, of another version,
+    or damaged; MissingExtra where the library for charts is not installed; DiskError where it can't be written.
     """
     folder = Path(folder)
     kind = next((name for name in KINDS if (folder / name).is_file()), None)
     if not folder.exists():
-        raise RunError(f"there is no folder {folder}; give what lorec run, grid or scan left")
+        raise RunError(f"there is no folder {folder}; give what lorec run, grid, scan or detect left")
     if kind is None:
-        raise RunError(f"{folder} holds no {', '.join(KINDS)}; give what lorec run, grid or scan left, once it is done")
+        raise RunError(
+            f"{folder} holds no {', '.join(KINDS)}; give what lorec run, grid, scan or detect left, once it is done"
+        )
     path = folder / "report.html" if out is None else Path(out)
     if path.resolve().parent == folder.resolve() and path.name != "report.html":
         raise RunError(f"{path} is the folder's own; a report inside it is called report.html")

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+from lorec.data import Bools, Floats
 from lorec.errors import RunError
 from lorec.files import inside, read_json
-from lorec.reports.page import Event, Person
+from lorec.reports.page import Event, Person, Table
 
 MOST_ROWS = 200_000_000
 """Of a table: a few bytes may say that they are more than fit in memory."""
@@ -73,3 +75,26 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
         else:
             found[before + name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return found
+
+
+def roc_and_precision(suspicion: Floats, bad: Bools) -> tuple[Any, Any]:
+    """(false, true) and (recall, precision) at every threshold, ties together, thinned to what a chart can show."""
+    values, place = np.unique(-suspicion, return_inverse=True)
+    found, seen = (np.cumsum(np.bincount(place, one, len(values))) for one in (bad, np.ones(len(bad))))
+    m, n = found[-1], seen[-1]
+    along = (seen - found) / (n - m) + found / m  # from 0 to 2, so that no part of the curve is coarse
+    some = np.unique(np.searchsorted(along, np.linspace(0, 2, 400)).clip(0, len(found) - 1))
+    some = np.arange(len(found)) if len(found) < 400 else some
+    false = np.concatenate([[0.0], (seen - found)[some] / (n - m), [1.0]])
+    true = np.concatenate([[0.0], found[some] / m, [1.0]])
+    return (false, true), (found[some] / m, (found / seen)[some])
+
+
+def harm(who: str, rows: Sequence[tuple[Any, ...]]) -> Table:
+    """The table of `detectors.harmed`, with whose decisions they are before each row."""
+    head = {
+        who: "", "users by": "", "quarter": "", "users": ",", "on average": ".2f", "accused": ".2%",
+        "of their interactions turned down": ".2%",
+    }  # fmt: skip
+    title = "Genuine users, in quarters, by the length of their history and the mean log count of their items"
+    return Table(title, head, rows)

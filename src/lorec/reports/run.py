@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from lorec.comparison import MAIN, REFERENCES, target_ranks
-from lorec.data import Bools, Floats
+from lorec.data import Floats
 from lorec.detectors import places
 from lorec.records import Run, open_run
 from lorec.reports.charts import histogram, lines
 from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table
-from lorec.reports.reading import flat, json_of, people, table_of
+from lorec.reports.reading import flat, harm, json_of, people, roc_and_precision, table_of
 
 USERS, ITEMS = 20, 30
 """The most suspicious users and items of each defense."""
@@ -167,7 +167,7 @@ def _suspected(run: Run, arms: list[str]) -> list[Block]:
             )
         )  # fmt: skip
         if bad.any():
-            roc[arm], pr[arm] = _curves(suspicion, bad)
+            roc[arm], pr[arm] = roc_and_precision(suspicion, bad)
     if roc:
         auc = ", ".join(f"{arm} {run.arms[arm]['ROC-AUC']:.3f}" for arm in roc)
         ap = ", ".join(f"{arm} {run.arms[arm]['PR-AUC']:.3f}" for arm in roc)
@@ -208,19 +208,6 @@ def _middle(likely: Floats) -> str:
     return f"{len(likely):,} (median {np.median(likely):.3f})" if len(likely) else "0"
 
 
-def _curves(suspicion: Floats, bad: Bools) -> tuple[Any, Any]:
-    """(false, true) and (recall, precision) at every threshold, ties together, thinned to what a chart can show."""
-    values, place = np.unique(-suspicion, return_inverse=True)
-    found, seen = (np.cumsum(np.bincount(place, one, len(values))) for one in (bad, np.ones(len(bad))))
-    m, n = found[-1], seen[-1]
-    along = (seen - found) / (n - m) + found / m  # from 0 to 2, so that no part of the curve is coarse
-    some = np.unique(np.searchsorted(along, np.linspace(0, 2, 400)).clip(0, len(found) - 1))
-    some = np.arange(len(found)) if len(found) < 400 else some
-    false = np.concatenate([[0.0], (seen - found)[some] / (n - m), [1.0]])
-    true = np.concatenate([[0.0], found[some] / m, [1.0]])
-    return (false, true), (found[some] / m, (found / seen)[some])
-
-
 def _harmed(run: Run, arms: list[str]) -> list[Block]:
     """What genuine users lose by the length of their history and by the popularity of what they took."""
     rows: list[tuple[Any, ...]] = []
@@ -230,17 +217,7 @@ def _harmed(run: Run, arms: list[str]) -> list[Block]:
             rows += [(arm, *row) for row in told.iter_rows()]
     if not rows:
         return ["No defense turns anybody down, so nobody's harm can be counted."]
-    head = {
-        "arm": "", "users by": "", "quarter": "", "users": ",", "on average": ".2f", "accused": ".2%",
-        "of their interactions turned down": ".2%",
-    }  # fmt: skip
-    return [
-        Table(
-            "Genuine users, in quarters, by the length of their history and the mean log count of their items",
-            head,
-            rows,
-        )
-    ]
+    return [harm("arm", rows)]
 
 
 def _worst(run: Run, arm: str, titles: Mapping[str, str]) -> list[Block]:
