@@ -136,7 +136,7 @@ class TextVectors:
         """The encoder, which can be asked. Raises ConfigError where it is no model that writes."""
         if not isinstance(self.encoder, Decoder):
             raise ConfigError(
-                f"a question wants a model that writes, as zeroshot asks one: take encoder smollm2 or decoder; "
+                "to ask questions takes a model that writes: set the encoder to smollm2 or decoder; "
                 f"{type(self.encoder).__name__} makes vectors"
             )
         return self.encoder
