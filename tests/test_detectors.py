@@ -277,11 +277,11 @@ class TestReasons:
     def test_the_company_of_an_item_is_what_its_holders_have_most_beyond_chance(self):
         log = Sequences.of([[1, 2, 3], [1, 2], [1, 2, 4], [3, 4], [4], [4]])
         names = Names(list("abcdef"), ["soap", "shampoo", "towel; cheap", "comb"])
-        assert company(log, 4, 1, names) == "of 3 holders 3 also have 'shampoo', where 1.5 would by chance"
-        assert company(log, 4, 3, names).startswith("of 2 holders ")
+        assert company(log, 4)(1, names) == "of 3 holders 3 also have 'shampoo', where 1.5 would by chance"
+        assert company(log, 4)(3, names).startswith("of 2 holders ")
         assert names.item(3) == "'towel, cheap'"
         apart = Sequences.of([[1], [2], [3], [4]])
-        assert company(apart, 4, 1, names) == "of 1 holder no two have another item more often than by chance"
+        assert company(apart, 4)(1, names) == "of 1 holder no two have another item more often than by chance"
 
 
 class TestHarmed:

@@ -50,12 +50,13 @@ class Degree:
         """Likelihoods of users [users]."""
         log, counts = sight.log, sight.log.counts(sight.n_items)
         users = made(log, sight.n_items, sight.rounds(), ridge=self.ridge, balanced=True, beside=True)[0]
+        middle = np.median(counts[log.items])
 
         def why(user: int, names: Names) -> str:
-            taken, everything = counts[log[user]], counts[log.items]
+            taken = counts[log[user]]
             return (
                 f"the {len(taken)} items were taken {taken.min():,} to {taken.max():,} times, {np.median(taken):,.0f} "
-                f"in the middle (of all that was taken: {np.median(everything):,.0f}); made with likelihood "
+                f"in the middle (of all that was taken: {middle:,.0f}); made with likelihood "
                 f"{users[user]:.2f} ({than(users, user, 'users')})"
             )
 
@@ -101,10 +102,11 @@ class PCA:
         )
         loadings, _, _ = svds(standardised, k=self.components, rng=sight.rng)
         users: Floats = -np.square(loadings).sum(1)
+        usual = -np.median(users)
 
         def why(user: int, names: Names) -> str:
             return (
-                f"explains {-users[user]:.2g} of what users have in common, where {-np.median(users):.2g} is usual "
+                f"explains {-users[user]:.2g} of what users have in common, where {usual:.2g} is usual "
                 f"(as little: {than(users, user, 'users')})"
             )
 

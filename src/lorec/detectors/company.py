@@ -40,7 +40,7 @@ class Context:
         """Distances from the crowd: of items, of their interactions, and of users the farthest."""
         log, vectors = sight.log, sight.texts(self).items() if self.needs_text else None
         evidence = Examiner(log, sight.n_items, vectors, sight.rng, counted="log" in self.sources).evidence
-        items = evidence.surprise
+        items, beside = evidence.surprise, company(log, sight.n_items)
         single = items[log.items]
         users = np.zeros(len(log))
         np.maximum.at(users, log.users(), single)
@@ -52,7 +52,7 @@ class Context:
                 f"{names.item(item)} keeps odd company ({than(items[1:], item - 1, 'items')}): "
                 + ", ".join(f"{name} {scores[name]:+.1f}" for name in odd)
                 + " standard deviations from items as popular; "
-                + company(log, sight.n_items, item, names)
+                + beside(item, names)
             )
 
         return Suspicion(

@@ -135,7 +135,7 @@ class LoRec:
         left = np.where(touched & ~flagged, suspicion, 0)
         if (most := left.max(initial=0)) >= SUSPECT and flagged.sum() < self.accused * len(log):
             flagged |= left == most  # a crowd of one suspicion, larger than the room for it
-        every = sight.log.items
+        every, beside = sight.log.items, company(log, sight.n_items)
 
         def why_item(item: int, names: Names) -> str:
             said = {view: float(odds[item]) for view, odds in views.items()}
@@ -146,8 +146,7 @@ class LoRec:
             )
             return (
                 f"{names.item(item)} looks pushed with likelihood {likely[item]:.2f}"
-                f"{' and counts nothing' if off[item] else ''}: {found or 'no view alone'}; "
-                + company(log, sight.n_items, item, names)
+                f"{' and counts nothing' if off[item] else ''}: {found or 'no view alone'}; " + beside(item, names)
             )
 
         # What counts nothing comes first, then what is likeliest.

@@ -1,12 +1,13 @@
 """How reasons are worded, so that a person can check them: no number without what it is compared with."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from lorec.data import Floats, Sequences
+from lorec.data import Floats, Ints, Sequences
 
 __all__ = ["Names", "Why", "by_items", "company", "many", "percent", "quoted", "share_below", "than"]
 
@@ -68,27 +69,35 @@ def by_items(log: Sequences, items: Floats, why: Why, most: int = 2, least: floa
     def told(user: int, names: Names) -> str:
         history = np.unique(log[user])
         worst = history[np.argsort(-items[history], kind="stable")][:most]
-        return _joined(why(int(item), names) for item in worst if items[item] > least)
+        return "; ".join(filter(None, (why(int(item), names) for item in worst if items[item] > least)))
 
     return told
 
 
-def company(log: Sequences, n_items: int, item: int, names: Names) -> str:
-    """Which other item its holders have beyond chance, by the likelihood ratio, and how many of them do."""
-    holders = np.unique(log.users()[log.items == item])
-    together = log.take(holders).distinct().counts(n_items)
-    together[item] = 0
-    expected = log.distinct().counts(n_items) * len(holders) / max(len(log), 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(together > expected, together * np.log(together / expected) - (together - expected), 0)
-    most = int(ratio.argmax())
-    if not ratio[most]:
-        return f"of {many(len(holders), 'holder')} no two have another item more often than by chance"
-    return (
-        f"of {many(len(holders), 'holder')} {together[most]:,} also have {names.item(most)}, where {expected[most]:.2g}"
-        " would by chance"
-    )
+def company(log: Sequences, n_items: int) -> Why:
+    """Which other item an item's holders have beyond chance, by the likelihood ratio, and how many of them do.
 
+    The log is counted once, when first asked.
+    """
 
-def _joined(reasons: Iterable[str]) -> str:
-    return "; ".join(one for one in reasons if one)
+    @cache
+    def counted() -> tuple[Ints, Ints]:
+        return log.users(), log.distinct().counts(n_items)
+
+    def told(item: int, names: Names) -> str:
+        users, everybody = counted()
+        holders = np.unique(users[log.items == item])
+        together = log.take(holders).distinct().counts(n_items)
+        together[item] = 0
+        expected = everybody * len(holders) / max(len(log), 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(together > expected, together * np.log(together / expected) - (together - expected), 0)
+        most = int(ratio.argmax())
+        if not ratio[most]:
+            return f"of {many(len(holders), 'holder')} no two have another item more often than by chance"
+        return (
+            f"of {many(len(holders), 'holder')} {together[most]:,} also have {names.item(most)}, where "
+            f"{expected[most]:.2g} would by chance"
+        )
+
+    return told

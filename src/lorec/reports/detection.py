@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lorec.data import Bools, Floats
 from lorec.reports.charts import lines
 from lorec.reports.page import Block, Chart, Page, Section, Table
-from lorec.reports.reading import harm, json_of, roc_and_precision, table_of
+from lorec.reports.reading import calibration, harm, json_of, roc_and_precision, table_of
 
 WORST = 30
 """Users and items of each detector in its tables, at most."""
@@ -68,21 +67,12 @@ def _curves(users: pl.DataFrame, figures: dict[str, dict[str, float]]) -> list[B
         Chart("Precision and recall", precise, f"Area: {areas['PR-AUC']}."),
     ]
     scores = {name: users[name].to_numpy().astype(np.float64) for name in figures}
-    likely = {name: _bins(one, bad) for name, one in scores.items() if one.min() >= 0 and one.max() <= 1}
+    likely = {name: calibration(one, bad) for name, one in scores.items() if one.min() >= 0 and one.max() <= 1}
     if likely:
         words = ", ".join(f"{name} {float(((scores[name] - bad) ** 2).mean()):.4f}" for name in likely)
         chart = lines(likely, "likelihood that a user is a fraudster", "share that are", band=(0, 1.02))
         told.append(Chart("Calibration", chart, f"Users in twentieths of what is said of them. Brier: {words}."))
     return told
-
-
-def _bins(likely: Floats, bad: Bools) -> tuple[list[float], list[float]]:
-    """Mean likelihood and share of fraudsters, in twentieths that hold somebody."""
-    place = np.minimum((likely * 20).astype(int), 19)
-    n = np.bincount(place, minlength=20)
-    some = n > 0
-    said, are = (np.bincount(place, values, 20)[some] / n[some] for values in (likely, bad))
-    return said.tolist(), are.tolist()
 
 
 def _places(items: pl.DataFrame, pushed: pl.DataFrame, names: list[str]) -> list[Block]:

@@ -90,6 +90,15 @@ def roc_and_precision(suspicion: Floats, bad: Bools) -> tuple[Any, Any]:
     return (false, true), (found[some] / m, (found / seen)[some])
 
 
+def calibration(likely: Floats, true: Bools) -> tuple[list[float], list[float]]:
+    """Mean likelihood and share of what is true, in twentieths of the likelihood that hold anything."""
+    place = np.minimum((likely * 20).astype(int), 19)
+    n = np.bincount(place, minlength=20)
+    some = n > 0
+    said, are = (np.bincount(place, values, 20)[some] / n[some] for values in (likely, true))
+    return said.tolist(), are.tolist()
+
+
 def harm(who: str, rows: Sequence[tuple[Any, ...]]) -> Table:
     """The table of `detectors.harmed`, with whose decisions they are before each row."""
     head = {

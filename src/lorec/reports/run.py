@@ -14,7 +14,7 @@ from lorec.detectors import places
 from lorec.records import Run, open_run
 from lorec.reports.charts import histogram, lines
 from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table
-from lorec.reports.reading import flat, harm, json_of, people, roc_and_precision, table_of
+from lorec.reports.reading import calibration, flat, harm, json_of, people, roc_and_precision, table_of
 
 USERS, ITEMS = 20, 30
 """The most suspicious users and items of each defense."""
@@ -196,12 +196,7 @@ def _means_what_it_says(run: Run, arm: str) -> tuple[list[float], list[float]] |
     told = _read(run, f"{arm}/interactions.parquet").join(injected, on="user")
     lies = pl.col("injected") & pl.col("item").is_in(list(_targets(run)))
     told = told.select("suspicion", "injected", lie=lies).filter(pl.col("lie") | ~pl.col("injected"))
-    bins = (
-        told.group_by(place=(pl.col("suspicion") * 20).floor().clip(0, 19))
-        .agg(pl.col("suspicion").mean(), pl.col("lie").mean())
-        .sort("place")
-    )
-    return bins["suspicion"].to_list(), bins["lie"].to_list()
+    return calibration(told["suspicion"].to_numpy(), told["lie"].to_numpy())
 
 
 def _middle(likely: Floats) -> str:
