@@ -106,6 +106,8 @@ class CL4SRec(_Contrastive):
     def of(self, recommender: Recommender, batch: Batch, rng: np.random.Generator) -> Tensor:
         """The loss of a batch."""
         loss = mean_loss(recommender.losses(batch), batch)
+        if not self.weight:
+            return loss
         views = self.views(batch.history, rng)
         table = recommender.table()
         one, other = (recommender(torch.from_numpy(view).to(table.device), table)[:, -1] for view in views)
@@ -166,11 +168,19 @@ class StDenoise(_Contrastive):
         (states,) = kept
         with torch.no_grad():
             table = recommender.table()
-            weights = torch.sigmoid(F.cosine_similarity(states, F.embedding(positives, table), dim=2))
+            weights = self.believed(states, F.embedding(positives, table))
+        loss = mean_loss(losses, batch, weights)
+        if not self.weight:
+            return loss
+        with torch.no_grad():
             read = F.embedding(history, table)
             drawn = torch.from_numpy(rng.standard_normal(read.shape, dtype=np.float32)).to(read.device)
             shift = self.noise * read.norm(dim=2, keepdim=True) * F.normalize(drawn, dim=2)
         with recommender.shifted(vectors=shift), recommender.keeping_states() as kept:
             recommender(history, recommender.table())
         alike = nt_xent(states[:, -1], kept[0][:, -1], self.temperature)
-        return mean_loss(losses, batch, weights) + self.weight * alike
+        return loss + self.weight * alike
+
+    def believed(self, states: Tensor, following: Tensor) -> Tensor:
+        """The weights [B, T] of steps from states to the vectors of what followed, both [B, T, H]; in (.26, .74)."""
+        return torch.sigmoid(F.cosine_similarity(states, following, dim=2))
