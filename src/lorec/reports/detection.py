@@ -98,11 +98,12 @@ def _worst(users: pl.DataFrame, items: pl.DataFrame, name: str) -> list[Block]:
             worst["user"], worst["injected"], accuses, worst[name], worst[f"{name} reasons"], strict=True
         )
     ]
-    blocks: list[Block] = [Table("Users", head, rows, f"{worst['injected'].sum()} of these were injected.")]
+    blocks: list[Block] = [Table(f"Users, by {name}", head, rows, f"{worst['injected'].sum()} of these were injected.")]
     if name in items.columns:
         most = items.sort(name, "item", descending=[True, False]).head(WORST)
         titles = most["title"].fill_null("") if "title" in most.columns else [""] * most.height
         goods = zip(most["item"], titles, most["pushed"], most[name], most[f"{name} reasons"], strict=True)
         rows = [(item, title, "yes" if one else "", score, reasons) for item, title, one, score, reasons in goods]
-        blocks.append(Table("Items", {"item": "", "title": "", "pushed": "", "suspicion": ".4g", "reasons": ""}, rows))
+        head = {"item": "", "title": "", "pushed": "", "suspicion": ".4g", "reasons": ""}
+        blocks.append(Table(f"Items, by {name}", head, rows))
     return blocks
