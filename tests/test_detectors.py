@@ -480,6 +480,13 @@ def test_refuses_what_makes_no_sense(make):
         make()
 
 
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_nobody_is_suspected_in_an_empty_log(name, split):
+    nobody = dataclasses.replace(split, train=Sequences.of([]))
+    with pytest.raises(DataError, match="holds no interaction"):
+        detect(DETECTORS[name](), nobody, text=TextVectors(split.catalog, Hash()), known=known_fakes(split, seed=1))
+
+
 class TestFilter:
     @staticmethod
     def started(spec, bad, known):

@@ -16,7 +16,7 @@ from lorec.detectors.language import LLM4Dec, ZeroShot
 from lorec.detectors.lorec import LoRec
 from lorec.detectors.reasons import Names
 from lorec.detectors.suspicion import Suspicion, harmed, judged, places
-from lorec.errors import ConfigError
+from lorec.errors import ConfigError, DataError
 from lorec.sight import Sight
 from lorec.text import TextVectors
 
@@ -51,9 +51,14 @@ class Detector(Protocol):
 
 
 def check(detector: Detector, sight: Sight) -> None:
-    """Raise ConfigError where it reads and there is no text, DataError where it learns and there are no known fakes."""
+    """Raise ConfigError where it reads and there is no text, DataError where it learns and there are no known fakes.
+
+    DataError, too, for a log in which nobody has taken anything.
+    """
     if not hasattr(detector, "detect") or isinstance(detector, type):
         raise ConfigError(f"detector is {detector!r}; give one, as lorec.Degree()")
+    if not len(sight.log.items):
+        raise DataError("the log holds no interaction, so there is nobody to suspect; give one that does")
     if detector.needs_known:
         sight.rounds()
     if detector.needs_text:
