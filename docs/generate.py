@@ -198,7 +198,8 @@ def said(one: ast.arg, default: ast.expr | None = None) -> str:
 
 SHOWN = (
     "small-main", "small-paper", "small-backbones", "small-detection", "small-ablation", "small-lambdas",
-    "small-likelihoods", "small-training", "small-known-fakes", "small-encoders", "rivals", "rivals-seeds",
+    "small-likelihoods", "small-training", "small-known-fakes", "small-encoders", "rivals", "rivals-detectors",
+    "rivals-seeds",
 )  # fmt: skip
 """The recipes whose tables are shown, in this order."""
 
@@ -210,8 +211,8 @@ def results() -> str:
         "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
         "about eight hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
         "more logs and with more seeds: [measurements](measurements.md).",
-        "All tables but those of `rivals-seeds` and, for `lorec` itself, `rivals` were made before it knew `evenness` "
-        "and `intruders` ([log](log.md), 2026-11-28); all but `small-main` and these two also before it had the view "
+        "All tables but those of `rivals-seeds`, `rivals-detectors` and, for `lorec` itself, `rivals` were made before it knew `evenness` "
+        "and `intruders` ([log](log.md), 2026-11-28); all but `small-main` and these three also before it had the view "
         "`contradiction` and before some rivals were mended (2026-11-27).",
         paper_recipes(),
     ]
@@ -231,7 +232,7 @@ def results() -> str:
                 parts.append(f"Not run yet: {axis} = {', '.join(left)}.")
         if name == "small-likelihoods":
             parts.append(deciles(cells))
-        if name == "rivals":
+        if name in ("rivals", "rivals-detectors"):
             parts.append(side_by_side(cells, "success removed", "Attack success removed"))
             parts.append(side_by_side(cells, "T-HR@50", "T-HR@50"))
             parts.append(side_by_side(cells, "HR@10", "HR@10; under `none`, of a clean log, the price of each defense"))
