@@ -211,9 +211,9 @@ def results() -> str:
         "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
         "about eight hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
         "more logs and with more seeds: [measurements](measurements.md).",
-        "All tables but those of `rivals-seeds`, `rivals-detectors` and, for `lorec` itself, `rivals` were made "
-        "before it knew `evenness` and `intruders` ([log](log.md), 2026-11-28); all but `small-main` and these three "
-        "also before it had the view `contradiction` and before some rivals were mended (2026-11-27).",
+        "All tables but those of `small-main`, `rivals-seeds`, `rivals-detectors` and, for `lorec` itself, `rivals` "
+        "were made before it knew `evenness` and `intruders` ([log](log.md), 2026-11-28), before it had the view "
+        "`contradiction` and before some rivals were mended (2026-11-27).",
         paper_recipes(),
     ]
     for name in SHOWN:
