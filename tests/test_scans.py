@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from lorec.attacks import Random, forge
+from lorec.attacks import Random, Segment, forge
 from lorec.cli import app
 from lorec.data import Dataset, Sequences, Weights, inject, leave_two_out, whole
 from lorec.defenses import WeightFile
@@ -26,6 +27,7 @@ from lorec.evidence import bursts, doubles
 from lorec.files import load_state, save_state
 from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
 from lorec.scans.findings import TRAITS, by_chance, twins
+from lorec.scans.learning import alarm, campaigns
 from lorec.sight import Sight
 from lorec.sources import oddities
 from lorec.terminal import show_findings
@@ -628,8 +630,10 @@ class TestSmallLogs:
         assert found.alarm < 0.5
         assert found.verdict().startswith("Nothing" if found.can_tell else "This log can't be judged")
         assert found.can_tell == (users > 60)
-        few = any("can't be told from chance" in note for note in found.notes)
-        assert few == (users < 1000)
+        assert any("can't be told from chance" in note for note in found.notes)
+
+    def test_many_are_not_called_few(self, found):
+        assert not any("can't be told from chance" in note for note in found.notes)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_what_everybody_has_is_pushed_by_nobody(self, seed):
@@ -643,6 +647,49 @@ class TestSmallLogs:
     def test_an_alarm_without_an_item_says_so(self, innocent):
         bare = dataclasses.replace(innocent, alarm=0.8, groups=innocent.groups.head(0))
         assert bare.verdict() == "There may be an attack (0.80), but no single item stands out."
+
+
+class TestAlarm:
+    """Sizes of campaigns, and the curve."""
+
+    @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 400)), min_size=1, max_size=30), st.integers(50, 10_000))
+    def test_sizes_against_a_written_out_reference(self, told, users):
+        suspicion, holders = np.array([0.0, *(one for one, _ in told)]), np.array([0, *(n for _, n in told)])
+        judged = sum(n >= 3 for _, n in told)
+        usual = 5 / (5 + 2 * max(judged, 1))
+        bought = sorted((max(one - usual, 0) * n for one, n in told), reverse=True)[:5]
+        bought += [0.0] * (5 - len(bought))
+        wanted = [math.prod(max(one, 1e-3) for one in bought[:k]) ** (1 / k) / (users + 2000) for k in range(1, 6)]
+        sizes = campaigns(suspicion, holders, users)
+        np.testing.assert_allclose(sizes, wanted, rtol=1e-9)
+        assert (np.diff(sizes) <= 1e-12).all()  # nothing is a larger campaign for more items
+
+    @given(st.lists(st.floats(1e-7, 0.5), min_size=5, max_size=5), st.integers(0, 4), st.floats(1, 10))
+    def test_a_larger_campaign_never_calms(self, sizes, which, times):
+        more = np.array(sizes)
+        more[which] *= times
+        assert alarm(np.array(sizes)) <= alarm(more)
+
+    def test_a_campaign_for_one_item_is_told(self):
+        log = whole(shop())
+        poison = forge(Segment(share=0.03), log, 1, seed=1)
+        bad = as_dataset(inject(log, poison, 1))
+        kinds = ("bandwagon", "covisit", "replace", "random")  # not the judged one
+        told = scan(bad, encoder=Hash(), kinds=kinds, trials=8)
+        assert told.alarm > 0.7
+        assert "as by a campaign for 1 item)" in told.verdict()
+        worst = told.items.sort("suspicion", descending=True)["item_id"].head(3)
+        assert set(log.catalog.ids(poison.targets)) <= set(worst)
+
+    @pytest.mark.parametrize("pushed", [1, 2, 3, 4, 5])
+    def test_few_items_that_many_bought_tell_as_much_as_several(self, pushed):
+        """3 % of 3,000 users bought each; everything else is as in a log where nothing is odd."""
+        items = np.full(501, 0.003)
+        items[1 : pushed + 1] = 0.98
+        holders = np.full(501, 30)
+        holders[1 : pushed + 1] = 90
+        assert alarm(campaigns(items, holders, 3000)) > 0.7
+        assert alarm(campaigns(np.full(501, 0.003), holders, 3000)) < 0.1
 
 
 class TestTrials:

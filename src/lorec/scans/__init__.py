@@ -36,8 +36,9 @@ from lorec.scans.learning import (
     Trial,
     Watch,
     alarm,
-    campaign,
+    campaigns,
     learned,
+    oddness,
     pushed,
     resolvable,
     trials_of,
@@ -147,10 +148,10 @@ def scan(
         known, off = 0 * known, off & False
     pushing, cleared = _of_holders(judged, looked_at)
     if_attacked = _with_verdicts(known, pushing, cleared)
-    size = campaign(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
+    sizes = campaigns(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
     weights = _weights(off | (if_attacked >= PUSHED), judged, log)
     # The models take an attack for as likely as none. How likely it is in this log, its worst items say together.
-    sure, confirmed = alarm(size) if can_tell else 0.0, bool(pushing.any())
+    sure, confirmed = alarm(sizes) if can_tell else 0.0, bool(pushing.any())
     items = _with_verdicts(np.where(pushing > 0, 1.0, sure) * known, pushing, cleared)
     ring = np.zeros(len(log), dtype=bool)  # an analyst's word is about those who push what the confirmed push
     ring[log.train.users()[pushing[log.train.items] > 0]] = True
@@ -181,7 +182,8 @@ def scan(
             "users": len(log), "items": len(log.catalog), "interactions": len(log.train.items),
             "items that look pushed": int((items >= SUSPECT).sum()),
             "users that look hired": int((users >= SUSPECT).sum()),
-            "size of a campaign": size,
+            "items of a campaign": int(oddness(sizes).argmax()) + 1,
+            "size of a campaign": float(sizes[oddness(sizes).argmax()]),
             "interactions turned down": float((weights.of_events(log.train) < 1).mean()),
             "trials": trials,
             "seconds": time.perf_counter() - started,

@@ -86,13 +86,15 @@ class Findings:
         loud = self.groups.filter((pl.col("together") >= LOUD * pl.col("expected")) & (pl.col("together") >= LOUD))
         if self.alarm < 0.5 and loud.height:
             return (
-                f"No campaign for several items (likelihood of an attack {self.alarm:.2f}), and something to look at: "
-                f"{_together(loud.row(0, named=True))[0]}. In all {odd}."
+                f"No larger campaign than honest logs have (likelihood of an attack {self.alarm:.2f}), and something "
+                f"to look at: {_together(loud.row(0, named=True))[0]}. In all {odd}."
             )
         if self.alarm < 0.5:
             return f"Nothing out of the ordinary (likelihood of an attack {self.alarm:.2f}): {odd}, as in honest logs."
+        of = "" if self.alarm == 1 else f", as by a campaign for {many(self.figures['items of a campaign'], 'item')}"
         return (
-            f"{'An attack is likely' if self.alarm >= LIKELY else 'There may be an attack'} ({self.alarm:.2f}): {odd}."
+            f"{'An attack is likely' if self.alarm >= LIKELY else 'There may be an attack'} ({self.alarm:.2f}{of}): "
+            f"{odd}."
         )
 
     def would_do(self) -> str:

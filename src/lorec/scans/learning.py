@@ -153,29 +153,48 @@ def pushed(model: Model, known: Mapping[str, Floats]) -> Floats:
     return likely
 
 
-def campaign(items: Floats, holders: Ints, users: int) -> float:
-    """The size of a campaign for five items, as a share of users: what is expected to be bought of each.
+def campaigns(items: Floats, holders: Ints, users: int) -> Floats:
+    """[TARGETS]: sizes of campaigns for one, two, ... items, as shares of users: what is expected to be bought of each.
 
-    The geometric mean of the five largest numbers of bought interactions that are expected, (suspicion - what any item
-    has) x holders: one odd item makes no campaign, nor do odd items that hardly anybody holds, nor do many that are no
-    odder than usual. `CROWD` users are added: a few interactions more or less are chance in a log of any size.
+    The geometric mean of as many of the largest numbers of bought interactions that are expected, (suspicion - what any
+    item has) x holders: one odd item makes no campaign for two, odd items that hardly anybody holds make none, nor do
+    many that are no odder than usual. `CROWD` users are added: a few interactions more or less are chance in a log of
+    any size.
     """
     usual = TARGETS / (TARGETS + 2 * max(int((holders >= FEWEST).sum()), 1))  # as Model.fit counts fakes and honest
-    bought = np.sort(np.maximum(items - usual, 0) * holders)[::-1][:TARGETS]
-    return float(np.exp(np.log(np.maximum(bought, 1e-3)).mean()) / (users + CROWD))
+    bought = np.zeros(TARGETS)
+    most = np.sort(np.maximum(items - usual, 0) * holders)[::-1][:TARGETS]
+    bought[: len(most)] = most
+    logs = np.log(np.maximum(bought, 1e-3))
+    sizes: Floats = np.exp(np.cumsum(logs) / np.arange(1, TARGETS + 1)) / (users + CROWD)
+    return sizes
 
 
-CROWD, SLOPE, OFFSET = 2000, 1.7, 4.15
-"""Of the alarm: users that are added, and its logistic curve."""
+CROWD = 2000
+"""Users that are added to a log's."""
+HONEST = np.array([-2.18, -2.42, -2.63, -2.84, -3.01])
+"""What honest logs have: means of the logarithms of the sizes, in percent, of campaigns for one to five items,"""
+SPREAD = np.array([0.79, 0.77, 0.75, 0.72, 0.70])
+"""and standard deviations."""
+SLOPE, OFFSET = 2.89, -3.97
+"""Of the alarm's curve."""
 
 
-def alarm(size: float) -> float:
-    """How likely a log with a campaign of this size is under attack, where every second log is.
+def oddness(sizes: Floats) -> Floats:
+    """[TARGETS]: by how many standard deviations campaigns are larger than in honest logs."""
+    found: Floats = (np.log(np.maximum(100 * sizes, 1e-6)) - HONEST) / SPREAD
+    return found
 
-    Logistic in its logarithm, fitted once on draws of Amazon Beauty, Amazon Games, MIND and Steam, clean, with a
-    genuine hit, and poisoned (docs/scan.md): no log can tell by itself how odd honest ones are.
+
+def alarm(sizes: Floats) -> float:
+    """How likely a log with campaigns of these sizes is under an attack that shows, where every second log is.
+
+    Logistic in the largest `oddness`: few items that many bought tell as much as several that some did. Fitted once on
+    draws of Amazon Beauty, Amazon Games, MIND and Steam, clean, with a genuine hit, and poisoned (docs/scan.md): no log
+    can tell by itself how odd honest ones are. Nearly half of those attacks bought no more than honest logs have, and
+    are nowhere on this curve: it was fitted together with their share, so that they don't make nothing look like much.
     """
-    return float(sigmoid(np.array(SLOPE * math.log(max(100 * size, 1e-6)) + OFFSET)))
+    return float(sigmoid(np.array(SLOPE * oddness(sizes).max() + OFFSET)))
 
 
 def resolvable(users: int) -> float:
@@ -183,7 +202,7 @@ def resolvable(users: int) -> float:
 
     Not half of what random attacks buy was seen as bought in draws of few users.
     """
-    return 2.5 * math.exp(-OFFSET / SLOPE) / 100 * (users + CROWD)
+    return 2.5 * math.exp(HONEST[-1] - SPREAD[-1] * OFFSET / SLOPE) / 100 * (users + CROWD)
 
 
 # ----------------------------------------------------------------------------------------------------------- trials
