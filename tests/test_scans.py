@@ -630,10 +630,8 @@ class TestSmallLogs:
         assert found.alarm < 0.5
         assert found.verdict().startswith("Nothing" if found.can_tell else "This log can't be judged")
         assert found.can_tell == (users > 60)
-        assert any("can't be told from chance" in note for note in found.notes)
-
-    def test_many_are_not_called_few(self, found):
-        assert not any("can't be told from chance" in note for note in found.notes)
+        few = any("can't be told from chance" in note for note in found.notes)
+        assert few == (users < 1000)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_what_everybody_has_is_pushed_by_nobody(self, seed):
