@@ -5,7 +5,8 @@
 A row of FOLDER/rows.jsonl is a scan of a log of 70 % of the users, drawn anew, poisoned or not. Its trials are those of
 an earlier scan of another draw, without the judged kind. Half of the clean draws have a genuine hit: a new item that a
 twentieth of all users took on the last day. A row that is there is not made again. With `--users 500 1500` draws have
-so many users, and trials of their own; an attack is five accounts at the least.
+so many users, and trials of their own; an attack is five accounts at the least. With `--targets 1 2 3` attacks push so
+many items instead of five.
 
 A clean draw of which the notes say that some items may be one product is scanned again with one id for them.
 
@@ -32,6 +33,7 @@ from lorec.data import Dataset, Split, stream, whole
 from lorec.detectors import judged
 from lorec.detectors.suspicion import Suspicion
 from lorec.scans.findings import twins
+from lorec.scans.learning import campaigns
 from lorec.text import MiniLM, TextVectors
 
 
@@ -99,6 +101,9 @@ def row_of(found: lorec.Findings, bad: Split | None, targets: list[str]) -> dict
         "alarm": found.alarm, "groups": found.groups.height, "figures": found.figures,
         "worst group": found.groups.head(1).select("suspicion", "items", "users", "together", "expected").to_dicts(),
     }  # fmt: skip
+    likely, holders = (found.items[name].to_numpy() for name in ("suspicion", "holders"))
+    sizes = campaigns(np.append(0.0, likely / max(found.alarm, 1e-12)), np.append(0, holders), len(found.log))
+    row["sizes"] = [float(f"{one:.4g}") for one in sizes]  # what alarm.py fits the curve on
     if bad is None:
         return row
     log, fake = found.log, found.users["user_id"].str.starts_with("injected-").to_numpy()
@@ -148,6 +153,18 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def few(rows: list[dict]) -> str:
+    """The alarm of attacks for few items, as Markdown."""
+    sizes = sorted({(row["targets"], row["share"]) for row in rows})
+    heads = [f"{many} item{'s' * (many > 1)}, {100 * share:g} %" for many, share in sizes]
+    lines = [f"| log | kind | {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * len(heads)]
+    found = {(row["log"], row["kind"], row["targets"], row["share"]): row["alarm"] for row in rows}
+    for log, kind in sorted({(row["log"], row["kind"]) for row in rows}):
+        cells = [f"{found[log, kind, *size]:.2f}" if (log, kind, *size) in found else "" for size in sizes]
+        lines.append(f"| {log} | {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("folder", type=Path)
@@ -157,7 +174,9 @@ def main() -> None:
     asked.add_argument("--shares", nargs="*", type=float, default=[0.002, 0.005, 0.01])
     asked.add_argument("--seeds", nargs="*", type=int, default=[31])
     asked.add_argument("--clean", type=int, default=0, help="clean draws of each log, half of them with a hit")
+    asked.add_argument("--clean-from", type=int, default=1000, help="the first of their seeds")
     asked.add_argument("--users", nargs="*", type=int, default=[0], help="of a draw; 0: 70 %%")
+    asked.add_argument("--targets", nargs="*", type=int, default=[5], help="of an attack")
     asked.add_argument("--trials", type=int, default=10)
     asked.add_argument("--cache", type=Path, default=Path("runs/vectors"))
     options = asked.parse_args()
@@ -166,18 +185,24 @@ def main() -> None:
     rows.parent.mkdir(parents=True, exist_ok=True)
     before = [json.loads(line) for line in rows.read_text("utf-8").splitlines()] if rows.exists() else []
     if options.table:
-        for n in sorted({row.get("users", 0) for row in before}):
+        usual = [row for row in before if row.get("targets", 5) == 5]
+        for n in sorted({row.get("users", 0) for row in usual}):
             print(
-                f"draws of {n or '70 % of the'} users\n\n{table([row for row in before if row.get('users', 0) == n])}\n"
+                f"draws of {n or '70 % of the'} users\n\n{table([row for row in usual if row.get('users', 0) == n])}\n"
             )
+        print(few([row for row in before if row.get("targets", 5) != 5]))
         return
-    done = {(row["log"], row["kind"], row["share"], row["seed"], row.get("users", 0)) for row in before}
+    done = {
+        (row["log"], row["kind"], row["share"], row["seed"], row.get("users", 0), row.get("targets", 5))
+        for row in before
+    }
     for name, n in itertools.product(options.logs, options.users):
         dataset = lorec.load(name)
-        wanted = [(kind, share, seed) for kind in options.kinds for share in options.shares for seed in options.seeds]
-        wanted += [("hit" if seed % 2 else "clean", 0.0, 1000 + seed) for seed in range(options.clean)]
-        for kind, share, seed in wanted:
-            if (name, kind, share, seed, n) in done:
+        wanted = list(itertools.product(options.kinds, options.shares, options.seeds, options.targets))
+        clean = range(options.clean_from, options.clean_from + options.clean)
+        wanted += [("hit" if seed % 2 else "clean", 0.0, seed, 5) for seed in clean]
+        for kind, share, seed, many in wanted:
+            if (name, kind, share, seed, n, many) in done:
                 continue
             earlier = None if n else options.folder / "earlier" / name / (kind if kind in KINDS else "all")
             if earlier is not None and not (earlier / "findings.json").is_file():
@@ -188,7 +213,7 @@ def main() -> None:
             some, targets, bad = drawn(dataset, 0.7, seed, n), [], None
             if share:
                 log = whole(some, seed)
-                poison = lorec.forge(ATTACKS[kind](share=max(share, 5 / len(log))), log, 5, seed=seed)
+                poison = lorec.forge(ATTACKS[kind](share=max(share, 5 / len(log))), log, many, seed=seed)
                 bad, targets = lorec.inject(log, poison, seed), log.catalog.ids(poison.targets)
                 some = as_dataset(bad)
             elif kind == "hit":
@@ -200,7 +225,8 @@ def main() -> None:
                 if single is None
                 else {"alarm, one id": scanned(single, kind, earlier, seed, options.cache)[0].alarm}
             )
-            about = {"log": name, "kind": kind, "share": share, "seed": seed, "users": n, "seconds": round(seconds, 1)}
+            about = {"log": name, "kind": kind, "share": share, "seed": seed, "users": n, "targets": many}
+            about["seconds"] = round(seconds, 1)
             with rows.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(about | row_of(found, bad, targets) | again) + "\n")
             print(about, f"alarm {found.alarm:.3f}", flush=True)
