@@ -232,6 +232,11 @@ def results() -> str:
                 parts.append(f"Not run yet: {axis} = {', '.join(left)}.")
         if name == "small-likelihoods":
             parts.append(deciles(cells))
+        if name == "rivals":
+            parts.append(
+                "`lorec`'s row under `adaptive` met a crowd that knows more than that of the other rows (undefended "
+                "T-HR@50 .0301 and HR@10 .0412 there): [why](measurements.md#lorec-beside-its-rivals)."
+            )
         if name in ("rivals", "rivals-detectors"):
             parts.append(side_by_side(cells, "success removed", "Attack success removed"))
             parts.append(side_by_side(cells, "T-HR@50", "T-HR@50"))
