@@ -23,7 +23,7 @@ SMALL = SASRec(width=16, max_length=20, blocks=1)
 
 def start(spec, split, backbone=SMALL, items="ids"):
     text, known = TextVectors(split.catalog, Hash(dim=32)), known_fakes(split, share=0.2, seed=1)
-    recommender = Recommender(backbone, items, len(split.catalog), text.items() if items == "text" else None)
+    recommender = Recommender(backbone, items, len(split.catalog), text.items() if items != "ids" else None)
     return recommender, spec.start(recommender, Sight(split.train, recommender.n_items, text, known))
 
 
@@ -37,7 +37,7 @@ LEARNED = sorted(set(DEFENSES) - {"oracle", "weighted"})
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
-@pytest.mark.parametrize("items", ["ids", "text"])
+@pytest.mark.parametrize("items", ["ids", "text", "both"])
 @pytest.mark.parametrize("name", LEARNED)
 def test_every_defense_trains_with_finite_weights(name, backbone, items, split):
     recommender, guard = start(made(name), split, BACKBONES[backbone](width=16, max_length=20), items)

@@ -486,7 +486,7 @@ def test_equals_undefended_where_all_weights_are_1(spec, split):
 
 @pytest.mark.parametrize("spec", RIVALS)
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
-@pytest.mark.parametrize("items", ["ids", "text"])
+@pytest.mark.parametrize("items", ["ids", "text", "both"])
 def test_works_with_every_backbone_and_kind_of_items(spec, backbone, items, split):
     recommender, guard = started(spec(), split, BACKBONES[backbone](width=8, max_length=20), items)
     warm(guard, recommender)
