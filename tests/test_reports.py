@@ -304,6 +304,14 @@ class TestRun:
         assert _means_what_it_says(open_run(ran), "oracle") is None
         assert "Calibration" in Read(report(ran, tmp_path / "x.html").read_text("utf-8")).words
 
+    def test_likelihoods_of_users_are_calibrated_too(self, ran, tmp_path):
+        told = pl.read_parquet(ran / "lorec" / "weights.parquet").drop_nulls("suspicion")
+        likely = told["likelihood" if "likelihood" in told.columns else "suspicion"]
+        brier = float(((likely - told["injected"].cast(pl.Float64)) ** 2).mean())
+        words = Read(report(ran, tmp_path / "x.html").read_text("utf-8")).words
+        assert "Calibration of users" in words
+        assert f"lorec (Brier {brier:.4f})" in words
+
     def test_who_is_harmed_is_told_of_every_defense_that_weighs(self, ran, tmp_path):
         words = Read(report(ran, tmp_path / "x.html").read_text("utf-8")).words
         harm = pl.read_parquet(ran / "lorec" / "harm.parquet")
