@@ -8,7 +8,7 @@ import polars as pl
 
 from lorec.reports.charts import lines
 from lorec.reports.page import Block, Chart, Page, Section, Table
-from lorec.reports.reading import calibration, harm, json_of, roc_and_precision, table_of
+from lorec.reports.reading import harm, json_of, of_users, roc_and_precision, table_of
 
 WORST = 30
 """Users and items of each detector in its tables, at most."""
@@ -67,11 +67,9 @@ def _curves(users: pl.DataFrame, figures: dict[str, dict[str, float]]) -> list[B
         Chart("Precision and recall", precise, f"Area: {areas['PR-AUC']}."),
     ]
     scores = {name: users[name].to_numpy().astype(np.float64) for name in figures}
-    likely = {name: calibration(one, bad) for name, one in scores.items() if one.min() >= 0 and one.max() <= 1}
+    likely = {name: (one, bad) for name, one in scores.items() if one.min() >= 0 and one.max() <= 1}
     if likely:
-        words = ", ".join(f"{name} {float(((scores[name] - bad) ** 2).mean()):.4f}" for name in likely)
-        chart = lines(likely, "likelihood that a user is a fraudster", "share that are", band=(0, 1.02))
-        told.append(Chart("Calibration", chart, f"Users in twentieths of what is said of them. Brier: {words}."))
+        told.append(of_users("Calibration", likely))
     return told
 
 

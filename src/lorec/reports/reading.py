@@ -10,7 +10,8 @@ import polars as pl
 from lorec.data import Bools, Floats
 from lorec.errors import RunError
 from lorec.files import inside, read_json
-from lorec.reports.page import Event, Person, Table
+from lorec.reports.charts import lines
+from lorec.reports.page import Chart, Event, Person, Table
 
 MOST_ROWS = 200_000_000
 """Of a table: a few bytes may say that they are more than fit in memory."""
@@ -97,6 +98,16 @@ def calibration(likely: Floats, true: Bools) -> tuple[list[float], list[float]]:
     some = n > 0
     said, are = (np.bincount(place, values, 20)[some] / n[some] for values in (likely, true))
     return said.tolist(), are.tolist()
+
+
+def of_users(title: str, told: Mapping[str, tuple[Floats, Bools]]) -> Chart:
+    """Whether likelihoods that users are fraudsters mean what they say; by name, what is said and who is one."""
+    named = {
+        f"{name} (Brier {float(((said - bad) ** 2).mean()):.4f})": (said, bad) for name, (said, bad) in told.items()
+    }
+    curves = {name: calibration(said, bad) for name, (said, bad) in named.items()}
+    chart = lines(curves, "likelihood that a user is a fraudster", "share that are", band=(0, 1.02))
+    return Chart(title, chart, f"Users in twentieths of what is said of them: {', '.join(named)}.")
 
 
 def harm(who: str, rows: Sequence[tuple[Any, ...]]) -> Table:

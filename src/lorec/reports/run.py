@@ -14,7 +14,7 @@ from lorec.detectors import places
 from lorec.records import Run, open_run
 from lorec.reports.charts import histogram, lines
 from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table
-from lorec.reports.reading import calibration, flat, harm, json_of, people, roc_and_precision, table_of
+from lorec.reports.reading import calibration, flat, harm, json_of, of_users, people, roc_and_precision, table_of
 
 USERS, ITEMS = 20, 30
 """The most suspicious users and items of each defense."""
@@ -144,7 +144,7 @@ def _training(run: Run) -> list[Block]:
 def _suspected(run: Run, arms: list[str]) -> list[Block]:
     """Distributions of suspicion, and ROC and PR curves."""
     blocks: list[Block] = []
-    roc, pr, means, of_users = {}, {}, {}, {}
+    roc, pr, means, told_of = {}, {}, {}, {}
     for arm in arms:
         if (said := _means_what_it_says(run, arm)) is not None:
             means[arm] = said
@@ -169,7 +169,7 @@ def _suspected(run: Run, arms: list[str]) -> list[Block]:
         if bad.any():
             roc[arm], pr[arm] = roc_and_precision(suspicion, bad)
             if is_share:
-                of_users[f"{arm} (Brier {float(((likely - bad) ** 2).mean()):.4f})"] = calibration(likely, bad)
+                told_of[arm] = likely, bad
     if roc:
         auc = ", ".join(f"{arm} {run.arms[arm]['ROC-AUC']:.3f}" for arm in roc)
         ap = ", ".join(f"{arm} {run.arms[arm]['PR-AUC']:.3f}" for arm in roc)
@@ -177,10 +177,8 @@ def _suspected(run: Run, arms: list[str]) -> list[Block]:
             Chart("ROC", lines(roc, "genuine users accused", "fraudsters found", band=(0, 1.02)), f"Area: {auc}.")
         )
         blocks.append(Chart("Precision and recall", lines(pr, "recall", "precision", band=(0, 1.02)), f"Area: {ap}."))
-    if of_users:
-        curves = lines(of_users, "likelihood that a user is a fraudster", "share that are", band=(0, 1.02))
-        words = f"Users in twentieths of what is said of them: {', '.join(of_users)}."
-        blocks.append(Chart("Calibration of users", curves, words))
+    if told_of:
+        blocks.append(of_users("Calibration of users", told_of))
     if means:
         errors = ", ".join(f"{arm} {run.arms[arm]['Brier']:.4f}" for arm in means)
         words = (

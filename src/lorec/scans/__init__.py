@@ -149,6 +149,7 @@ def scan(
     pushing, cleared = _of_holders(judged, looked_at)
     if_attacked = _with_verdicts(known, pushing, cleared)
     sizes = campaigns(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
+    largest = int(oddness(sizes).argmax())
     weights = _weights(off | (if_attacked >= PUSHED), judged, log)
     # The models take an attack for as likely as none. How likely it is in this log, its worst items say together.
     sure, confirmed = alarm(sizes) if can_tell else 0.0, bool(pushing.any())
@@ -182,8 +183,8 @@ def scan(
             "users": len(log), "items": len(log.catalog), "interactions": len(log.train.items),
             "items that look pushed": int((items >= SUSPECT).sum()),
             "users that look hired": int((users >= SUSPECT).sum()),
-            "items of a campaign": int(oddness(sizes).argmax()) + 1,
-            "size of a campaign": float(sizes[oddness(sizes).argmax()]),
+            "items of a campaign": largest + 1,
+            "size of a campaign": float(sizes[largest]),
             "interactions turned down": float((weights.of_events(log.train) < 1).mean()),
             "trials": trials,
             "seconds": time.perf_counter() - started,
