@@ -1,4 +1,4 @@
-"""Write pages of docs/ from the code itself: run files, the command line, Python; and results from what grids exported.
+"""Write pages of docs/ from the code itself: run files, the command line, Python, figures; and what grids exported.
 
 With --check only say whether they are up to date.
 """
@@ -19,6 +19,7 @@ from typer.main import get_command
 
 import lorec
 from lorec.cli import app
+from lorec.figures import GROUPS
 from lorec.runfile import FAMILIES, LISTS, MEMBERS, TABLES, RunFile
 
 HERE = Path(__file__).parent
@@ -84,6 +85,25 @@ def configuration() -> str:
             if dataclasses.fields(spec):
                 parts.append(table(spec))
     return "\n\n".join(parts) + "\n"
+
+
+def glossary() -> str:
+    """The tables of figures from the code; the words after them are typed."""
+    parts = [
+        "# Glossary",
+        "The figures and words of tables, reports and the terminal. The figures are written by `make docs` from the "
+        "code, `src/lorec/figures.py`. Arrows say which way is better: for the recommender's owner, not for the "
+        "attacker. Files (`scorecard.json`, `cells.csv`) call a figure by its key, where it is not the same.",
+    ]
+    for group, figures in GROUPS.items():
+        rows = [
+            f"| {one.title or key} | {f'`{key}`' if one.title else ''} | {one.means} | {one.better} |"
+            for key, one in figures.items()
+        ]
+        parts += [f"## {group[0].upper()}{group[1:]}"]
+        parts += ["\n".join(["| figure | key | is | better |", "| --- | --- | --- | --- |", *rows])]
+    words = (HERE / "glossary.md").read_text(encoding="utf-8").split("## Words\n")[1]
+    return "\n\n".join([*parts, f"## Words\n{words}"])
 
 
 def verbs() -> dict[str, str]:
@@ -322,7 +342,8 @@ def curves(told: pl.DataFrame) -> str:
 
 def main() -> int:
     """Write, or check, all pages."""
-    pages = {"configuration.md": configuration(), "python.md": library(), "results.md": results()} | verbs()
+    pages = {"configuration.md": configuration(), "python.md": library(), "results.md": results()}
+    pages |= {"glossary.md": glossary()} | verbs()
     stale = [
         name
         for name, text in pages.items()

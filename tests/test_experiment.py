@@ -447,7 +447,7 @@ class TestCommandLine:
             "+ oracle",
             "HR@10",
             "T-HR@50",
-            "ROC-AUC",
+            "AUC users",
             "run.json",
         ):
             assert part in out
@@ -689,7 +689,7 @@ def test_any_number_of_arms_is_shown_whole(monkeypatch, capsys, columns, tables)
     for n, figures in enumerate(arms.values()):
         assert f"+ filter-{n}" in said
         assert f"{figures['HR@10']:.4f}" in said
-        assert f"{figures['precision']:.4f}" in said
+        assert f"{figures['precision']:.3f}" in said
 
 
 def test_literal_shows_what_a_terminal_would_obey():

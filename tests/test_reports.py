@@ -30,6 +30,7 @@ from lorec.cli import app
 from lorec.data import Dataset
 from lorec.errors import DiskError, MissingExtra, RunError
 from lorec.experiment import run
+from lorec.figures import FIGURES, title_of, written
 from lorec.grids import grid, read_grid_file
 from lorec.records import open_run
 from lorec.reports import report
@@ -260,7 +261,7 @@ class TestRun:
         card = json.loads((ran / "scorecard.json").read_text())
         for arm, figures in card["arms"].items():
             assert arm in words
-            assert f"{figures['HR@10']:.4f}" in words
+            assert all(title_of(key) in words and written(key, one) in words for key, one in figures.items())
         assert all(note in words for note in card["notes"])
         assert "injected" in words
 
@@ -319,13 +320,24 @@ class TestRun:
         assert harm["users"].sum() == 2 * (~pl.read_parquet(ran / "lorec" / "weights.parquet")["injected"]).sum()
 
 
+class TestFigures:
+    def test_no_two_share_a_title(self):
+        # A page's columns go by their titles.
+        titles = [title_of(key) for key in FIGURES]
+        assert len(set(titles)) == len(titles)
+
+    def test_all_that_a_run_or_a_detection_says_is_explained(self, ran, asked):
+        said = set().union(*open_run(ran).arms.values(), *asked[1].figures.values())
+        assert not said - FIGURES.keys()
+
+
 class TestDetection:
     def test_tells_every_figure_and_the_worst_with_reasons(self, asked, tmp_path):
         folder, found = asked
         words = Read(report(folder, tmp_path / "x.html").read_text("utf-8")).words
         for name, figures in found.figures.items():
             assert name in words
-            assert f"{figures['ROC-AUC']:.4f}" in words
+            assert all(title_of(key) in words and written(key, one) in words for key, one in figures.items())
         users = pl.read_parquet(folder / "users.parquet")
         for name in found.said:
             worst = users.sort(name, "user", descending=[True, False]).head(5)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorec.figures import title_of, written
 from lorec.terminal import (
     DETECTED,
     duration,
@@ -28,7 +29,6 @@ from lorec.terminal import (
     show_run,
     shown_grid,
     shown_progress,
-    written,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -286,11 +286,8 @@ def detect(
         print(json.dumps({"detectors": found.figures, "notes": found.notes}, indent=2))
         return
     print(f"{found.poison.provenance['attack']}: {len(found.poison.profiles):,} fraudsters in {literal(config.name)}")
-    rows = (
-        [name, *(written(key, figures.get(key)) for key in DETECTED.values())]
-        for name, figures in found.figures.items()
-    )
-    show_rows(["", *DETECTED], rows)
+    rows = ([name, *(written(key, figures.get(key)) for key in DETECTED)] for name, figures in found.figures.items())
+    show_rows(["", *map(title_of, DETECTED)], rows)
     for note in [f"One seed ({config.seed}): differences may be chance.", *found.notes]:
         print(f"- {literal(note, 500)}")
     if out is not None:

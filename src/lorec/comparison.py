@@ -17,6 +17,7 @@ from scipy import stats
 
 from lorec.data import Floats
 from lorec.errors import ConfigError
+from lorec.figures import title_of, written
 from lorec.files import replacing
 
 __all__ = [
@@ -118,20 +119,11 @@ def exposed(users: pl.DataFrame, k: int = 50) -> Floats:
 MAIN = "success removed"
 BETWEEN = ("success removed", "HR@10 change, %")
 """Differences between arms: an interval that holds 0 resolves nothing."""
-SHOWN = {
-    "success removed": ("success removed", 3),
-    "T-HR@50": ("T-HR@50", 4),
-    "HR@10": ("HR@10", 4),
-    "NDCG@10": ("NDCG@10", 4),
-    "HR@10 change, %": ("HR@10 against clean, %", 1),
-    "overlap@10": ("overlap@10", 3),
-    "ROC-AUC": ("AUC users", 3),
-    "recall@1%": ("recall, worst 1 %", 3),
-    "interactions ROC-AUC": ("AUC interactions", 3),
-    "interactions recall": ("lies turned down", 3),
-    "genuine interactions turned down": ("genuine turned down", 4),
-}
-"""The figures of a table, each with its title and digits; the main one first."""
+SHOWN = (
+    MAIN, "T-HR@50", "HR@10", "NDCG@10", "HR@10 change, %", "overlap@10", "ROC-AUC", "recall@1%",
+    "interactions ROC-AUC", "interactions recall", "genuine interactions turned down",
+)  # fmt: skip
+"""The figures of a table, the main one first."""
 IN_SHORT = ("success removed", "T-HR@50", "HR@10", "HR@10 change, %", "ROC-AUC", "genuine interactions turned down")
 """Those that a terminal has room for."""
 REFERENCES = ("clean", "poisoned", "oracle")
@@ -281,10 +273,10 @@ def _laid_out(
         cells += [_Text(arm), _Text(str(row["seeds"]))]
         for name in shown:
             best, tied = (row[mark] and name == MAIN for mark in ("best", "tied"))
-            mean = "" if row[name] is None else f"{row[name]:.{SHOWN[name][1]}f}"
+            mean = written(name, row[name])
             cells.append(_Text(mean + _bounds(row, name), best, "=" if tied else "", mean))
         body.append([*cells, _Text(row["error"] or "")])
-    head = [*varying, "arm", "seeds", *(SHOWN[name][0] for name in shown), "failed"]
+    head = [*varying, "arm", "seeds", *map(title_of, shown), "failed"]
     if not any(row[-1].text for row in body):
         head, body = head[:-1], [row[:-1] for row in body]
     notes = [f"{axis}: {label(table[axis][0])}" for axis in axes if axis not in varying]
@@ -320,14 +312,15 @@ def label(value: Any) -> str:
 def _bounds(row: Mapping[str, Any], name: str) -> str:
     """A figure's interval; a question mark where it resolves nothing."""
     mean, low, high = row[name], row[f"{name} low"], row[f"{name} high"]
-    runs, digits = row[f"{name} runs"], SHOWN[name][1]
+    runs = row[f"{name} runs"]
     if mean is None:
         return ""
     few = f" ({runs})" if runs < row["seeds"] else ""
     unsure = "?" if name in BETWEEN and (low is None or low <= 0 <= high) else ""
     if low is None:
         return few + unsure
-    return (f" ± {high - mean:.{digits}f}" if runs > 1 else f" [{low:.{digits}f}, {high:.{digits}f}]") + few + unsure
+    around = f" ± {written(name, high - mean)}" if runs > 1 else f" [{written(name, low)}, {written(name, high)}]"
+    return around + few + unsure
 
 
 def _markdown(head: list[str], body: list[list[_Text]], notes: Sequence[str]) -> str:

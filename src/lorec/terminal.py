@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lorec.figures import GROUPS, title_of, written
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -70,28 +72,10 @@ def _console() -> "Console":
     return console
 
 
-METRICS = {
-    "quality, genuine users": ("HR@10", "NDCG@10", "MRR"),
-    "exposure of targets": ("T-HR@50", "T-NDCG@50", "target rank", "success removed"),
-    "detection": ("ROC-AUC", "PR-AUC", "precision", "recall", "F1", "recall@1%", "recall@m"),
-    "detection of interactions": ("interactions ROC-AUC", "interactions recall"),
-    "detection of items": ("targets among the worst 10", "place of a target"),
-    "weights": (
-        "weight genuine",
-        "weight fraudsters",
-        "lies' weight",
-        "genuine turned down",
-        "genuine interactions turned down",
-    ),
-    "training": ("best epoch", "epochs", "seconds an epoch", "training seconds", "peak MB"),
-}
-
-
-DETECTED = {
-    "AUC users": "ROC-AUC", "recall, worst 1 %": "recall@1%", "recall": "recall", "F1": "F1",
-    "genuine accused": "genuine turned down", "AUC interactions": "interactions ROC-AUC", "seconds": "seconds",
-}  # fmt: skip
-"""What is shown of detectors: heading and figure."""
+DETECTED = (
+    "ROC-AUC", "recall@1%", "recall", "F1", "genuine turned down", "interactions ROC-AUC", "seconds",
+)  # fmt: skip
+"""The figures of detectors that a terminal has room for."""
 
 
 def show_arms(arms: Mapping[str, Mapping[str, float]]) -> None:
@@ -100,18 +84,17 @@ def show_arms(arms: Mapping[str, Mapping[str, float]]) -> None:
     from rich.table import Table
 
     console = _console()
-    present = {group: [name for name in names if any(name in one for one in arms.values())]
-               for group, names in METRICS.items()}  # fmt: skip
-    named = max((len(name) for names in present.values() for name in names), default=0)
+    present = [[name for name in group if any(name in one for one in arms.values())] for group in GROUPS.values()]
+    named = max((len(title_of(name)) for names in present for name in names), default=0)
     for block in _blocks({arm: 2 + max(8, len(arm) + 2) for arm in arms}, console.width - named - 4):
         table = Table(box=box.SIMPLE_HEAD)
         table.add_column("")
         for arm in block:
             table.add_column(_arm_title(arm), justify="right", no_wrap=True)
-        for names in present.values():
+        for names in present:
             for place, name in enumerate(names):
                 cells = [written(name, arms[arm].get(name)) for arm in block]
-                table.add_row(name, *cells, end_section=place == len(names) - 1)
+                table.add_row(title_of(name), *cells, end_section=place == len(names) - 1)
         console.print(table)
 
 
@@ -129,15 +112,6 @@ def _blocks(widths: Mapping[str, int], room: int) -> Iterator[list[str]]:
 
 def _arm_title(arm: str) -> str:
     return arm if arm in ("clean", "poisoned", "popularity") else f"poisoned\n+ {arm}"
-
-
-def written(name: str, value: float | None) -> str:
-    """A figure of an arm, by its name."""
-    if value is None:
-        return ""
-    if name in ("best epoch", "epochs", "training seconds", "peak MB", "place of a target"):
-        return f"{value:.0f}"
-    return f"{value:.1f}" if name in ("target rank", "seconds an epoch", "seconds") else f"{value:.4f}"
 
 
 def show_run(done: "Run") -> None:

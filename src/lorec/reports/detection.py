@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lorec.figures import form_of, title_of
 from lorec.reports.charts import lines
 from lorec.reports.page import Block, Chart, Page, Section, Table
 from lorec.reports.reading import harm, json_of, of_users, roc_and_precision, table_of
 
 WORST = 30
 """Users and items of each detector in its tables, at most."""
-FORMS = {"seconds": ".1f", "place of a target": ",.0f"}
-"""How figures are written that are no shares."""
 
 
 def of_detection(folder: Path) -> Page:
@@ -46,7 +45,7 @@ def of_detection(folder: Path) -> Page:
 
 def _figures(figures: dict[str, dict[str, float]]) -> list[Block]:
     names = list(dict.fromkeys(name for one in figures.values() for name in one))
-    head = {"detector": "", **{name: FORMS.get(name, ".4f") for name in names}}
+    head = {"detector": "", **{title_of(name): form_of(name) for name in names}}
     rows = [(detector, *(one.get(name) for name in names)) for detector, one in figures.items()]
     return [Table("By the experiment's labels", head, rows)]
 

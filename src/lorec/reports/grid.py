@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from lorec.comparison import MAIN, REFERENCES, label, laid_out, varying_axes
+from lorec.figures import form_of, title_of
 from lorec.reports.charts import intervals, lines
 from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table, text
 from lorec.reports.reading import json_of, table_of
@@ -117,13 +118,14 @@ def _budgets(table: pl.DataFrame, axes: list[str]) -> list[Block]:
 
 def _cells(cells: pl.DataFrame) -> list[Block]:
     """Every recommender: what it is worth, what it cost, why it failed."""
-    head = {
-        "run": "", "arm": "", "seed": "d", "HR@10": ".4f", "T-HR@50": ".4f", MAIN: ".3f", "ROC-AUC": ".3f",
-        "best epoch": ".0f", "seconds an epoch": ".2f", "training seconds": ".0f", "peak MB": ".0f", "error": "",
-    }  # fmt: skip
-    head = {name: form for name, form in head.items() if name in cells and cells[name].null_count() < cells.height}
+    figures = (
+        "HR@10", "T-HR@50", MAIN, "ROC-AUC", "best epoch", "seconds an epoch", "training seconds", "peak MB",
+    )  # fmt: skip
+    columns = {"run": "", "arm": "", "seed": "d", **{name: form_of(name) for name in figures}, "error": ""}
+    having = [name for name in columns if name in cells and cells[name].null_count() < cells.height]
+    head = {title_of(name): columns[name] for name in having}
     more = f"{cells.height - CELLS:,} more are in cells.csv." if cells.height > CELLS else ""
-    return [Table("Every recommender of every cell", head, cells.select(list(head)).head(CELLS).rows(), more)]
+    return [Table("Every recommender of every cell", head, cells.select(having).head(CELLS).rows(), more)]
 
 
 def _asked(asked: dict[str, Any], table: pl.DataFrame, cells: pl.DataFrame) -> list[Block]:

@@ -11,6 +11,7 @@ import polars as pl
 from lorec.comparison import MAIN, REFERENCES, target_ranks
 from lorec.data import Floats
 from lorec.detectors import places
+from lorec.figures import form_of, title_of
 from lorec.records import Run, open_run
 from lorec.reports.charts import histogram, lines
 from lorec.reports.page import Block, Chart, Code, Page, Pairs, Section, Table
@@ -20,9 +21,7 @@ USERS, ITEMS = 20, 30
 """The most suspicious users and items of each defense."""
 CUTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 """Of T-HR@k."""
-COSTS = {"epochs": ".0f", "best epoch": ".0f", "seconds an epoch": ".2f", "training seconds": ",.0f", "peak MB": ",.0f"}
-FORMS = {"target rank": ",.0f"} | COSTS
-"""How figures are written that are no shares."""
+COSTS = ("epochs", "best epoch", "seconds an epoch", "training seconds", "peak MB")
 
 
 def of_run(folder: Path, plugins: bool = False) -> Page:
@@ -80,7 +79,7 @@ def _arms(run: Run) -> list[Block]:
     """Every figure of every arm, an arm a row."""
     arms = {"popularity": run.scorecard["popularity"], **run.arms}
     figures = list(dict.fromkeys(name for one in arms.values() for name in one))
-    head = {"arm": "", **{name: FORMS.get(name, ".4f") for name in figures}}
+    head = {"arm": "", **{title_of(name): form_of(name) for name in figures}}
     rows = [(arm, *(one.get(name) for name in figures)) for arm, one in arms.items()]
     failed = [f"{arm} failed: {said}" for arm, said in run.scorecard["failed"].items()]
     return [
@@ -250,8 +249,8 @@ def _worst(run: Run, arm: str, titles: Mapping[str, str]) -> list[Block]:
 
 def _asked(run: Run) -> list[Block]:
     record = run.record
-    head = {"arm": "", **COSTS}
-    costs = [(arm, *(one.get(name) for name in head if name != "arm")) for arm, one in run.arms.items()]
+    head = {"arm": "", **{title_of(name): form_of(name) for name in COSTS}}
+    costs = [(arm, *(one.get(name) for name in COSTS)) for arm, one in run.arms.items()]
     made_on = {
         "versions": ", ".join(f"{name} {value}" for name, value in record["versions"].items()),
         "machine": ", ".join(f"{name} {value}" for name, value in record["machine"].items()),
