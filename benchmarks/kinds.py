@@ -67,6 +67,7 @@ class Job:
         self.it, self.seed, self.split = it, seed, read(it.data, seed)
         self.text = encoded(self.split, it.encoder)
         self.clean: lorec.Fit | None = None
+        self.new_hits = new_hits(self.split)
 
     def fit(self, log: lorec.Split, defense=None, known=None) -> lorec.Fit:
         """Train on a log."""
@@ -117,6 +118,7 @@ class Job:
         figures |= detected(fitted.guard, log, poison.targets) if log is not self.split else {}
         figures |= {"items": len(log.catalog), "epochs": len(fitted.history), "best epoch": fitted.best_epoch}
         figures |= {"seconds": sum(row["seconds"] for row in fitted.history)}
+        figures |= {"slots of new hits": float(np.isin(card.users["top"].to_numpy(), self.new_hits).mean())}
         return figures | {"by popularity": by_popularity(card.users, log).to_dict(as_series=False)}
 
     def parts(self, kind: str, world):
@@ -146,7 +148,24 @@ class Job:
         guard = spec.start(recommender, lorec.Sight(log.train, recommender.n_items, text, known, rng))
         guard.decide()
         figures = detected(guard, log, poison.targets) | {"seconds": time.perf_counter() - started}
+        of_hits = np.isin(log.train.items, self.new_hits) & ~log.fraudsters[log.train.users()]
+        down = guard.weights.turned_down(log.train)[of_hits]
+        figures |= {"new hits": len(self.new_hits), "new hits turned down": float(down.mean()) if len(down) else None}
         return figures | {"reliability": reliability(guard, log, poison)}
+
+
+def new_hits(split: lorec.Split) -> np.ndarray:
+    """Honest items that a defense might take for pushed ones: new and at once popular.
+
+    First bought when four fifths of the clean log were over, and yet in the most popular tenth of the catalogue.
+    """
+    log, n_items = split.train, len(split.catalog)
+    first = np.full(n_items + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, log.items, log.times)
+    counts = log.counts(n_items)
+    often = counts >= np.sort(counts[1:])[-max(1, n_items // 10)]
+    new = (first >= np.quantile(log.times, 0.8)) & (counts > 0)
+    return np.flatnonzero(new & often)
 
 
 BINS = (0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1.01)
@@ -183,7 +202,7 @@ def main() -> None:
     it = asked.parse_args()
     if it.table or it.strength:
         rows = [json.loads(line) for path in it.table or it.strength for line in path.read_text().splitlines()]
-        table(rows) if it.table else strength(rows)
+        print(tables(rows)) if it.table else strength(rows)
         return
     print(machine())
     it.out.parent.mkdir(parents=True, exist_ok=True)
@@ -211,22 +230,21 @@ SHOWN = {
     "HR@10": "HR@10", "HR@10 change": "against clean, %", "T-HR@50": "T-HR@50", "success removed": "success removed",
     "ROC-AUC": "AUC users", "recall@1%": "recall, worst 1 %", "interactions ROC-AUC": "AUC interactions",
     "interactions recall": "lies turned down", "genuine interactions turned down": "genuine turned down",
-    "seconds": "seconds",
+    "genuine turned down": "genuine accused", "seconds": "seconds",
 }  # fmt: skip
 
 
-def table(rows: list[dict]) -> None:
-    """Means over seeds, with 95 % intervals where there are several; one table for each log and setting."""
+def tables(rows: list[dict]) -> str:
+    """Means over seeds, with 95 % intervals where there are several; a section for each log and setting."""
+    parts = []
     for world in dict.fromkeys(tuple(row[key] for key in WORLD) for row in rows):
         these = [row for row in rows if tuple(row[key] for key in WORLD) == world]
         data, backbone, items, encoder, share = world
-        print(f"### {data}, {backbone}, items by {items}, texts by {encoder}, {100 * share:g} % fraudsters\n")
-        part(these)
-        print()
-        harm(these)
-        whole = [row["reliability"] for row in these if row["arm"] == "part: whole" and "reliability" in row]
-        if whole:
-            plot(np.sum(whole, axis=0))
+        parts.append(f"## {data}, {backbone}, items by {items}, texts by {encoder}, {100 * share:g} % fraudsters")
+        of_parts = [row for row in these if row["arm"].startswith("part: ")]
+        parts += [trained([row for row in these if row not in of_parts]), harm(these), taken_out(of_parts)]
+        parts.append(calibrated([row for row in of_parts if row["arm"] == "part: whole"]))
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def strength(rows: list[dict]) -> None:
@@ -243,49 +261,75 @@ def strength(rows: list[dict]) -> None:
             print(f"| {kind} | {arm} | {' | '.join(cells)} |")
 
 
-def part(rows: list[dict]) -> None:
-    """The table of one log and setting."""
+def trained(rows: list[dict]) -> str:
+    """What was trained and judged: a row for each kind and arm."""
     for row in rows:
         same = {other["arm"]: other for other in rows if (other["seed"], other["kind"]) == (row["seed"], row["kind"])}
-        if row["arm"] not in ("clean", "none") and {"clean", "none"} <= set(same) and "T-HR@50" in row:
+        if row["arm"] not in ("clean", "none") and {"clean", "none"} <= set(same):
             removed = lorec.success_removed(same["clean"], same["none"], row, 50, row["items"])
             row |= {} if removed is None else {"success removed": removed}
-        if row["arm"] != "clean" and "clean" in same and "HR@10" in row:
+        if row["arm"] != "clean" and "clean" in same:
             row["HR@10 change"] = 100 * (row["HR@10"] / same["clean"]["HR@10"] - 1)
-    print(f"| kind | arm | seeds | {' | '.join(SHOWN.values())} |\n| --- | --- | --- |{' ---: |' * len(SHOWN)}")
-    for kind in KINDS | MORE:
-        for arm in dict.fromkeys(row["arm"] for row in rows if row["kind"] == kind):
-            these = [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]
+    made = [f"| kind | arm | seeds | {' | '.join(SHOWN.values())} |", f"| --- | --- | --- |{' ---: |' * len(SHOWN)}"]
+    for kind, arm in itertools.product(KINDS | MORE, ARMS):
+        if these := [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]:
             cells = [cell([row[name] for row in these if name in row], name) for name in SHOWN]
-            print(f"| {kind} | {arm.removeprefix('part: ')} | {len(these)} | {' | '.join(cells)} |")
+            made.append(f"| {kind} | {arm} | {len(these)} | {' | '.join(cells)} |")
+    return "\n".join(made) if made[2:] else ""
 
 
-PARTS_SHOWN = {"1 to 5": slice(0, 5), "6 to 8": slice(5, 8), "9": slice(8, 9), "10": slice(9, 10)}
+TENTHS = {"1 to 5": slice(0, 5), "6 to 8": slice(5, 8), "9": slice(8, 9), "10": slice(9, 10)}
 
 
-def harm(rows: list[dict]) -> None:
+def harm(rows: list[dict]) -> str:
     """Who is shown and hit, in tenths of the catalogue from the least popular on; means of runs."""
     told = [row for row in rows if "by popularity" in row]
-    if not told:
-        return
-    both = [f"{name} {part}" for name in ("slots, % in", "hits in") for part in PARTS_SHOWN]
-    print(f"| arm | runs | {' | '.join(both)} |\n| --- | ---: |{' ---: |' * len(both)}")
-    for arm in dict.fromkeys(row["arm"] for row in told):
-        these = [row["by popularity"] for row in told if row["arm"] == arm]
-        slots, hits = (np.mean([one[name] for one in these], axis=0) for name in ("slots", "hits"))
-        cells = [f"{100 * slots[part].sum():.2f}" for part in PARTS_SHOWN.values()]
-        cells += [f"{hits[part].sum():.0f}" for part in PARTS_SHOWN.values()]
-        print(f"| {arm} | {len(these)} | {' | '.join(cells)} |")
-    print()
+    both = [f"{name} {part}" for name in ("slots, % in", "hits in") for part in TENTHS] + ["slots, % of new hits"]
+    made = [f"| arm | runs | {' | '.join(both)} |", f"| --- | ---: |{' ---: |' * len(both)}"]
+    for arm in ARMS:
+        if these := [row["by popularity"] for row in told if row["arm"] == arm]:
+            slots, hits = (np.mean([one[name] for one in these], axis=0) for name in ("slots", "hits"))
+            cells = [f"{100 * slots[part].sum():.2f}" for part in TENTHS.values()]
+            cells += [f"{hits[part].sum():.0f}" for part in TENTHS.values()]
+            of_new = [row["slots of new hits"] for row in told if row["arm"] == arm and "slots of new hits" in row]
+            cells.append(f"{100 * np.mean(of_new):.2f} ({len(of_new)})" if of_new else "")
+            made.append(f"| {arm} | {len(these)} | {' | '.join(cells)} |")
+    return "\n".join(made) if told else ""
 
 
-def plot(bins: np.ndarray) -> None:
+OF_PARTS = ("ROC-AUC", "recall@1%", "interactions ROC-AUC", "interactions recall", "genuine interactions turned down")
+
+
+def taken_out(rows: list[dict]) -> str:
+    """What LoRec sees without a part of it: a row for each part, `OF_PARTS` of each kind; means over seeds."""
+    kinds = [kind for kind in KINDS | MORE if any(row["kind"] == kind for row in rows)]
+    made = [
+        "AUC of users, recall in the worst 1 %, AUC of interactions, lies turned down, genuine turned down "
+        "(in brackets, of new hits):\n",
+        f"| LoRec | {' | '.join(kinds)} |", f"| --- |{' ---: |' * len(kinds)}",
+    ]  # fmt: skip
+    arms = [f"part: {name}" for name in (*PARTS, *(f"encoder {name}" for name in ENCODERS), "clean log")]
+    for arm in (arm for arm in arms if any(row["arm"] == arm for row in rows)):
+        cells = []
+        for kind in kinds:
+            these = [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]
+            means = ((name, np.mean([row[name] for row in these])) for name in OF_PARTS if these and name in these[0])
+            said = ", ".join(f"{mean:{'.4f' if 'genuine' in name else '.3f'}}" for name, mean in means)
+            hits = [one for row in these if (one := row.get("new hits turned down")) is not None]
+            cells.append(said + (f" ({np.mean(hits):.3f})" if hits else ""))
+        made.append(f"| {arm.removeprefix('part: ')} | {' | '.join(cells)} |")
+    return "\n".join(made) if rows else ""
+
+
+def calibrated(rows: list[dict]) -> str:
     """Said and found, bin by bin."""
-    print("| p | interactions | mean p | lies among them |\n| --- | ---: | ---: | ---: |")
-    for low, high, (n, said, lies) in zip(BINS[:-1], BINS[1:], bins, strict=True):
+    if not (told := [row["reliability"] for row in rows if "reliability" in row]):
+        return ""
+    made = ["| p of an interaction | interactions | mean p | lies among them |", "| --- | ---: | ---: | ---: |"]
+    for low, high, (n, said, lies) in zip(BINS[:-1], BINS[1:], np.sum(told, axis=0), strict=True):
         if n:
-            print(f"| {low} to {min(high, 1)} | {n:,.0f} | {said / n:.4f} | {lies / n:.4f} |")
-    print()
+            made.append(f"| {low} to {min(high, 1)} | {n:,.0f} | {said / n:.4f} | {lies / n:.4f} |")
+    return "\n".join(made)
 
 
 def cell(values: list[float], name: str) -> str:
