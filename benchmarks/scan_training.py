@@ -1,12 +1,13 @@
 """A recommender trained with a scan's weights, beside clean, undefended and oracle: exposure of targets and hits.
 
-    python benchmarks/scan_training.py FOLDER amazon-beauty --kinds random replace --share .01 --epochs 25
+    python benchmarks/scan_training.py FOLDER amazon-beauty --kinds random replace --shares .002 .005 .01 --epochs 25
 
 A row of FOLDER/rows.jsonl is a recommender. The scan looks at the training log alone; it has no trial of the judged
 kind, nor does its lorec know it. Rows that are there are not made again.
 """
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -18,13 +19,16 @@ import lorec
 from lorec.attacks import ATTACKS, KINDS
 from lorec.defenses import Oracle, Undefended, WeightFile
 
+ARMS = ("clean", "poisoned", "oracle", "scan")
+
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("folder", type=Path)
     asked.add_argument("log")
     asked.add_argument("--kinds", nargs="*", default=["random", "bandwagon", "segment", "replace"])
-    asked.add_argument("--share", type=float, default=0.01)
+    asked.add_argument("--shares", type=float, nargs="+", default=[0.01], help="fraudsters for each genuine user")
+    asked.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     asked.add_argument("--seed", type=int, default=41)
     asked.add_argument("--epochs", type=int, default=25)
     asked.add_argument("--trials", type=int, default=10)
@@ -38,11 +42,11 @@ def main() -> None:
     training = lorec.Training(epochs=options.epochs, patience=options.epochs, valid_users=5000, threads=1)
     split = lorec.leave_two_out(lorec.load(options.log), seed=options.seed)
     without = None  # the clean model is one and the same, whatever would have been injected
-    for kind in options.kinds:
-        poison = lorec.forge(ATTACKS[kind](share=options.share), split, 5, seed=options.seed)
+    for kind, share in itertools.product(options.kinds, options.shares):
+        poison = lorec.forge(ATTACKS[kind](share=share), split, 5, seed=options.seed)
         bad = lorec.inject(split, poison, options.seed)
-        for arm in ("clean", "poisoned", "oracle", "scan"):
-            about = {"log": options.log, "kind": kind, "share": options.share, "seed": options.seed, "arm": arm}
+        for arm in options.arms:
+            about = {"log": options.log, "kind": kind, "share": share, "seed": options.seed, "arm": arm}
             if tuple(about.values()) in done:
                 continue
             started, defense, more = time.perf_counter(), Undefended(), {}
@@ -50,7 +54,7 @@ def main() -> None:
                 defense = Oracle().reveal(bad.fraudsters)
             if arm == "scan":
                 kinds = [one for one in (*KINDS, "adaptive") if one != kind]
-                folder = options.folder / "scans" / f"{options.log}-{kind}-{options.share}"
+                folder = options.folder / "scans" / f"{options.log}-{kind}-{share}"
                 found = lorec.scan(
                     as_dataset(bad), kinds=kinds, trials=options.trials, folder=folder, cache=options.cache,
                     seed=options.seed,

@@ -452,6 +452,21 @@ class TestCommandLine:
         ):
             assert part in out
 
+    def test_run_prints_the_scorecard_as_json(self, recipe, done, monkeypatch, capsys):
+        code, out, _ = call(monkeypatch, capsys, "run", recipe, "--out", done.folder, "--json")
+        assert code == 0
+        assert json.loads(out) == {"folder": str(done.folder)} | done.scorecard
+
+    def test_recommend_prints_the_table_as_json(self, done, monkeypatch, capsys):
+        items = done.catalog().items["item"].to_list()[:2]
+        asked = ("recommend", done.folder, "--history", ",".join(items), "--arm", "lorec", "--k", 3)
+        found = json.loads(call(monkeypatch, capsys, *asked, "--json")[1])
+        assert [list(row) for row in found] == [["user", "rank", "item", "title", "score", "by"]] * 3
+        table = call(monkeypatch, capsys, *asked)[1]
+        assert all(row["item"] in table and f"{row['score']:.3f}" in table for row in found)
+        code, _, err = call(monkeypatch, capsys, *asked, "--json", "--out", done.folder / "x.parquet")
+        assert (code, "either --out FILE or --json" in err) == (2, True)
+
     def test_evaluate(self, done, monkeypatch, capsys):
         code, out, _ = call(monkeypatch, capsys, "evaluate", done.folder, "--arm", "oracle", "--json")
         assert code == 0

@@ -58,6 +58,7 @@ Arm = Annotated[str, typer.Option(help="clean, poisoned, or a defense's name.")]
 Plugins = Annotated[
     bool, typer.Option("--plugins", help="Load what the run names of other installed packages, as a backbone of yours.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Track = Annotated[
     list[str] | None, typer.Option("--track", metavar="NAME", help="tensorboard or mlflow, told of every epoch.")
 ]
@@ -134,6 +135,7 @@ def run(
         typer.Option("--set", metavar="A.B=C", help="Override a setting, as in --set training.epochs=3."),
     ] = None,
     track: Track = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train clean, poisoned and defended recommenders on one log, judge them, and leave a run folder.
 
@@ -153,6 +155,9 @@ def run(
                 one(event)
 
         done = do(config, folder, cache=_cache(), watch=watch)
+    if as_json:
+        print(json.dumps({"folder": str(done.folder)} | done.scorecard, indent=2))
+        return
     show_run(done)
 
 
@@ -268,7 +273,7 @@ def detect(
         typer.Option("--set", metavar="A.B=C", help="Override a setting, as in --set 'detectors=[\"degree\"]'."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for what is said of every user and item.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Poison a run's log and judge what its detectors say of it; no recommender is trained."""
     from lorec.runfile import read_run_file
@@ -323,7 +328,7 @@ def scan(
     ] = None,
     fail_above: Annotated[float | None, typer.Option(min=0, max=1, help="Exit code 1 from this likelihood on.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look for fraud in a log of your own, without labels: pushed items, hired users, and weights to train with.
 
@@ -453,7 +458,7 @@ def encode(
 def evaluate(
     folder: Folder,
     arm: Annotated[list[str] | None, typer.Option(help="An arm; all of them if omitted.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     plugins: Plugins = False,
 ) -> None:
     """Judge a run's saved models again, on the log as its configuration reads it."""
@@ -488,12 +493,13 @@ def recommend(
         typer.Option(metavar="COLUMN=VALUE", help="Only items whose catalogue says so, as category=Tea; may repeat."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write Parquet, user by user, instead of showing a table.")] = None,
+    as_json: AsJson = False,
     plugins: Plugins = False,
 ) -> None:
     """The top items for histories that are typed or come from a file; they need not have been in training.
 
     Items of a file that the catalogue does not have are named and left out, one that is typed is refused; a history
-    without any gets the most popular items. A file that holds something else is not written over.
+    without any gets the most popular items, which `by` says. A file that holds something else is not written over.
     """
     import polars as pl
 
@@ -505,6 +511,8 @@ def recommend(
 
     if (history is None) == (histories is None):
         raise ConfigError("give either --history ITEM,ITEM,... or --histories FILE")
+    if out is not None and as_json:
+        raise ConfigError("give either --out FILE or --json")
     opened = open_run(folder, plugins=plugins)
     catalog, repeats = opened.catalog(), opened.config.split.repeats
     if histories is not None:
@@ -526,6 +534,9 @@ def recommend(
         print(f"{n:,} rows in {out}")
         return
     found = recommender.recommend(log, catalog, k, users=users, seen=seen, without=hidden)
+    if as_json:
+        print(json.dumps(found.to_dicts(), indent=2, default=str))
+        return
     rows = ([*row[:4], f"{row[4]:.3f}", row[5]] for row in found.iter_rows())
     show_rows(["user", "rank", "item", "title", "score", "by"], rows)
     if (log.lengths == 0).any():
@@ -580,7 +591,7 @@ def stats(
     items: Items = None,
     column: Columns = None,
     source: Options = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Counts, lengths, ties, repeats, missing texts and the span of time."""
     from lorec.sources import statistics
