@@ -454,6 +454,20 @@ class TestKnownFakes:
         for one in known_fakes(split, share=0.4, seed=3):
             assert set(one.targets) <= set(one.profiles.items)
 
+    def test_campaigns_share_their_targets_in_profiles_as_long_as_genuine_ones(self, town):
+        """One, two or all of five in a profile; all three occur among the rounds."""
+        shared, lengths = set(), []
+        for one in known_fakes(town, kinds=["random"], share=0.02, rounds=24, seed=1):
+            assert len(one.targets) == 5
+            each = [int(np.isin(profile, one.targets).sum()) for profile in one.profiles]
+            assert max(each) > 1 or set(each) == {1}
+            shared.add(max(set(each), key=each.count))
+            lengths += one.profiles.lengths.tolist() if max(each) == 1 else []  # more need room
+        assert {1, 2, 5} <= shared
+        genuine = town.train.lengths
+        for share in (0.1, 0.5, 0.9):
+            assert abs(np.quantile(lengths, share) - np.quantile(genuine, share)) <= 1
+
     def test_short_histories_get_profiles_with_fewer_targets(self):
         short = leave_two_out(shop(users=200, items=100), last=4)
         assert all(len(one.profiles) for one in known_fakes(short, without="bandwagon", share=0.1))

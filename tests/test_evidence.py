@@ -6,10 +6,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression
 
 from lorec.attacks import LLM, Bandwagon, CoVisit, Random, Replace, Segment, forge
 from lorec.data import Sequences, inject
-from lorec.evidence import Examiner, _Company, _doubles, _kinship, _Quantiles, _texts, _Usual, _World, coherence, shapes
+from lorec.evidence import (
+    Examiner,
+    _Company,
+    _doubles,
+    _kinship,
+    _Quantiles,
+    _Scale,
+    _texts,
+    _Usual,
+    _World,
+    by_rank,
+    coherence,
+    shapes,
+)  # fmt: skip
 from lorec.text import Hash, TextVectors
 
 HISTORIES = st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=7, unique=True), min_size=2, max_size=12)
@@ -163,15 +177,19 @@ class TestCounts:
     def test_kinship_is_a_mean_over_holders_and_their_items(self, histories, item):
         """Many draws come near what all pairs of holders say."""
         made = both(histories, 1)
-        shares = []
-        weights = []
+        pairs = sum(len(history) * (len(history) - 1) for history in histories)
+        mass = {one: sum(len(h) - 1 for h in histories if one in h) for one in range(1, 9)}
+        shares, lifts, weights = [], [], []
         for one, two in itertools.permutations(holders_of(histories, item), 2):
             for a, b in itertools.product(one, two):
                 if a != b:
-                    shares.append(any({a, b} <= set(h) and item not in h for h in histories))
+                    together = sum({a, b} <= set(h) and item not in h for h in histories)
+                    shares.append(together > 0)
+                    lifts.append(np.log((together + 0.5) / (mass[a] * mass[b] / pairs + 0.5)))
                     weights.append(1 / len(one) / len(two))
-        found = _kinship(made, np.array([item]), 4000, np.random.default_rng(0))["kinship share"][0]
-        assert found == pytest.approx(np.average(shares, weights=weights) if shares else 0, abs=0.06)
+        found = _kinship(made, np.array([item]), 4000, np.random.default_rng(0))
+        for name, wanted in (("kinship share", shares), ("kinship", lifts)):
+            assert found[name][0] == pytest.approx(np.average(wanted, weights=weights) if wanted else 0, abs=0.06)
 
     @settings(max_examples=100, deadline=None)
     @given(HISTORIES, st.integers(0, 4))
@@ -188,6 +206,14 @@ class TestCounts:
                 common = [len(pairs & set(itertools.combinations(sorted(one), 2))) for one in lacking]
                 best.append(max(common, default=0) / max(len(pairs), 1))
             assert found[item] == pytest.approx(np.mean(best) if best else 0)
+
+    def test_the_nearest_double_may_be_a_fellow_so_the_next_are_asked_too(self):
+        """Two fraudsters copied one history: each is the other's nearest double, and has the item as well."""
+        whole = list(range(2, 9))
+        histories = [whole, [1, *whole[1:]], [1, *whole[1:]]]
+        likeness = 15 / 21  # of a copy's pairs, those without the item
+        assert _doubles(world(histories), EVERYTHING)[1] == pytest.approx(likeness)
+        assert _doubles(world(histories), EVERYTHING, nearest=1)[1] == 0
 
     def test_doubles_of_long_histories_are_found_by_their_sketches(self):
         rng = np.random.default_rng(0)
@@ -252,6 +278,25 @@ class TestScores:
         scores = scored(values, np.full(2000, 3))
         assert abs(scores.mean()) < 0.02
         assert scores[0] < -2 < 2 < scores[-1]
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(0, 1000))
+    def test_excess_is_what_kinship_and_popularity_leave_of_fit_unexplained(self, seed):
+        """Against a library's weighted least squares."""
+        rng = np.random.default_rng(seed)
+        holders = rng.integers(1, 200, 600)
+        told = holders >= 3
+        raw = {"kinship": rng.normal(size=600), "kinship share": rng.random(600)}
+        n = np.log(holders)
+        raw["fit"] = 2 * raw["kinship"] + 0.5 * n * raw["kinship"] + raw["kinship share"] + rng.normal(size=600)
+        x = np.column_stack([raw["kinship"], n, raw["kinship"] * n, raw["kinship share"]])
+        weights = np.minimum(np.sqrt(holders), 7) ** 2
+        theirs = LinearRegression().fit(x[told], raw["fit"][told], sample_weight=weights[told])
+        wanted = raw["fit"] - theirs.predict(x)
+        scale = _Scale.of(raw, holders, told, told)
+        found = scale.judge(raw, holders, told, told).measures["excess"]
+        np.testing.assert_allclose(found[told], by_rank(wanted[told], holders[told]), atol=1e-6)
+        assert np.corrcoef(found[told], raw["fit"][told])[0, 1] < 0.9
 
     def test_an_outlier_goes_beyond_the_ends_of_the_crowd(self):
         values = np.append(np.random.default_rng(0).standard_normal(500), 8.0)

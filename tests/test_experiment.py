@@ -205,6 +205,28 @@ class TestRun:
         knowing = read_run_file(recipe, {"known.kinds": '["random"]', "defenses": '["oracle"]', "training.epochs": "1"})
         assert any("judged kind, random, was among" in note for note in run(knowing, tmp_path / "k").scorecard["notes"])
 
+    @pytest.mark.parametrize("kind", ["random", "bandwagon", "segment"])
+    def test_no_defense_and_no_detector_learns_from_the_judged_kind(self, recipe, kind, tmp_path, monkeypatch):
+        """What they are given is looked at, in a run and in a detection."""
+        seen = []
+
+        def look(make):
+            def made(*given, **named):
+                seen.extend(one.provenance["kinds"] for one in named["known"] or ())
+                return make(*given, **named)
+
+            return made
+
+        monkeypatch.setattr(experiment, "fit", look(experiment.fit))
+        monkeypatch.setattr(stages, "ask", look(stages.ask))
+        settings = {"attack": kind, "training.epochs": "1", "defenses": '["lorec"]', "detectors": '["lorec"]'}
+        config = read_run_file(recipe, settings)
+        run(config, tmp_path / "t")
+        runs = len(seen)
+        detect(config)
+        assert 0 < runs < len(seen)
+        assert all(kinds and kind not in kinds for kinds in seen)
+
     def test_a_defense_is_fitted_on_text_items_too(self, recipe, tmp_path):
         settings = {"items": "both", "training.epochs": "3", "split.last": "0"}
         assert run(read_run_file(recipe, settings), tmp_path / "t").arms["lorec"]["HR@10"] >= 0

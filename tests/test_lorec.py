@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -187,8 +188,10 @@ class TestProfile:
         counted = decided(bad, known, LoRec(**off, silence=1.0)).weights.events
         assert counted[lies].mean() < 0.5
         assert (counted[~bad.fraudsters[users]] < 1).mean() < 0.05
-        quiet = LoRec(**off, silence=(counted < 1).mean() - 1e-6)
-        assert decided(bad, known, quiet).weights.events.min() == 1
+        quiet = decided(bad, known, LoRec(**off, silence=(counted < 1).mean() - 1e-6))
+        assert quiet.weights.events.min() == 1
+        (said,) = quiet.notes
+        assert said.startswith("the view profile says nothing: honest histories")
         loud = decided(bad, known, LoRec(**off, silence=1.0)).found.items
         monkeypatch.setattr("lorec.detectors.lorec.LOUDEST", 1e9)
         assert loud.max() < 0.9 * decided(bad, known, LoRec(**off, silence=1.0)).found.items.max()
@@ -230,6 +233,22 @@ class TestAssociation:
         assert 0 < caught[0.0][lies].mean() < 1
         assert caught[15.0][lies].mean() == 1
         assert caught[15.0][~bad.fraudsters[users]].mean() < 0.02
+
+
+def test_a_view_by_which_nothing_stands_out_turns_nothing_down_and_is_named(town, tmp_path):
+    """With one title texts know nothing, however little it would take to count nothing."""
+    title = pl.when(pl.int_range(pl.len()) == int(np.argmin(town.train.counts(900)[1:]))).then(pl.lit("thing"))
+    mute = replace(town, catalog=replace(town.catalog, items=town.catalog.items.with_columns(title=title)))
+    _, bad, known = poisoned(mute, Random(share=0.02))
+    off = dict.fromkeys(("collusion", "surprise", "copying", "profile", "association", "contradiction"), 0.0)
+    guard = decided(bad, known, LoRec(**off, incoherence=1, sources=("text",), budget=1.0))
+    assert guard.weights.events.min() == 1
+    assert guard.notes == ("the view incoherence says nothing: known fakes do not stand out by it",)
+    save_state(tmp_path / "guard.safetensors", guard.state())
+    _, other = start(bad, known)
+    other.restore(load_state(tmp_path / "guard.safetensors"))
+    assert other.notes == guard.notes
+    assert decided(bad, known, LoRec(sources=("log",), profile=0)).notes == ()
 
 
 class TestGuard:
@@ -274,13 +293,13 @@ class TestGuard:
             likeliest = max(float(found.interactions[event]) for event in events)
             assert found.users[user] == pytest.approx(max(likeliest, 1 - honest), abs=1e-9)
             several += len(turned) > 1 and 1 - honest > likeliest + 1e-6
-            assert not found.flagged[user] or turned
+            assert found.flagged[user] == (bool(turned) and found.users[user] >= LoRec().threshold)
         assert several
+        assert 0 < found.flagged.sum() < (np.bincount(bad.train.users(), found.lies) > 0).sum()
         assert (found.interactions == found.items[bad.train.items]).all()
 
     @pytest.mark.parametrize("share", [0.02, 0.06, 0.15])
     def test_a_large_crowd_is_accused_as_a_small_one_is(self, town, share):
-        """All alike, they are one group, and larger than the share of users that may be flagged."""
         _, bad, known = poisoned(town, Random(share=share))
         found = detect(LoRec(sources=("log",)), bad, known=known)
         assert found.flagged[bad.fraudsters].mean() > 0.9
@@ -343,9 +362,12 @@ class TestGuard:
         assert told["contradiction"] < min(told["collusion"], told["incoherence"]), told
         assert np.mean(lies[15.0]) < np.mean(lies[0.0]) - 0.05, lies
 
-    def test_a_clean_log_is_hardly_touched(self, town):
-        clean = decided(town, known_fakes(town, share=0.02)).weights.events
-        assert 1 - clean.mean() < 0.025
+    @pytest.mark.parametrize(("world", "seed"), [(0, 0), (0, 5), (1, 0), (2, 5)])
+    def test_a_clean_log_is_hardly_touched(self, world, seed):
+        clean = leave_two_out(shop(seed=world))
+        guard = decided(clean, known_fakes(clean, share=0.02, seed=seed))
+        assert 1 - guard.weights.events.mean() < 0.02
+        assert guard.flagged.mean() < 0.05
 
     @pytest.mark.parametrize("share", [0.04, 0.08])
     def test_a_large_attack_does_not_drown_its_own_evidence(self, town, share):
@@ -415,6 +437,7 @@ class TestGuard:
             {"budget": 0.0},
             {"intruders": -0.1},
             {"silence": 1.5},
+            {"threshold": -0.1},
             {"surprise": 0.5},
             dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "profile", "contradiction"), 0.0),
         ):
@@ -422,18 +445,22 @@ class TestGuard:
                 LoRec(**wrong)
 
 
-def test_works_on_short_histories_where_the_paper_fails(town):
-    poison, bad, known = poisoned(town, Random(share=0.02))
+@pytest.mark.parametrize(
+    ("world", "attack"), [(0, Random(share=0.02)), (1, Segment(share=0.02)), (0, Replace(share=0.02))]
+)
+def test_works_on_short_histories_where_the_paper_fails(world, attack):
+    poison, bad, known = poisoned(leave_two_out(shop(seed=world)), attack)
     text = TextVectors(bad.catalog, Hash(dim=64))
-    training = Training(epochs=40, patience=40, tokens=1024, learning_rate=3e-3)
+    training = Training(epochs=24, patience=24, tokens=1024, learning_rate=3e-3)
     exposed, found = {}, {}
-    for defense in (Undefended(), LoRec(), LoRecPaper(view="pooled", enter=10)):
+    for defense in (Undefended(), LoRec(), LoRecPaper(view="pooled", enter=8)):
         fitted = fit(bad, SASRec(width=32), defense=defense, known=known, text=text, training=training, seed=3)
         name = type(defense).__name__
         exposed[name] = evaluate(fitted.recommender, bad, targets=poison.targets, exposures=(10,)).metrics
         if fitted.guard.suspicion is not None:
-            found[name] = detection(fitted.guard.suspicion, fitted.guard.flagged, bad.fraudsters)
-    assert found["LoRec"]["ROC-AUC"] > 0.95 > found["LoRecPaper"]["ROC-AUC"]
+            found[name] = detection(fitted.guard.suspicion, fitted.guard.flagged, bad.fraudsters)["ROC-AUC"]
+    assert found["LoRec"] > 0.9
+    assert found["LoRecPaper"] < 0.7
     assert exposed["LoRec"]["T-HR@10"] < 0.2 * exposed["Undefended"]["T-HR@10"]
-    assert exposed["LoRecPaper"]["T-HR@10"] > 0.3 * exposed["Undefended"]["T-HR@10"]
+    assert exposed["LoRecPaper"]["T-HR@10"] > 0.8 * exposed["Undefended"]["T-HR@10"]
     assert exposed["LoRec"]["HR@10"] > 0.9 * exposed["Undefended"]["HR@10"]

@@ -182,6 +182,11 @@ class TestSchedule:
         gates = [guard.end_epoch(recommender, epoch).get("gate") for epoch in range(1, 16)]
         assert asked == [5, 6, 7, 10, 15]
         assert [gate for gate in gates if gate is not None] == [0.0, 0.0, 1.0, 1.0, 1.0]
+        assert guard.notes == ("its gate was shut at 2 of 5 updates, so nothing followed from them",)
+        _, other = start(LoRecPaper(view="pooled"), split)
+        assert other.notes == ()
+        other.restore(guard.state())
+        assert other.notes == guard.notes
 
     def test_without_compensation_whoever_is_likely_at_the_last_update_counts_nothing(self, split, monkeypatch):
         recommender, guard = start(LoRecPaper(view="pooled", reweighting="threshold", enter=10), split)

@@ -143,7 +143,7 @@ def _run(
     without_draft(folder / "poison")
     seal(record, folder, ["catalog.parquet", "poison/profiles.parquet", "poison/poison.json"])
 
-    done, failed = _arms(job, arms_of(config), record, keep_going)
+    done, said, failed = _arms(job, arms_of(config), record, keep_going)
     arms = _compared(folder, done, len(clean.catalog))
     works = success_removed(arms["clean"], arms["poisoned"], arms["poisoned"], 50, len(clean.catalog)) is not None
     kinds = job.known[0].provenance["kinds"]
@@ -156,7 +156,7 @@ def _run(
         "attack works": works,
         "known kinds": kinds,
         "judged kind is known": is_known(job.poison.provenance, kinds),
-        "notes": _notes(job, arms, works),
+        "notes": [*_notes(job, arms, works), *said],
     }
     if record["files"].pop("scorecard.json", None):  # of a try where an arm failed
         seal(record, folder, [])
@@ -216,13 +216,14 @@ def _same_inputs(record: Mapping[str, Any], inputs: Mapping[str, Any], folder: P
 
 def _arms(
     job: _Job, wanted: Mapping[str, Defense], record: dict[str, Any], keep_going: bool
-) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Train and judge every arm; each arm's metrics, and what those said that failed."""
+) -> tuple[dict[str, dict[str, float]], list[str], dict[str, str]]:
+    """Train and judge every arm; each arm's metrics, notes of all, and what those said that failed."""
     done: dict[str, dict[str, float]] = {}
+    notes: dict[str, list[str]] = {}
     failed: dict[str, str] = {}
     for name in sorted(wanted, key=lambda name: name == "clean" and _is_made_elsewhere(job)):
         try:
-            done[name] = _arm(job, name, wanted[name])
+            done[name], notes[name] = _arm(job, name, wanted[name])
         except Exception as error:
             if not keep_going or name in ("clean", "poisoned") or isinstance(error, DiskError):
                 raise
@@ -231,7 +232,8 @@ def _arms(
             job.watch(Event(name, 1, 1, f"failed: {failed[name]}", finished=True, of="arm"))
             continue
         seal(record, job.folder, [f"{name}/{file}" for file in ARM_FILES if (job.folder / name / file).exists()])
-    return {name: done[name] for name in wanted if name in done}, failed
+    told = [f"{name}: {note}." for name in wanted for note in notes.get(name, ())]
+    return {name: done[name] for name in wanted if name in done}, told, failed
 
 
 def _compared(folder: Path, arms: Mapping[str, dict[str, float]], n_items: int) -> dict[str, dict[str, float]]:
@@ -268,9 +270,9 @@ def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: boo
     for name, metrics in arms.items():
         if "never in force" in metrics:
             notes.append(f"{name} begins after the last epoch of this training: its arm is undefended.")
-        untouched = metrics.get("genuine interactions turned down") == 0 and metrics.get("lies' weight", 0) >= 1
-        if name not in ("clean", "poisoned") and untouched:
-            notes.append(f"{name} never turned anybody down: every weight stayed 1.")
+        untouched = metrics.get("genuine interactions turned down") == 0 and metrics.get("lies' weight", 1) >= 1
+        if name not in ("clean", "poisoned", "oracle") and untouched:
+            notes.append(f"{name} never turned anybody down.")
         elif metrics.get("ROC-AUC", 1.0) < 0.6:
             notes.append(
                 f"{name} does not tell fraudsters from genuine users (ROC-AUC {metrics['ROC-AUC']:.2f}); whatever its "
@@ -282,16 +284,19 @@ def _notes(job: _Job, arms: Mapping[str, Mapping[str, float]], attack_works: boo
 # --------------------------------------------------------------------------------------------------------------- an arm
 
 
-def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
-    """Train and judge one arm, unless that is done; its folder is complete once scorecard.json is there."""
+def _arm(job: _Job, name: str, defense: Defense) -> tuple[dict[str, float], list[str]]:
+    """Train and judge one arm, unless that is done; its folder is complete once scorecard.json is there.
+
+    Its metrics, and what a reader of them must know.
+    """
     folder = job.folder / name
     if (folder / "scorecard.json").exists():
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         for event in arm_again(name, folder / "history.jsonl"):
             job.watch(event)
         job.watch(Event(name, 1, 1, "done before", finished=True, of="arm", resumed=True))
-        kept: dict[str, float] = read_json(folder / "scorecard.json")
-        return kept
+        kept = read_json(folder / "scorecard.json")
+        return kept, kept.pop("notes", [])
     split = job.clean if name == "clean" else job.bad
     started, counted = time.perf_counter(), forget_peak()
     shared = _clean_folder(job) if name == "clean" else None
@@ -313,11 +318,12 @@ def _arm(job: _Job, name: str, defense: Defense) -> dict[str, float]:
         write_parquet(folder / "harm.parquet", harmed(trained.weights, split, trained.guard.flagged))
     if trained.guard.interactions is not None:
         _save_interactions(folder / "interactions.parquet", split, trained)
-    write_json(folder / "scorecard.json", metrics)
+    notes = list(trained.guard.notes)
+    write_json(folder / "scorecard.json", metrics | {"notes": notes} if notes else metrics)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     summary = f"HR@10 {metrics['HR@10']:.4f} in {time.perf_counter() - started:.0f} s"
     job.watch(Event(name, 1, 1, summary, finished=True, of="arm"))
-    return metrics
+    return metrics, notes
 
 
 def _fitted(job: _Job, name: str, defense: Defense, folder: Path) -> Fit:

@@ -254,7 +254,8 @@ def detect(config: RunFile, *, cache: str | Path | None = None, watch: Watch | N
         figures[name] = judged(said[name], bad, poison.targets)
         figures[name]["seconds"] = time.perf_counter() - started
         watch(Event(name, 1, 1, f"{figures[name]['seconds']:.1f} s", finished=True))
-    return Detection(bad, poison, said, figures, said_of(poison, known))
+    notes = [f"{name}: {note}." for name, found in said.items() for note in found.notes]
+    return Detection(bad, poison, said, figures, [*said_of(poison, known), *notes])
 
 
 def known_of(config: RunFile, log: Split, judged: str) -> tuple[Poison, ...]:

@@ -42,6 +42,10 @@ class _FilterGuard(Guard):
     def items(self) -> Floats | None:
         return None if self.found is None else self.found.items
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return () if self.found is None else self.found.notes
+
     def loss(self, recommender: Recommender, batch: Batch) -> Tensor:
         self.decide()
         return super().loss(recommender, batch)
@@ -66,12 +70,15 @@ class _FilterGuard(Guard):
                 )
 
     def state(self) -> dict[str, Any]:
-        said = {} if self.found is None else vars(self.found)
-        return {name: torch.from_numpy(values) for name, values in said.items() if isinstance(values, np.ndarray)}
+        if self.found is None:
+            return {}
+        said = {name: torch.from_numpy(one) for name, one in vars(self.found).items() if isinstance(one, np.ndarray)}
+        return said | {"notes": list(self.found.notes)}
 
     def restore(self, state: dict[str, Any]) -> None:
         if state:
-            self._set(Suspicion(**{name: values.cpu().numpy() for name, values in state.items()}))
+            arrays = {name: one.cpu().numpy() for name, one in state.items() if name != "notes"}
+            self._set(Suspicion(**arrays, notes=tuple(state["notes"])))
 
 
 class _Filters:

@@ -48,6 +48,11 @@ class Guard:
         """[V + 1]: how likely each item is pushed; None where the defense has no opinion on items."""
         return None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its figures must know."""
+        return ()
+
     def loss(self, recommender: Recommender, batch: Batch) -> Tensor:
         """The loss to descend."""
         losses = recommender.losses(batch)

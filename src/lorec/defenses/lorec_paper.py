@@ -102,6 +102,7 @@ class _PaperGuard(Guard):
         self.states: Floats = np.full(n_users, START)
         self.likely = np.zeros(n_users, dtype=np.float32)
         self.epoch, self.retry = 0, False
+        self.opened, self.updates = 0, 0
         with seeded(int(rng.integers(2**31))):
             dim = 0 if views is None else views.shape[1]
             self.calibrator = Calibrator(2 * recommender.spec.width, dim).to(recommender.device)
@@ -124,6 +125,12 @@ class _PaperGuard(Guard):
         """p_u at the last update; None before the first."""
         return self.likely if self.likely.any() else None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How often the gate was shut: a third of all users or more were suspects, and nothing followed."""
+        shut = self.updates - self.opened
+        return (f"its gate was shut at {shut} of {self.updates} updates, so nothing followed from them",) * bool(shut)
+
     def end_epoch(self, recommender: Recommender, epoch: int) -> dict[str, float]:
         figures = {"calibrator": sum(self._learn(recommender) for _ in range(self.spec.passes)) / self.spec.passes}
         self.epoch = epoch
@@ -133,6 +140,7 @@ class _PaperGuard(Guard):
             if self.spec.reweighting == "compensation":
                 self.states, opened = compensate(self.states, self.likely)
                 self.retry = not opened
+                self.opened, self.updates = self.opened + opened, self.updates + 1
                 figures["gate"] = float(opened)
         if epoch + 1 >= self.spec.enter:
             self.weights = Weights(users=self._weights())
@@ -197,6 +205,8 @@ class _PaperGuard(Guard):
             "likely": torch.from_numpy(self.likely),
             "epoch": self.epoch,
             "retry": self.retry,
+            "opened": self.opened,
+            "updates": self.updates,
             "rng": self.rng.bit_generator.state,
         }
 
@@ -205,6 +215,7 @@ class _PaperGuard(Guard):
         self.optimizer.load_state_dict(state["optimizer"])
         self.states, self.likely = state["states"].cpu().numpy(), state["likely"].cpu().numpy()
         self.epoch, self.retry = state["epoch"], state["retry"]
+        self.opened, self.updates = state["opened"], state["updates"]
         self.rng.bit_generator.state = state["rng"]
         if self.epoch + 1 >= self.spec.enter:
             self.weights = Weights(users=self._weights())

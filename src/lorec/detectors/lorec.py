@@ -10,11 +10,12 @@ besides. Each is calibrated on rounds of known fakes; a likelihood follows for e
 and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as what is to be
 predicted; they still stand in histories.
 
-Differences from the paper, and why: weights are per interaction, because in a copied history one step alone is the lie;
-known fakes are measured beside the log, as if they stood in it, so that known and real fakes stand in the same light
-(but for `profile`, which found less of segments on long histories that way, docs/log.md);
-the calibrator has two parameters a view, because richer ones learned the known kinds and missed the others
-(docs/diagnosis.md); weights are there before the first step, so nothing feeds back and no gate can stay shut.
+Differences from the paper, and why: weights are per interaction (all of an item's alike), because in a copied history
+one step alone is the lie; known fakes are measured beside the log, as if they stood in it, so that known and real fakes
+stand in the same light (but for `profile`, which found less of segments on long histories that way, docs/log.md); the
+calibrator has two parameters a view, because richer ones learned the known kinds and missed the others
+(docs/diagnosis.md); weights are there before the first step, so nothing feeds back and no gate can stay shut; a view
+that has nothing to say is named (`Suspicion.notes`).
 """
 
 import math
@@ -90,9 +91,12 @@ class LoRec:
 
     Then honest histories look made, too, as short ones do: it would find no more than chance and cost hits.
     """
-    accused: float = 0.05
-    """The share of users that it may flag, the most suspicious of those with a turned-down interaction. Those of one
-    suspicion go together: of the last of them, if they are suspect at all, also more than there is room for."""
+    threshold: float = 0.05
+    """The likelihood from which on a user with a turned-down interaction is flagged.
+
+    Where one lie in an honest history is all that a fraudster tells, hardly anybody gets there: the interaction counts
+    nothing, and nobody is accused.
+    """
 
     needs_known: ClassVar[bool] = True
     decides: ClassVar[bool] = True
@@ -104,8 +108,10 @@ class LoRec:
             raise ConfigError("LoRec needs at least one source, and a view besides association whose factor is not 0")
         if not all(1 <= factor < math.inf for factor in self.factors().values()):
             raise ConfigError(f"LoRec's factors ({', '.join(VIEWS)}) are 1 or more, or 0 for off")
-        if not all(0 < share <= 1 for share in (self.budget, self.silence, self.accused)):
-            raise ConfigError("LoRec's budget, silence and accused are shares of interactions and of users in (0, 1]")
+        if not all(0 < share <= 1 for share in (self.budget, self.silence)):
+            raise ConfigError("LoRec's budget and silence are shares of interactions in (0, 1]")
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError("LoRec's threshold is a likelihood in [0, 1]; 1 flags nobody whose lies are in doubt")
         if not 0 <= self.intruders <= 1:
             raise ConfigError("LoRec's intruders is a share of interactions in [0, 1]; 0 is off")
 
@@ -123,18 +129,14 @@ class LoRec:
         """Likelihoods that interactions with each item are bought; raises DataError for known fakes without targets."""
         vectors = sight.texts(self).items() if self.needs_text else None
         log = sight.log.distinct()  # who takes an item again is no more suspect for it
-        likely, off, views = self._judged(log, sight.n_items, vectors, sight.known, sight.rng)
+        likely, off, views, silent = self._judged(log, sight.n_items, vectors, sight.known, sight.rng)
         users, single, lies = log.users(), likely[log.items].astype(np.float64), off[log.items]
         # How likely it is that one of a user's turned-down interactions is bought, or else the likeliest.
         worst = np.zeros(len(log))
         np.maximum.at(worst, users, single)
         spared = np.bincount(users, np.log1p(-np.minimum(single, 0.999999)) * lies, len(log))
         suspicion = np.round(np.maximum(worst, -np.expm1(spared)), 12)  # whose items are alike, whatever their order
-        touched = np.bincount(users, lies, len(log)) > 0
-        flagged = _within(suspicion, touched, np.ones(len(log)), self.accused * len(log))
-        left = np.where(touched & ~flagged, suspicion, 0)
-        if (most := left.max(initial=0)) >= SUSPECT and flagged.sum() < self.accused * len(log):
-            flagged |= left == most  # a crowd of one suspicion, larger than the room for it
+        flagged = (np.bincount(users, lies, len(log)) > 0) & (suspicion >= self.threshold)
         every, beside = sight.log.items, company(log, sight.n_items)
 
         def why_item(item: int, names: Names) -> str:
@@ -153,15 +155,15 @@ class LoRec:
         why = by_items(log, likely + off, why_item, most=3, least=SUSPECT)
         return Suspicion(
             users=suspicion, flagged=flagged, interactions=likely[every], lies=off[every], items=likely, views=views,
-            why=why, why_item=why_item,
+            why=why, why_item=why_item, notes=silent,
         )  # fmt: skip
 
     def _judged(
         self, log: Sequences, n_items: int, vectors: Floats | None, known: Sequence[Poison], rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], Bools, dict[str, Floats]]:
+    ) -> tuple[NDArray[np.float32], Bools, dict[str, Floats], tuple[str, ...]]:
         """[V + 1] each: how likely interactions with an item are lies, whether they count nothing, and every view.
 
-        A view says how many times it raises the odds of a lie.
+        A view says how many times it raises the odds of a lie. Last which views say nothing, and why.
         """
         examiner = Examiner(log, n_items, vectors, rng, counted="log" in self.sources)
         trials = [_Scene.of(one, examiner, log, n_items) for one in known]
@@ -177,6 +179,7 @@ class LoRec:
         odds = lies.sum() / max(honest.sum(), 1)
         likely, off = [np.zeros(len(scene.items)) for scene in scenes], np.zeros(len(everything), dtype=bool)
         views: dict[str, Floats] = {}
+        silent: list[str] = []
         for view, factor in self.factors().items():
             if view == "profile":
                 seen = self._profiled(scenes, log, n_items, known)
@@ -185,13 +188,19 @@ class LoRec:
             else:
                 seen = [getattr(scene.evidence, view) for scene in scenes]
             fitted = calibrate(np.concatenate(seen), lies, honest)
+            if not fitted.slope:
+                silent.append(f"the view {view} says nothing: known fakes do not stand out by it")
             found = [fitted(some) for some in seen]
             against = found[0] > factor * odds * (1 - found[0])
             if view == "profile":
-                if holders[against].sum() > self.silence * len(log.items):
+                if (much := holders[against].sum() / len(log.items)) > self.silence:
+                    silent.append(
+                        f"the view {view} says nothing: honest histories look made to it, too, as it would turn down "
+                        f"{much:.1%} of all interactions (more than silence, {self.silence:.1%})"
+                    )
                     continue
                 found = [np.minimum(some, LOUDEST * odds / (1 + LOUDEST * odds)) for some in found]
-            if fitted.slope > 0:
+            if fitted.slope:  # else it is the same for all items, and rounding could turn all of them down
                 room = self.budget * len(log.items) if view == "incoherence" else math.inf
                 off |= _within(found[0], against & ~off, holders, room)
                 if view == "incoherence" and self.intruders:
@@ -200,11 +209,11 @@ class LoRec:
             views[view] = found[0] / (1 - found[0]) / odds
             likely = [np.maximum(*both) for both in zip(likely, found, strict=True)]
         # Each view alone knows some kinds of lies only and is too timid, the likeliest of several is too bold: so once
-        # more. (Where the one view that is asked keeps silent, all likelihoods are 0.)
+        # more. (Where all views that are asked keep silent, all likelihoods are 0.)
         best = np.concatenate([np.log(np.maximum(one, 1e-14) / (1 - one)) for one in likely])
         p = _doubted(best, lies, honest, len(everything))
         p[0] = off[0] = 0
-        return p.astype(np.float32), off, views
+        return p.astype(np.float32), off, views, tuple(silent)
 
     def _profiled(
         self, scenes: Sequence["_Scene"], log: Sequences, n_items: int, known: Sequence[Poison]

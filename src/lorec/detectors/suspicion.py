@@ -29,6 +29,8 @@ class Suspicion:
     """[V + 1]: how likely each item is pushed, row 0 padding; None where it has no opinion on them."""
     views: Mapping[str, Floats] = field(default_factory=dict)
     """[V + 1] each: what its opinion on items is made of, by name: how many times the odds of a lie are raised."""
+    notes: tuple[str, ...] = ()
+    """What a reader of all this must know, as what it has nothing to say by."""
     why: Why | None = None
     """What speaks against a user, in words that a person can check; worked out when asked."""
     why_item: Why | None = None
