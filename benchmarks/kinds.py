@@ -3,10 +3,11 @@
 LOREC_DATA=... python benchmarks/kinds.py amazon-beauty --seeds 11 12 13 --out runs/kinds-beauty.jsonl
                python benchmarks/kinds.py --table runs/kinds-beauty.jsonl
 
-For each seed one clean model, then for each kind undefended, oracle and LoRec (with --paper as published, too), trained
-and judged. With --parts nothing is trained: what would LoRec turn down without each of its sources and views, with
-texts that mean nothing, and on the clean log? Known fakes are of every kind but the judged one, every seed draws new
-targets, and what is in the file already is not done again.
+For each seed one clean model, then for each kind undefended, oracle and LoRec (with --paper as published, but that
+users' views are pooled texts instead of answered questions), trained and judged; others by --arms. With --parts nothing
+is trained: what would LoRec turn down without each of its sources and views, with texts that mean nothing, and on the
+clean log? Known fakes are of every kind but the judged one, every seed draws new targets, and what is in the file
+already is not done again.
 """
 
 import argparse
@@ -33,7 +34,6 @@ MORE = {
     "adaptive": lorec.Adaptive,
 }  # fmt: skip
 """Kinds that LoRec knows none of: asked for by name."""
-ARMS = ("clean", "none", "oracle", "lorec", "lorec-paper")
 BACKBONES = {"sasrec": lorec.SASRec, "gru4rec": lorec.GRU4Rec, "fmlp": lorec.FMLP}
 ENCODERS = {"minilm": lorec.MiniLM, "hash": lorec.Hash, "random": RandomText}
 PARTS = {
@@ -49,6 +49,10 @@ PARTS = {
     "without text": {"sources": ("log",)},
     "without log": {"sources": ("text",)},
 }
+
+CLEAN_LOG = "lorec on the clean log"
+LESS = [f"lorec {name}" for name in PARTS if name != "whole"]
+ARMS = ("clean", "none", "oracle", "lorec", "lorec-paper", CLEAN_LOG, *LESS)
 
 
 def read(name: str, seed: int) -> lorec.Split:
@@ -91,13 +95,18 @@ class Job:
 
         def trained(name: str):
             poison, bad, known = world()
+            if name == "clean":
+                return self.judged(self.of_clean(), self.split, poison)
+            if name == CLEAN_LOG:
+                fakes = lorec.known_fakes(self.split, without=kind, seed=self.seed)
+                return self.judged(self.fit(self.split, lorec.LoRec(), fakes), self.split, poison)
             defenses = {
                 "none": lambda: None, "oracle": lambda: lorec.Oracle().reveal(bad.fraudsters), "lorec": lorec.LoRec,
                 "lorec-paper": lambda: lorec.LoRecPaper(view="pooled"),
             }  # fmt: skip
-            if name == "clean":
-                return self.judged(self.of_clean(), self.split, poison)
-            return self.judged(self.fit(bad, defenses[name](), known), bad, poison)
+            less = PARTS.get(name.removeprefix("lorec "))
+            defense = defenses[name]() if less is None else dataclasses.replace(lorec.LoRec(), **less)
+            return self.judged(self.fit(bad, defense, known), bad, poison)
 
         if self.it.parts is not None:
             every = self.parts(kind, world)
@@ -115,7 +124,7 @@ class Job:
         """The figures of a trained model."""
         card = lorec.evaluate(fitted.recommender, log, targets=poison.targets, top=10)
         figures = dict(card.metrics)
-        figures |= detected(fitted.guard, log, poison.targets) if log is not self.split else {}
+        figures |= detected(fitted.guard, log, poison.targets)
         figures |= {"items": len(log.catalog), "epochs": len(fitted.history), "best epoch": fitted.best_epoch}
         figures |= {"seconds": sum(row["seconds"] for row in fitted.history)}
         figures |= {"slots of new hits": float(np.isin(card.users["top"].to_numpy(), self.new_hits).mean())}
@@ -151,7 +160,13 @@ class Job:
         of_hits = np.isin(log.train.items, self.new_hits) & ~log.fraudsters[log.train.users()]
         down = guard.weights.turned_down(log.train)[of_hits]
         figures |= {"new hits": len(self.new_hits), "new hits turned down": float(down.mean()) if len(down) else None}
-        return figures | {"reliability": reliability(guard, log, poison)}
+        figures |= {"users Brier": float(((guard.suspicion - log.fraudsters) ** 2).mean())}
+        figures |= {"users Brier of the share": float(log.fraudsters.mean() * (1 - log.fraudsters.mean()))}
+        figures |= {"users reliability": reliability(guard.suspicion, log.fraudsters)}
+        fake = log.fraudsters[log.train.users()]
+        lies = fake & np.isin(log.train.items, poison.targets)
+        either = lies | ~fake  # fakes' fillers are neither
+        return figures | {"reliability": reliability(guard.interactions[either], lies[either])}
 
 
 def new_hits(split: lorec.Split) -> np.ndarray:
@@ -171,14 +186,11 @@ def new_hits(split: lorec.Split) -> np.ndarray:
 BINS = (0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1.01)
 
 
-def reliability(guard, log: lorec.Split, poison: lorec.Poison) -> list[list[float]]:
-    """For each bin of p: interactions, the sum of their p, and how many are lies. Fakes' fillers are neither."""
-    fake = log.fraudsters[log.train.users()]
-    lies = fake & np.isin(log.train.items, poison.targets)
-    p, lies = guard.interactions[lies | ~fake], lies[lies | ~fake]
+def reliability(p: np.ndarray, true: np.ndarray) -> list[list[float]]:
+    """For each bin of p: how many, the sum of their p, and of how many it is true."""
     place = np.digitize(p, BINS) - 1
     return [
-        [int((place == n).sum()), float(p[place == n].sum()), int(lies[place == n].sum())] for n in range(len(BINS) - 1)
+        [int((place == n).sum()), float(p[place == n].sum()), int(true[place == n].sum())] for n in range(len(BINS) - 1)
     ]
 
 
@@ -230,7 +242,6 @@ SHOWN = {
     "HR@10": "HR@10", "HR@10 change": "against clean, %", "T-HR@50": "T-HR@50", "success removed": "success removed",
     "ROC-AUC": "AUC users", "recall@1%": "recall, worst 1 %", "interactions ROC-AUC": "AUC interactions",
     "interactions recall": "lies turned down", "genuine interactions turned down": "genuine turned down",
-    "genuine turned down": "genuine accused", "seconds": "seconds",
 }  # fmt: skip
 
 
@@ -243,7 +254,8 @@ def tables(rows: list[dict]) -> str:
         parts.append(f"## {data}, {backbone}, items by {items}, texts by {encoder}, {100 * share:g} % fraudsters")
         of_parts = [row for row in these if row["arm"].startswith("part: ")]
         parts += [trained([row for row in these if row not in of_parts]), harm(these), taken_out(of_parts)]
-        parts.append(calibrated([row for row in of_parts if row["arm"] == "part: whole"]))
+        told = [row for row in of_parts if row["arm"] in ("part: whole", "part: clean log")]
+        parts += [accused(told), calibrated(told, "reliability"), calibrated(told, "users reliability")]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -278,23 +290,22 @@ def trained(rows: list[dict]) -> str:
     return "\n".join(made) if made[2:] else ""
 
 
-TENTHS = {"1 to 5": slice(0, 5), "6 to 8": slice(5, 8), "9": slice(8, 9), "10": slice(9, 10)}
-
-
 def harm(rows: list[dict]) -> str:
     """Who is shown and hit, in tenths of the catalogue from the least popular on; means of runs."""
-    told = [row for row in rows if "by popularity" in row]
-    both = [f"{name} {part}" for name in ("slots, % in", "hits in") for part in TENTHS] + ["slots, % of new hits"]
-    made = [f"| arm | runs | {' | '.join(both)} |", f"| --- | ---: |{' ---: |' * len(both)}"]
-    for arm in ARMS:
-        if these := [row["by popularity"] for row in told if row["arm"] == arm]:
-            slots, hits = (np.mean([one[name] for one in these], axis=0) for name in ("slots", "hits"))
-            cells = [f"{100 * slots[part].sum():.2f}" for part in TENTHS.values()]
-            cells += [f"{hits[part].sum():.0f}" for part in TENTHS.values()]
-            of_new = [row["slots of new hits"] for row in told if row["arm"] == arm and "slots of new hits" in row]
-            cells.append(f"{100 * np.mean(of_new):.2f} ({len(of_new)})" if of_new else "")
-            made.append(f"| {arm} | {len(these)} | {' | '.join(cells)} |")
-    return "\n".join(made) if told else ""
+    told = [row for row in rows if "by popularity" in row and row["arm"] not in LESS]
+    tables = []
+    for what, form in (("slots", "% of the first ten places"), ("hits", "test items among them")):
+        made = [f"| {form}, by tenth | {' | '.join(map(str, range(1, 11)))} | new hits | runs |"]
+        made.append(f"| --- |{' ---: |' * 12}")
+        for arm in ARMS:
+            if these := [row for row in told if row["arm"] == arm]:
+                mean = np.mean([row["by popularity"][what] for row in these], axis=0)
+                cells = [f"{100 * one:.2f}" if what == "slots" else f"{one:.0f}" for one in mean]
+                of_new = [row["slots of new hits"] for row in these if what == "slots" and "slots of new hits" in row]
+                cells.append(f"{100 * np.mean(of_new):.2f} ({len(of_new)})" if of_new else "")
+                made.append(f"| {arm} | {' | '.join(cells)} | {len(these)} |")
+        tables.append("\n".join(made))
+    return "\n\n".join(tables) if told else ""
 
 
 OF_PARTS = ("ROC-AUC", "recall@1%", "interactions ROC-AUC", "interactions recall", "genuine interactions turned down")
@@ -321,15 +332,37 @@ def taken_out(rows: list[dict]) -> str:
     return "\n".join(made) if rows else ""
 
 
-def calibrated(rows: list[dict]) -> str:
-    """Said and found, bin by bin."""
-    if not (told := [row["reliability"] for row in rows if "reliability" in row]):
-        return ""
-    made = ["| p of an interaction | interactions | mean p | lies among them |", "| --- | ---: | ---: | ---: |"]
-    for low, high, (n, said, lies) in zip(BINS[:-1], BINS[1:], np.sum(told, axis=0), strict=True):
-        if n:
-            made.append(f"| {low} to {min(high, 1)} | {n:,.0f} | {said / n:.4f} | {lies / n:.4f} |")
-    return "\n".join(made)
+def accused(rows: list[dict]) -> str:
+    """Users: how many are accused without reason, and whether their likelihoods are worth anything; means of runs."""
+    rows = [row for row in rows if "users Brier" in row]
+    made = ["| users | genuine accused | fraudsters accused | sum of p | fraudsters | Brier over knowing their share |"]
+    made.append(f"| --- |{' ---: |' * 5}")
+    for kind, arm in itertools.product(KINDS | MORE, ("part: whole", "part: clean log")):
+        if not (these := [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]):
+            continue
+        _, said, bad = np.mean([np.sum(row["users reliability"], axis=0) for row in these], axis=0)
+        innocent = np.mean([row["genuine turned down"] for row in these])
+        cells = [f"clean log, {kind} not known" if not bad else kind, f"{innocent:.4f}", "", f"{said:.0f}", "", ""]
+        if bad:
+            ratio = np.mean([row["users Brier"] / row["users Brier of the share"] for row in these])
+            cells[2:] = [f"{np.mean([row['recall'] for row in these]):.3f}", cells[3], f"{bad:.0f}", f"{ratio:.2f}"]
+        made.append(f"| {' | '.join(cells)} |")
+    return "\n".join(made) if rows else ""
+
+
+def calibrated(rows: list[dict], what: str) -> str:
+    """Said and found, bin by bin, for each kind."""
+    rows = [row for row in rows if what in row and row["arm"] == "part: whole"]
+    kinds = [kind for kind in KINDS | MORE if any(row["kind"] == kind for row in rows)]
+    told = {kind: np.sum([row[what] for row in rows if row["kind"] == kind], axis=0) for kind in kinds}
+    which = "a user" if what.startswith("users") else "an interaction"
+    made = [f"| p of {which}: how many, mean p, share of which it is true | {' | '.join(kinds)} |"]
+    made.append(f"| --- |{' ---: |' * len(kinds)}")
+    for place, (low, high) in enumerate(itertools.pairwise(BINS)):
+        found = [told[kind][place] for kind in kinds]
+        cells = [f"{n:,.0f}, {said / n:.4f}, {true / n:.4f}" if n else "" for n, said, true in found]
+        made.append(f"| {low} to {min(high, 1)} | {' | '.join(cells)} |")
+    return "\n".join(made) if rows else ""
 
 
 def cell(values: list[float], name: str) -> str:
