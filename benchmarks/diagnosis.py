@@ -1,10 +1,13 @@
 """Why the published calibrator fails on short histories: what it sees, epoch by epoch, under several conditions.
 
-LOREC_DATA=... python benchmarks/diagnosis.py amazon-beauty bandwagon --epochs 20 --out runs/diagnosis.jsonl
+LOREC_DATA=... python benchmarks/diagnosis.py amazon-beauty bandwagon --epochs 30 --out runs/diagnosis.jsonl
+               python benchmarks/diagnosis.py --table runs/diagnosis.jsonl
 
 A recommender trains undefended; at every epoch a calibrator for each condition learns from its states (two passes, as
-published). "shadow": from the states of a second recommender that trains on the log and the known fakes;
-"cross-fitted": of a user, from those of a recommender that trained on the other half of all users and known fakes.
+published, but that users' views are pooled texts). With --draws 3 three calibrators for each condition, which begin and
+learn in orders of their own: how far chance goes. "shadow": from the states of a second recommender that trains on the
+log and the known fakes; "cross-fitted": of a user, from those of a recommender that trained on the other half of all
+users and known fakes.
 
 Told of each: the ROC-AUC of p between genuine users and fraudsters, and between genuine users and known fakes; the
 same of the best linear view of z_u, fitted with labels on one half and judged on the other (what could be seen);
@@ -13,6 +16,7 @@ quartiles of p for the three kinds of users; the share of users above the mean, 
 
 import argparse
 import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -48,9 +52,7 @@ class Viewing(Calibrator):
 
     def forward(self, steps: torch.Tensor, padding: torch.Tensor, views: torch.Tensor) -> tuple:
         """Logits [B], and nothing to align."""
-        z = self.summary(steps, padding) + F.gelu(self.view(views))
-        hidden = F.dropout(self.norm_hidden(self.hidden(z)), self.dropout, self.training)
-        return self.norm_out(self.out(F.gelu(hidden)))[:, 0], None
+        return self.head(self.summary(steps, padding) + F.gelu(self.view(views))), None
 
 
 CALIBRATORS = {"padding attended": Unmasked, "view when scoring": Viewing}
@@ -75,8 +77,8 @@ class Model:
 class Condition:
     """A calibrator, what it is told, and the recommenders whose states it reads: [0] for users of even number."""
 
-    def __init__(self, name: str, log: lorec.Sequences, known, text: lorec.TextVectors, recommender, seed: int) -> None:
-        self.name = name
+    def __init__(self, name: str, log: lorec.Sequences, known, text: lorec.TextVectors, recommender, seed) -> None:
+        self.name, self.draw = name, seed[1]
         sight = lorec.Sight(log, recommender.n_items, text, known, np.random.default_rng(seed))
         self.guard = lorec.LoRecPaper(view="pooled").start(recommender, sight)
         if name in CALIBRATORS:
@@ -133,15 +135,21 @@ def probe(good: np.ndarray, bad: np.ndarray) -> float:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("data")
-    asked.add_argument("kind", choices=sorted(KINDS))
+    asked.add_argument("data", nargs="?")
+    asked.add_argument("kind", nargs="?", choices=sorted(KINDS))
     asked.add_argument("--seed", type=int, default=11)
     asked.add_argument("--epochs", type=int, default=20)
     asked.add_argument("--freeze", type=int, default=3, help="after which epoch the frozen recommender stops")
     asked.add_argument("--conditions", nargs="+", default=list(CONDITIONS), choices=CONDITIONS)
+    asked.add_argument("--draws", type=int, default=1, help="calibrators of each condition")
+    asked.add_argument("--first-draw", type=int, default=0)
     asked.add_argument("--threads", type=int)
-    asked.add_argument("--out", type=Path, required=True)
+    asked.add_argument("--out", type=Path, default=Path("runs/diagnosis.jsonl"))
+    asked.add_argument("--table", type=Path, help="only write the table of this file")
     it = asked.parse_args()
+    if it.table:
+        print(table([json.loads(line) for line in it.table.read_text().splitlines()]))
+        return
     if it.threads:
         torch.set_num_threads(it.threads)
     print(machine())
@@ -153,10 +161,10 @@ def main() -> None:
     plain = Model(bad.train, n, it.seed)
     models: dict[str, list[Model]] = {"": [plain, plain]}
     conditions = []
-    for name in it.conditions:
+    for name, draw in itertools.product(it.conditions, range(it.first_draw, it.first_draw + it.draws)):
         known = lorec.known_fakes(bad, **told.get(name, {"without": it.kind}), rounds=1, seed=it.seed)
         log = bad.train.take(bad.genuine()) if name == "fraudsters not label 0" else bad.train
-        conditions.append(Condition(name, log, known, text, plain.recommender, it.seed))
+        conditions.append(Condition(name, log, known, text, plain.recommender, [it.seed, draw]))
         everyone = log.extended(known[0].profiles)
         if name == "shadow":
             shadow = Model(everyone, n, it.seed)
@@ -178,6 +186,7 @@ def main() -> None:
                 condition.learn(read_by)
             if epoch % 2 == 0 or epoch == 1:
                 row = {"data": it.data, "kind": it.kind, "seed": it.seed, "condition": condition.name, "epoch": epoch}
+                row |= {"draw": condition.draw}
                 row |= told_of(condition, read_by, bad)
                 with it.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
@@ -214,6 +223,33 @@ def told_of(condition: Condition, models: list[lorec.Recommender], bad: lorec.Sp
         "fraudsters": np.quantile(p_fraud, [0.05, 0.25, 0.5, 0.75, 0.95]).round(4).tolist(),
         "known fakes": np.quantile(p_known, [0.05, 0.25, 0.5, 0.75, 0.95]).round(4).tolist(),
     }
+
+
+def table(rows: list[dict]) -> str:
+    """A row for each condition and epoch: means of draws and, where there are several, the lowest and the highest."""
+    figures = ("AUC of fraudsters", "AUC of known fakes", "z: AUC of fraudsters, with labels",
+               "z: AUC of known fakes, with labels", "above the mean")  # fmt: skip
+    people = ("genuine", "fraudsters", "known fakes")
+    head = [*figures, *(f"p of {who}: 5, 25, 50, 75, 95 %" for who in people)]
+    made = [f"| condition | epoch | {' | '.join(head)} |", f"| --- | ---: |{' ---: |' * len(head)}"]
+    worlds = dict.fromkeys((row["data"], row["kind"], row["seed"]) for row in rows)
+    parts = []
+    for world in worlds:
+        mine = [row for row in rows if (row["data"], row["kind"], row["seed"]) == world]
+        body = []
+        for condition, epoch in sorted(
+            {(row["condition"], row["epoch"]) for row in mine}, key=lambda one: (CONDITIONS.index(one[0]), one[1])
+        ):
+            these = [row for row in mine if (row["condition"], row["epoch"]) == (condition, epoch)]
+            cells = []
+            for name in figures:
+                values = [row[name] for row in these]
+                apart = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+                cells.append(f"{np.mean(values):.2f}{apart}")
+            cells += [", ".join(f"{one:.3f}" for one in np.mean([row[who] for row in these], axis=0)) for who in people]
+            body.append(f"| {condition} | {epoch} | {' | '.join(cells)} |")
+        parts.append("\n".join([f"{world[0]}, {world[1]}, seed {world[2]}:\n", *made, *body]))
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
