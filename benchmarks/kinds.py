@@ -277,7 +277,7 @@ def trained(rows: list[dict]) -> str:
     """What was trained and judged: a row for each kind and arm."""
     for row in rows:
         same = {other["arm"]: other for other in rows if (other["seed"], other["kind"]) == (row["seed"], row["kind"])}
-        if row["arm"] not in ("clean", "none") and {"clean", "none"} <= set(same):
+        if row["arm"] not in ("clean", "none", CLEAN_LOG) and {"clean", "none"} <= set(same):
             removed = lorec.success_removed(same["clean"], same["none"], row, 50, row["items"])
             row |= {} if removed is None else {"success removed": removed}
         if row["arm"] != "clean" and "clean" in same:
@@ -368,11 +368,9 @@ def calibrated(rows: list[dict], what: str) -> str:
 def cell(values: list[float], name: str) -> str:
     if not values:
         return ""
-    digits = 0 if name == "seconds" else 1 if "change" in name else 4 if "HR" in name or "genuine" in name else 3
+    digits = 1 if "change" in name else 4 if "HR" in name or "genuine" in name else 3
     mean, _, high = interval(values)
-    if len(values) < 2 or name == "seconds":
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {high - mean:.{digits}f}"
+    return f"{mean:.{digits}f}" + (f" ± {high - mean:.{digits}f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
