@@ -26,6 +26,7 @@ import lorec
 from lorec.comparison import interval
 from lorec.evaluation import by_popularity
 from lorec.experiment import detected
+from lorec.figures import title_of, written
 from lorec.text import Random as RandomText
 
 KINDS = {"random": lorec.Random, "bandwagon": lorec.Bandwagon, "segment": lorec.Segment, "replace": lorec.Replace}
@@ -238,11 +239,11 @@ KEY = ("data", "backbone", "item kind", "encoder", "share", "seed", "kind", "arm
 """What tells one row from another."""
 WORLD = KEY[:5]
 """What rows of one table share."""
-SHOWN = {
-    "HR@10": "HR@10", "HR@10 change": "against clean, %", "T-HR@50": "T-HR@50", "success removed": "success removed",
-    "ROC-AUC": "AUC users", "recall@1%": "recall, worst 1 %", "interactions ROC-AUC": "AUC interactions",
-    "interactions recall": "lies turned down", "genuine interactions turned down": "genuine turned down",
-}  # fmt: skip
+CHANGE = "HR@10 change, %"
+SHOWN = (
+    "HR@10", CHANGE, "T-HR@50", "success removed", "ROC-AUC", "recall@1%", "interactions ROC-AUC",
+    "interactions recall", "genuine interactions turned down",
+)  # fmt: skip
 
 
 def tables(rows: list[dict]) -> str:
@@ -281,8 +282,11 @@ def trained(rows: list[dict]) -> str:
             removed = lorec.success_removed(same["clean"], same["none"], row, 50, row["items"])
             row |= {} if removed is None else {"success removed": removed}
         if row["arm"] != "clean" and "clean" in same:
-            row["HR@10 change"] = 100 * (row["HR@10"] / same["clean"]["HR@10"] - 1)
-    made = [f"| kind | arm | seeds | {' | '.join(SHOWN.values())} |", f"| --- | --- | --- |{' ---: |' * len(SHOWN)}"]
+            row[CHANGE] = 100 * (row["HR@10"] / same["clean"]["HR@10"] - 1)
+    made = [
+        f"| kind | arm | seeds | {' | '.join(map(title_of, SHOWN))} |",
+        f"| --- | --- | --- |{' ---: |' * len(SHOWN)}",
+    ]
     for kind, arm in itertools.product(KINDS | MORE, ARMS):
         if these := [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]:
             cells = [cell([row[name] for row in these if name in row], name) for name in SHOWN]
@@ -325,7 +329,7 @@ def taken_out(rows: list[dict]) -> str:
         for kind in kinds:
             these = [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]
             means = ((name, np.mean([row[name] for row in these])) for name in OF_PARTS if these and name in these[0])
-            said = ", ".join(f"{mean:{'.4f' if 'genuine' in name else '.3f'}}" for name, mean in means)
+            said = ", ".join(written(name, mean) for name, mean in means)
             hits = [one for row in these if (one := row.get("new hits turned down")) is not None]
             cells.append(said + (f" ({np.mean(hits):.3f})" if hits else ""))
         made.append(f"| {arm.removeprefix('part: ')} | {' | '.join(cells)} |")
@@ -366,11 +370,11 @@ def calibrated(rows: list[dict], what: str) -> str:
 
 
 def cell(values: list[float], name: str) -> str:
+    """The mean, with half an interval where there are several."""
     if not values:
         return ""
-    digits = 1 if "change" in name else 4 if "HR" in name or "genuine" in name else 3
     mean, _, high = interval(values)
-    return f"{mean:.{digits}f}" + (f" ± {high - mean:.{digits}f}" if len(values) > 1 else "")
+    return written(name, mean) + (f" ± {written(name, high - mean)}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -6,17 +6,12 @@ python benchmarks/tables.py runs/a runs/b > tables.md
 import sys
 
 import lorec
+from lorec.figures import title_of, written
 
 ROWS = (
     "HR@10", "NDCG@10", "T-HR@50", "target rank", "success removed", "ROC-AUC", "PR-AUC", "F1", "recall@1%",
     "weight genuine", "weight fraudsters", "genuine turned down", "best epoch", "seconds an epoch",
 )  # fmt: skip
-
-
-def cell(name: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1f}" if name in ("target rank", "best epoch", "seconds an epoch") else f"{value:.4f}"
 
 
 def main() -> None:
@@ -30,7 +25,9 @@ def main() -> None:
         print(f"| | {' | '.join(columns)} |")
         print(f"| --- |{' ---: |' * len(columns)}")
         for name in ROWS:
-            print(f"| {name} | {' | '.join(cell(name, metrics.get(name)) for metrics in columns.values())} |")
+            print(
+                f"| {title_of(name)} | {' | '.join(written(name, metrics.get(name)) for metrics in columns.values())} |"
+            )
         print()
         for note in run.scorecard["notes"]:
             print(f"- {note}")

@@ -446,9 +446,10 @@ class TestGuard:
 
 
 @pytest.mark.parametrize(
-    ("world", "attack"), [(0, Random(share=0.02)), (1, Segment(share=0.02)), (0, Replace(share=0.02))]
+    ("world", "attack", "able"),
+    [(0, Random(share=0.02), 0.95), (1, Segment(share=0.02), 0.9), (0, Replace(share=0.02), 0.95)],
 )
-def test_works_on_short_histories_where_the_paper_fails(world, attack):
+def test_works_on_short_histories_where_the_paper_fails(world, attack, able):
     poison, bad, known = poisoned(leave_two_out(shop(seed=world)), attack)
     text = TextVectors(bad.catalog, Hash(dim=64))
     training = Training(epochs=24, patience=24, tokens=1024, learning_rate=3e-3)
@@ -459,7 +460,7 @@ def test_works_on_short_histories_where_the_paper_fails(world, attack):
         exposed[name] = evaluate(fitted.recommender, bad, targets=poison.targets, exposures=(10,)).metrics
         if fitted.guard.suspicion is not None:
             found[name] = detection(fitted.guard.suspicion, fitted.guard.flagged, bad.fraudsters)["ROC-AUC"]
-    assert found["LoRec"] > 0.9
+    assert found["LoRec"] > able
     assert found["LoRecPaper"] < 0.7
     assert exposed["LoRec"]["T-HR@10"] < 0.2 * exposed["Undefended"]["T-HR@10"]
     assert exposed["LoRecPaper"]["T-HR@10"] > 0.8 * exposed["Undefended"]["T-HR@10"]

@@ -535,7 +535,7 @@ def recommend(
         return
     found = recommender.recommend(log, catalog, k, users=users, seen=seen, without=hidden)
     if as_json:
-        print(json.dumps(found.to_dicts(), indent=2, default=str))
+        print(json.dumps(found.to_dicts(), indent=2))
         return
     rows = ([*row[:4], f"{row[4]:.3f}", row[5]] for row in found.iter_rows())
     show_rows(["user", "rank", "item", "title", "score", "by"], rows)
