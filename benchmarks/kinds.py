@@ -32,9 +32,11 @@ from lorec.text import Random as RandomText
 KINDS = {"random": lorec.Random, "bandwagon": lorec.Bandwagon, "segment": lorec.Segment, "replace": lorec.Replace}
 MORE = {
     "covisit": lorec.CoVisit, "llm": lorec.LLM, "dp": lorec.DP, "rev": lorec.Rev, "gradient": lorec.Gradient,
-    "adaptive": lorec.Adaptive,
+    "adaptive": lorec.Adaptive, "disguise": functools.partial(lorec.Segment, by="text", segment=200, stray=0.0),
 }  # fmt: skip
-"""Kinds that LoRec knows none of: asked for by name."""
+"""Kinds that LoRec knows none of, and a segment of the titles nearest to its target: asked for by name."""
+HELD_OUT = {"disguise": "segment"}
+"""The kind that is judged, by its name among the known ones, where it is another."""
 BACKBONES = {"sasrec": lorec.SASRec, "gru4rec": lorec.GRU4Rec, "fmlp": lorec.FMLP}
 ENCODERS = {"minilm": lorec.MiniLM, "hash": lorec.Hash, "random": RandomText}
 PARTS = {
@@ -47,13 +49,14 @@ PARTS = {
     "without profile": {"profile": 0.0},
     "without association": {"association": 0.0},
     "without contradiction": {"contradiction": 0.0},
+    "with camouflage": {"camouflage": 5.0},
     "without text": {"sources": ("log",)},
     "without log": {"sources": ("text",)},
 }
 
 CLEAN_LOG = "lorec on the clean log"
-LESS = [f"lorec {name}" for name in PARTS if name != "whole"]
-ARMS = ("clean", "none", "oracle", "lorec", "lorec-paper", CLEAN_LOG, *LESS)
+CHANGED = [f"lorec {name}" for name in PARTS if name != "whole"]
+ARMS = ("clean", "none", "oracle", "lorec", "lorec-paper", CLEAN_LOG, *CHANGED)
 
 
 def read(name: str, seed: int) -> lorec.Split:
@@ -92,21 +95,20 @@ class Job:
             attack = (KINDS | MORE)[kind](share=share)
             poison = lorec.forge(attack, self.split, targets=5, seed=self.seed, text=self.text)
             bad = lorec.inject(self.split, poison, seed=self.seed)
-            return poison, bad, lorec.known_fakes(bad, without=kind, seed=self.seed)
+            return poison, bad, self.known(bad, kind)
 
         def trained(name: str):
             poison, bad, known = world()
             if name == "clean":
                 return self.judged(self.of_clean(), self.split, poison)
             if name == CLEAN_LOG:
-                fakes = lorec.known_fakes(self.split, without=kind, seed=self.seed)
-                return self.judged(self.fit(self.split, lorec.LoRec(), fakes), self.split, poison)
+                return self.judged(self.fit(self.split, lorec.LoRec(), self.known(self.split, kind)), self.split, poison)
             defenses = {
                 "none": lambda: None, "oracle": lambda: lorec.Oracle().reveal(bad.fraudsters), "lorec": lorec.LoRec,
                 "lorec-paper": lambda: lorec.LoRecPaper(view="pooled"),
             }  # fmt: skip
-            less = PARTS.get(name.removeprefix("lorec "))
-            defense = defenses[name]() if less is None else dataclasses.replace(lorec.LoRec(), **less)
+            changed = PARTS.get(name.removeprefix("lorec "))
+            defense = defenses[name]() if changed is None else dataclasses.replace(lorec.LoRec(), **changed)
             return self.judged(self.fit(bad, defense, known), bad, poison)
 
         if self.it.parts is not None:
@@ -115,6 +117,10 @@ class Job:
             return
         names = self.it.arms or ["clean", "none", "oracle", "lorec", *(["lorec-paper"] if self.it.paper else [])]
         yield from ((name, functools.partial(trained, name)) for name in names)
+
+    def known(self, log: lorec.Split, kind: str):
+        """Fakes of every kind but the judged one."""
+        return lorec.known_fakes(log, without=HELD_OUT.get(kind, kind), seed=self.seed)
 
     def of_clean(self) -> lorec.Fit:
         """The clean model is the same for every kind."""
@@ -139,16 +145,16 @@ class Job:
             text = self.text if encoder == self.it.encoder else encoded(self.split, encoder)
             return self.seen(bad, known, poison, fields, text)
 
-        def clean() -> dict:
-            fakes = lorec.known_fakes(self.split, without=kind, seed=self.seed)
-            return self.seen(self.split, fakes, world()[0], {}, self.text)
+        def clean(fields: dict) -> dict:
+            return self.seen(self.split, self.known(self.split, kind), world()[0], fields, self.text)
 
         for name, fields in PARTS.items():
             yield f"part: {name}", functools.partial(seen, fields, self.it.encoder)
         for encoder in ENCODERS:
             if encoder != self.it.encoder:
                 yield f"part: encoder {encoder}", functools.partial(seen, {}, encoder)
-        yield "part: clean log", clean
+        yield "part: clean log", functools.partial(clean, {})
+        yield "part: clean log, with camouflage", functools.partial(clean, PARTS["with camouflage"])
 
     def seen(self, log: lorec.Split, known, poison: lorec.Poison, fields: dict, text: lorec.TextVectors) -> dict:
         """What LoRec with these fields turns down; no recommender is trained."""
@@ -296,7 +302,7 @@ def trained(rows: list[dict]) -> str:
 
 def harm(rows: list[dict]) -> str:
     """Who is shown and hit, in tenths of the catalogue from the least popular on; means of runs."""
-    told = [row for row in rows if "by popularity" in row and row["arm"] not in LESS]
+    told = [row for row in rows if "by popularity" in row and row["arm"] not in CHANGED]
     tables = []
     for what, form in (("slots", "% of the first ten places"), ("hits", "test items among them")):
         made = [f"| {form}, by tenth | {' | '.join(map(str, range(1, 11)))} | new hits | runs |"]
@@ -323,7 +329,8 @@ def taken_out(rows: list[dict]) -> str:
         "(in brackets, of new hits):\n",
         f"| LoRec | {' | '.join(kinds)} |", f"| --- |{' ---: |' * len(kinds)}",
     ]  # fmt: skip
-    arms = [f"part: {name}" for name in (*PARTS, *(f"encoder {name}" for name in ENCODERS), "clean log")]
+    encoders = (f"encoder {name}" for name in ENCODERS)
+    arms = [f"part: {name}" for name in (*PARTS, *encoders, "clean log", "clean log, with camouflage")]
     for arm in (arm for arm in arms if any(row["arm"] == arm for row in rows)):
         cells = []
         for kind in kinds:

@@ -281,9 +281,8 @@ def kinds() -> str:
         "what they say, and the commands: "
         "[measurements](measurements.md#lorec-on-evidence-on-kinds-that-it-never-knew).",
         "First of each log what was trained and judged: every arm as long, the best epoch by validation; means over "
-        "seeds with 95 % intervals, where there is one seed **nothing is resolved**; seconds are of epochs on one "
-        "thread beside other jobs, no measure of cost; figures are in the [glossary](glossary.md). Then who is shown "
-        "and hit, in tenths of the catalogue, 10 the most popular; new hits are the items that were first taken when "
+        "seeds with 95 % intervals, where there is one seed **nothing is resolved**; figures are in the "
+        "[glossary](glossary.md). Then who is shown and hit, in tenths of the catalogue, 10 the most popular; new hits are the items that were first taken when "
         "four fifths of the log were over and yet are in its most popular tenth (Beauty has 79, Games 74, MovieLens-1M "
         "and the groceries none). Then what LoRec sees, without training, when a part of it is taken out, when texts "
         "are vectors of another encoder, and on the log without fraudsters. Last whether its likelihoods of "

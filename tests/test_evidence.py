@@ -357,6 +357,9 @@ class TestWhatItSees:
             assert found.intrusion[item] == pytest.approx(incoherence - 0.3 * scatter)
             assert found.contradiction[item] == pytest.approx(collusion + incoherence + scatter / 2)
             assert found.copying[item] == pytest.approx(max(found.measures["doubles"][item] - 2, 0))
+            hidden = 3 * mean(item, {"text kinship": 1, "kinship share": -1, "excess": 1}) if vectors else 0
+            assert found.camouflage[item] == pytest.approx(max(hidden, 0))
+        assert (found.camouflage > 0).any() == vectors
         # Only the odd side of most measures counts, both sides of fit and strangers; the crowd is cut at 4, no item is.
         names = [name for name in odd if name in found.measures]
         sides = {name: found.measures[name][told] for name in names}

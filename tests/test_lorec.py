@@ -327,6 +327,29 @@ class TestGuard:
             alone = LoRec(**off, incoherence=1, budget=budget, intruders=intruders)
             assert 0 < (decided(bad, known, alone).weights.events < 1).mean() <= budget + intruders
 
+    @pytest.mark.parametrize("world", [0, 1])
+    def test_a_crowd_among_titles_that_look_alike_is_seen_on_request(self, world):
+        """What reads alike here is taken together by nobody else, as the titles have nothing to do with tastes."""
+        town = leave_two_out(shop(seed=world))
+        items = town.catalog.items.with_columns(pl.col("title").sample(fraction=1, shuffle=True, seed=0))
+        town = replace(town, catalog=replace(town.catalog, items=items))
+        crowd = Segment(by="text", segment=60, stray=0.0, share=0.02)
+        poison = forge(crowd, town, 5, seed=6, text=TextVectors(town.catalog, Hash(dim=64)))
+        bad = inject(town, poison, seed=6)
+        known, users = known_fakes(bad, without="segment", share=0.02, seed=6), bad.train.users()
+        lies, honest = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets), ~bad.fraudsters[users]
+        by_default = 1 - decided(bad, known).weights.events
+        asked = 1 - decided(bad, known, LoRec(camouflage=5, disguises=0.05)).weights.events
+        assert by_default[lies].mean() <= 0.2
+        assert asked[lies].mean() == 1
+        assert asked[honest].mean() - by_default[honest].mean() < 0.01
+        off = dict.fromkeys((view for view in VIEWS if view != "camouflage"), 0.0)
+        for share in (0.003, 0.006):
+            alone = decided(bad, known, LoRec(**off, camouflage=1, disguises=share)).weights.events
+            assert 0.5 * share < (alone < 1).mean() <= share
+        (said,) = decided(bad, known, LoRec(**off, camouflage=5, sources=("log",))).notes
+        assert said == "the view camouflage says nothing: known fakes do not stand out by it"
+
     def test_a_part_of_its_budget_is_for_items_whose_holders_are_each_of_one_piece(self, town):
         """Of items that fail incoherence alike, those come first."""
         _, bad, known = poisoned(town, Replace(share=0.02))
@@ -437,6 +460,7 @@ class TestGuard:
             {"budget": 0.0},
             {"intruders": -0.1},
             {"silence": 1.5},
+            {"disguises": 0.0},
             {"threshold": -0.1},
             {"surprise": 0.5},
             dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "profile", "contradiction"), 0.0),

@@ -1,11 +1,11 @@
 """What a log and its texts say about every item: does it keep the company that its popularity leads one to expect?
 
-A pushed item was put into its holders' histories by one hand, and that shows in one of five ways. Its holders share
+A pushed item was put into its holders' histories by one hand, and that shows in one of six ways. Its holders share
 more than the rest of the world's view of their choices explains (`collusion`: profiles made to one pattern). Or they
 are a random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or a little of
 both, in histories that don't hang together either (`contradiction`: people of one taste share much and go well
 together, a crowd does neither, so the sum is steady). Or they are doubles of people who lack the item (`copying`: whose
-histories were those). Or the item lies far from the crowd in some other way (`surprise`). All are measured against
+histories were those). Or they hold what reads alike and nobody else takes together (`camouflage`). Or the item lies far from the crowd in some other way (`surprise`). All are measured against
 items of like popularity and without a label, and none moves when a recommender's weights do.
 
 The measures are counts of the log and cosines of text vectors. Whatever asks how two items go together leaves out the
@@ -52,6 +52,10 @@ INNOCENT = {
 The other two, `fit` and `strangers`, tell lies on either side: too well at home in a strange crowd, or not at all.
 """
 
+CAMOUFLAGE = {"text kinship": 1, "kinship share": -1, "excess": 1}
+"""What is high (-1: low) where a crowd hides among titles that look alike: nobody else takes them together, and yet the
+item fits them."""
+
 COPYING = "doubles"
 """A view by itself: whoever copies histories takes care that all else looks as it should."""
 SCATTER = "scatter"
@@ -85,6 +89,8 @@ class Evidence:
     """[n]: the mean of `collusion`'s scores, incoherence, and half of the score of `scatter`."""
     copying: Floats
     """[n]: how nearly its holders are doubles of people who lack it: what a normal score has above `USUAL`."""
+    camouflage: Floats
+    """[n]: the sum of its scores, where that is above 0; 0 where one of them isn't measured."""
     surprise: Floats
     """[n]: the Mahalanobis distance from the crowd in all measures together, what speaks for an item left aside."""
 
@@ -748,11 +754,14 @@ class _Scale:
         away = _suspect(scores) - self.centre
         distances = np.where(told, np.sqrt(np.einsum("ij,ij->i", away @ self.inverse, away)), 0)
         copying = np.maximum(scores.get(COPYING, np.zeros(len(holders))) - USUAL, 0)
+        camouflage: Floats = np.zeros(len(holders))
+        if CAMOUFLAGE.keys() <= scores.keys():
+            camouflage = np.maximum(len(CAMOUFLAGE) * _mean_of(scores, CAMOUFLAGE), 0)
         collusion, incoherence = _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE)
         scatter, evenness = (_mean_of(scores, {name: 1}) for name in (SCATTER, EVENNESS))
         return Evidence(
             scores, collusion + np.maximum(evenness, 0) / 2, incoherence, incoherence - 0.3 * scatter,
-            collusion + incoherence + scatter / 2, copying, distances,
+            collusion + incoherence + scatter / 2, copying, camouflage, distances,
         )  # fmt: skip
 
 

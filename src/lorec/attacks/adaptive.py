@@ -19,7 +19,8 @@ KINDS: dict[Kind, type] = {
     "random": Random, "bandwagon": Bandwagon, "segment": Segment, "covisit": CoVisit, "replace": Replace
 }  # fmt: skip
 MEASURED = ("collusion", "incoherence", "contradiction", "copying", "surprise")
-"""The views of LoRec that nothing is learned for; `profile` and `association` are learned, and not counted here."""
+"""The views of LoRec's default that nothing is learned for; `profile` and `association` are learned, and not counted.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
