@@ -102,7 +102,8 @@ class Job:
             if name == "clean":
                 return self.judged(self.of_clean(), self.split, poison)
             if name == CLEAN_LOG:
-                return self.judged(self.fit(self.split, lorec.LoRec(), self.known(self.split, kind)), self.split, poison)
+                fitted = self.fit(self.split, lorec.LoRec(), self.known(self.split, kind))
+                return self.judged(fitted, self.split, poison)
             defenses = {
                 "none": lambda: None, "oracle": lambda: lorec.Oracle().reveal(bad.fraudsters), "lorec": lorec.LoRec,
                 "lorec-paper": lambda: lorec.LoRecPaper(view="pooled"),

@@ -1,12 +1,13 @@
 """What a log and its texts say about every item: does it keep the company that its popularity leads one to expect?
 
-A pushed item was put into its holders' histories by one hand, and that shows in one of six ways. Its holders share
-more than the rest of the world's view of their choices explains (`collusion`: profiles made to one pattern). Or they
-are a random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or a little of
-both, in histories that don't hang together either (`contradiction`: people of one taste share much and go well
-together, a crowd does neither, so the sum is steady). Or they are doubles of people who lack the item (`copying`: whose
-histories were those). Or they hold what reads alike and nobody else takes together (`camouflage`). Or the item lies far from the crowd in some other way (`surprise`). All are measured against
-items of like popularity and without a label, and none moves when a recommender's weights do.
+A pushed item was put into its holders' histories by one hand, and that shows in one of six ways. Its holders share more
+than the rest of the world's view of their choices explains (`collusion`: profiles made to one pattern). Or they are a
+random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or a little of both,
+in histories that don't hang together either (`contradiction`: people of one taste share much and go well together, a
+crowd does neither, so the sum is steady). Or they are doubles of people who lack the item (`copying`: whose histories
+were those). Or they hold what reads alike and nobody else takes together (`camouflage`). Or the item lies far from the
+crowd in some other way (`surprise`). All are measured against items of like popularity and without a label, and none
+moves when a recommender's weights do.
 
 The measures are counts of the log and cosines of text vectors. Whatever asks how two items go together leaves out the
 interaction that asks (`leave one out`), and what asks how two holders of an item go together leaves out everybody who

@@ -6,9 +6,9 @@ asks what does not move when the recommender learns: does an item keep the compa
 expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Five views answer, `collusion`,
 `incoherence`, `contradiction`, `copying` and `surprise`; a sixth, `camouflage`, is there for the asking. Two more ask
 about an item's holders: `profile`, whether their histories look made, by the mix of popularities in them;
-`association`, whether they are suspects by what they hold besides. Each is calibrated on rounds of known fakes; a likelihood follows for every item, and so for every interaction
-and user. Where a view raises the odds of a lie enough, the item's interactions count nothing as what is to be
-predicted; they still stand in histories.
+`association`, whether they are suspects by what they hold besides. Each is calibrated on rounds of known fakes; a
+likelihood follows for every item, and so for every interaction and user. Where a view raises the odds of a lie enough,
+the item's interactions count nothing as what is to be predicted; they still stand in histories.
 
 Differences from the paper, and why: weights are per interaction (all of an item's alike), because in a copied history
 one step alone is the lie; known fakes are measured beside the log, as if they stood in it, so that known and real fakes
@@ -86,7 +86,8 @@ class LoRec:
     budget: float = 0.006
     """The share of all interactions that incoherence alone may turn down, the likeliest first.
 
-    But for camouflage the other views have none, as a large attack with targets in common makes more lies than any budget that spares.
+    But for camouflage the other views have none, as a large attack with targets in common makes more lies than any
+    budget that spares.
     """
     intruders: float = 0.001
     """The share that incoherence may turn down besides, first items whose holders are each of one piece and have
