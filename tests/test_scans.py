@@ -19,17 +19,27 @@ from lorec.attacks import Random, Segment, forge
 from lorec.cli import app
 from lorec.data import Dataset, Sequences, Weights, inject, leave_two_out, whole
 from lorec.defenses import WeightFile
-from lorec.detectors import Bursts, Copies, detect
+from lorec.detectors import Bursts, Copies, Suspicion, detect
 from lorec.detectors.reasons import percent, share_below
 from lorec.errors import ConfigError, DataError, RunError
 from lorec.evaluation import detection
 from lorec.evidence import bursts, doubles
 from lorec.files import load_state, save_state
-from lorec.scans import EVIDENCE, Findings, Model, read_verdicts, scan
-from lorec.scans.findings import TRAITS, by_chance, twins
-from lorec.scans.learning import alarm, campaigns
+from lorec.scans import (
+    EVIDENCE,
+    Findings,
+    Model,
+    _of_holders,
+    _shortened,
+    _turned_down,
+    _why_untold,
+    read_verdicts,
+    scan,
+)
+from lorec.scans.findings import TRAITS, by_chance, grouped, twins
+from lorec.scans.learning import alarm, campaigns, resolvable
 from lorec.sight import Sight
-from lorec.sources import oddities
+from lorec.sources import moment, oddities
 from lorec.terminal import show_findings
 from lorec.text import Hash, MiniLM
 
@@ -149,6 +159,28 @@ class TestFolder:
         assert again.figures["trials"] == 8
         assert any("earlier scan" in note for note in again.notes)
 
+    def test_trials_of_other_findings_do_not_stay(self, folder, market, tmp_path):
+        """Or a third scan would take them for those of the log that these findings are of."""
+        quick = {"encoder": Hash(), "kinds": KINDS}
+        scan(shop(users=300, seed=4), trials=2, folder=tmp_path / "one", **quick)
+        again = scan(market[0], like=folder, folder=tmp_path / "one", **quick)
+        assert again.figures["trials"] == 8
+        with pytest.raises(RunError, match="holds no trials"):
+            scan(market[0], like=tmp_path / "one", **quick)
+        assert len(list((folder / "trials").iterdir())) == 8
+
+    def test_an_old_verdict_does_not_outlive_its_tables(self, found, tmp_path, monkeypatch):
+        found.save(tmp_path)
+        (tmp_path / "report.html").write_text("of before")
+
+        def full(*_):
+            raise OSError("no space left")
+
+        monkeypatch.setattr("lorec.scans.findings.write_parquet", full)
+        with pytest.raises(OSError, match="no space"):
+            found.save(tmp_path)
+        assert not {"findings.json", "report.html"} & {one.name for one in tmp_path.iterdir()}
+
     def test_what_is_no_scan_is_refused(self, market, tmp_path):
         (tmp_path / "thesis.txt").write_text("years of work")
         with pytest.raises(RunError, match="something else than a scan"):
@@ -252,14 +284,80 @@ class TestVerdicts:
         again = scan(market[0], verdicts={name: False}, **options)
         assert again.users.filter(user_id=name)["suspicion"].item() == 0.0
 
-    def test_of_a_stranger_are_refused(self, market):
-        with pytest.raises(ConfigError, match="'nobody', who is not in the log"):
-            scan(market[0], encoder=Hash(), verdicts={"nobody": True})
+    def test_of_users_who_left_are_noted_and_of_none_who_is_there_refused(self, market, folder):
+        options = {"encoder": Hash(), "kinds": KINDS, "like": folder}
+        found = scan(market[0], verdicts={"nobody": True, "u0007": False, "gone": False}, **options)
+        (note,) = (one for one in found.notes if "verdicts" in one)
+        assert note.startswith("2 of 3 verdicts are about users who are not in this log")
+        assert found.asked["verdicts"] == 1
+        with pytest.raises(ConfigError, match="none of the 1 users of the verdicts is in the log, as 'nobody'"):
+            scan(market[0], verdicts={"nobody": True}, **options)
+
+    @pytest.mark.parametrize("heavy", [False, True])
+    def test_confirmed_users_who_have_nothing_to_do_with_each_other_push_nothing(self, heavy):
+        """Of thousands of items some are held by several of any hundred users, the more so where these take much."""
+        log, rng = whole(shop()), np.random.default_rng(0)
+        able = np.argsort(log.train.lengths)[-1500:] if heavy else np.arange(len(log))
+        alarms = 0
+        for count in (20, 80, 200, 400) * 10:
+            judged = np.full(len(log), -1)
+            judged[rng.choice(able, count, replace=False)] = 1
+            alarms += _of_holders(judged, log)[0].any()
+        assert alarms <= 2
+
+    def test_it_takes_three_confirmed_holders_far_more_than_others_and_than_chance(self):
+        """By hand: 1,000 users, ten of them confirmed; item 1 has three of these, 2 two, 3 is popular, 4 has a third."""
+        held = {
+            1: [*range(3), 100, 101],
+            2: [0, 1],
+            3: [*range(10), *range(200, 600)],
+            4: [*range(4), *range(700, 790)],
+        }
+        rows = [[item for item, users in held.items() if user in users] + [5 + user % 40] for user in range(1000)]
+        log = dataclasses.replace(whole(shop(users=1000, items=60)), train=Sequences.of(rows))
+        judged = np.where(np.arange(1000) < 10, 1, -1)
+        judged[101] = 0
+        pushing, cleared = _of_holders(judged, log)
+        assert pushing[1] == pytest.approx(3 / 5)
+        assert cleared[1] == pytest.approx(1 / 5)
+        assert not pushing[2:].any()
+        assert not cleared[2:5].any()
+
+    def test_what_a_reason_says_to_count_nothing_does(self, found, folder, market):
+        """However much of what a confirmed user took others have, too."""
+        lengths = found.users.sort("events", "user_id", descending=True)
+        much = lengths.filter(~pl.col("user_id").str.starts_with("injected-"))["user_id"][0]
+        again = scan(market[0], encoder=Hash(), kinds=KINDS, like=folder, verdicts={much: True, "u0007": False})
+        rows, checked = again.interactions(), 0
+        nothing = rows.filter(pl.col("weight") == 0).group_by("user_id").agg(pl.col("item_id").n_unique().alias("n"))
+        of_users = dict(nothing.iter_rows())
+        for user, reasons in again.users.select("user_id", "reasons").iter_rows():
+            if told := re.search(r"(\d+) of the \d+ items count nothing", reasons):
+                assert int(told[1]) == of_users[user]
+                checked += 1
+        assert checked > 5
+        # An item of theirs counts as before; what is turned down does so for all whom nobody judged.
+        others = rows.filter(~pl.col("user_id").is_in([much, "u0007"])).group_by("item_id").agg(pl.col("weight").mean())
+        told = again.items.join(others, on="item_id")
+        np.testing.assert_allclose(told["weight"], told["weight_right"], atol=1e-6)
+        assert (told["weight"] == 1).sum() > 0.9 * told.height
+
+    def test_an_interaction_is_as_suspicious_as_its_item_or_as_an_analyst_says(self, found, folder, market):
+        fakes = found.users.filter(pl.Series(hired(found)))["user_id"].to_list()
+        for judged in ({}, {fakes[0]: True, fakes[1]: False}):
+            one = scan(market[0], encoder=Hash(), kinds=KINDS, like=folder, verdicts=judged)
+            rows = one.interactions().join(one.items.select("item_id", of_item="suspicion"), on="item_id")
+            spoken = rows["user_id"].replace_strict(judged, default=None, return_dtype=pl.Float64)
+            wanted = pl.select(pl.coalesce(spoken, rows["of_item"])).to_series()
+            np.testing.assert_array_equal(rows["suspicion"], wanted)
+            assert rows["suspicion"].n_unique() > 100
 
     def test_a_file(self, tmp_path):
         path = tmp_path / "verdicts.csv"
         path.write_text("user,verdict\n007,fraud\n7,genuine\n")
         assert read_verdicts(path) == {"007": True, "7": False}
+        path.write_text("note, User_ID ,Verdict\nx,007,fraud\n")
+        assert read_verdicts(path) == {"007": True}
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -267,6 +365,7 @@ class TestVerdicts:
             ("user,verdict\na,fraud\nb,maybe\n", "line 3: 'b' is 'maybe'"),
             ("user,verdict\na,fraud\na,genuine\n", "line 3: 'a' is judged both ways"),
             ("who,what\na,fraud\n", "columns who, what"),
+            ("user,verdict\na,fraud\n,fraud\n", "line 3: 'fraud' is said of nobody"),
             ("", "can't be read"),
         ],
     )
@@ -300,7 +399,7 @@ class TestOddLogs:
     @pytest.mark.parametrize(
         ("titles", "items", "said"),
         [
-            (pl.lit(" "), pl.col("item"), "There are no titles"),
+            (pl.lit(" "), pl.col("item"), "The catalogue has the log's items and no title for any of them"),
             (pl.lit("A shop"), pl.col("item"), "items are called 'A shop': is that column a title?"),
             (pl.col("title"), pl.lit("sku") + pl.col("item"), "ids is in the log: it has ids like 'sku"),
         ],
@@ -315,7 +414,10 @@ class TestOddLogs:
         bare = Dataset("bare", market[0].interactions.drop("time"), market[0].items.with_columns(title=pl.lit(None)))
         found = scan(bare, kinds=KINDS, trials=3)
         assert set(market[1]) <= set(found.items.sort("suspicion", descending=True)["item_id"].head(25))
-        assert any("no titles" in note for note in found.notes)
+        (lost,) = (note for note in found.notes if "no title for any of them" in note)
+        assert "coherence" in lost
+        assert "adaptive" in lost
+        assert "adaptive" not in found.asked["kinds"]
         assert any("no time" in note for note in found.notes)
         assert not {"coherence", "bursts"} & set(found.users.columns)
         assert found.groups["first"].null_count() == found.groups.height
@@ -333,6 +435,31 @@ class TestOddLogs:
         found = scan(more, encoder=Hash(), kinds=KINDS, like=folder)
         assert any("1 users have more than 1,000" in note and "'robot' with 50.0%" in note for note in found.notes)
         assert found.users.filter(user_id="robot")["events"].item() == log.height
+
+    def test_of_a_long_history_the_newest_part_is_looked_at(self):
+        histories, notes = [[1, 2, 3]] * 60 + [list(range(1, 1202))], []
+        log = dataclasses.replace(whole(shop(users=61, items=60)), train=Sequences.of(histories))
+        short = _shortened(log, notes)
+        assert short.train[60].tolist() == list(range(202, 1202))
+        assert short.train[59].tolist() == [1, 2, 3]
+        assert "1 users have more than 1,000 interactions" in notes[0]
+
+    @pytest.mark.parametrize(("length", "told"), [(19, False), (21, True)])
+    def test_a_user_with_a_tenth_of_everything_is_told(self, length, told):
+        notes = []
+        log = whole(shop(users=61, items=60))
+        log = dataclasses.replace(log, train=Sequences.of([[1, 2, 3]] * 60 + [list(range(1, length + 1))]))
+        assert _shortened(log, notes) is log
+        assert [note.startswith("One user is much of the log") for note in notes] == [True] * told
+
+    @pytest.mark.parametrize("histories", [[[1]] * 80, [list(range(1, 26))] * 80])
+    def test_a_log_without_room_for_an_attack_says_what_it_takes(self, histories):
+        rows = [(f"u{user}", f"i{(item + user * (len(history) == 1)) % 25}", 0)
+                for user, history in enumerate(histories) for item in history]  # fmt: skip
+        log = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+        items = pl.DataFrame({"item": [f"i{n}" for n in range(25)], "title": [f"thing {n}" for n in range(25)]})
+        with pytest.raises(DataError, match="needs users who have two items or more, and not all of them"):
+            scan(Dataset("narrow", log, items), encoder=Hash(), trials=2)
 
     @pytest.mark.parametrize(("users", "items"), [(49, 60), (80, 19)])
     def test_a_log_that_is_too_small_says_how_small(self, users, items):
@@ -398,6 +525,17 @@ class TestCommand:
         assert "this replaced a scan in" in done.stderr
         assert "with another trials, seed" in done.stderr.replace("\n", " ")
         assert "2 trials are few" in done.stdout
+
+    def test_a_log_that_cannot_be_judged_passes_no_pipeline(self, tmp_path):
+        rng = np.random.default_rng(0)
+        rows = [(f"u{user}", f"i{item}") for user in range(60) for item in rng.choice(30, 6, replace=False)]
+        pl.DataFrame(rows, schema=["user", "item"], orient="row").write_csv(tmp_path / "log.csv")
+        asked = ["scan", str(tmp_path / "log.csv"), "--out", str(tmp_path / "out"), "--kinds", ",".join(KINDS)]
+        done = CliRunner().invoke(app, [*asked, "--trials", "4", "--json", "--fail-above", "0.5"])
+        assert json.loads(done.stdout)["can tell"] is False
+        assert done.exit_code == 3
+        assert json.loads((tmp_path / "out" / "findings.json").read_text("utf-8"))["can tell"] is False
+        assert CliRunner().invoke(app, [*asked, "--trials", "4"]).exit_code == 0
 
     def test_an_encoder_takes_its_options(self, files, tmp_path, folder, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -668,6 +806,38 @@ class TestAlarm:
         more[which] *= times
         assert alarm(np.array(sizes)) <= alarm(more)
 
+    @pytest.mark.parametrize("users", [100, 5000])
+    def test_what_a_log_can_tell_is_where_the_alarm_is_even(self, users):
+        """Found by halving; two fifths of the fraudsters of a random attack are seen."""
+        low, high = 1e-6, 1.0
+        for _ in range(60):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if alarm(np.array([1e-9] * 4 + [middle])) > 0.5 else (middle, high)
+        assert resolvable(users) == pytest.approx(low * (users + 2000) / 0.4, rel=1e-6)
+
+    def test_who_takes_a_pushed_item_again_makes_no_larger_campaign(self, found, folder, market):
+        log, (pushed, *_) = market[0].interactions, market[1]
+        user = log.filter(pl.col("item") == pushed)["user"][0]
+        again = log.filter((pl.col("user") == user) & (pl.col("item") == pushed))
+        more = dataclasses.replace(market[0], interactions=pl.concat([log, *[again] * 300]))
+        other = scan(more, encoder=Hash(), kinds=KINDS, like=folder)
+        assert other.figures["size of a campaign"] < 1.2 * found.figures["size of a campaign"]
+
+    @pytest.mark.parametrize(("held", "why"), [(24, 0), (26, 1)])
+    def test_evidence_that_would_turn_down_a_quarter_has_lost_its_footing(self, held, why):
+        log = dataclasses.replace(
+            whole(shop(users=100, items=60)), train=Sequences.of([[1 if user < held else 2] for user in range(100)])
+        )
+        off = np.arange(61) == 1
+        assert len(_why_untold(off, Model({"lorec": 1.0}, 0.0), log)) == why
+        assert len(_why_untold(off, Model({"lorec": 0.0, "holders": 1.0}, 0.0), log)) == why + 1
+
+    def test_what_is_more_likely_pushed_than_not_is_turned_down_and_what_lorec_turns_down(self):
+        log = dataclasses.replace(whole(shop(users=3, items=60)), train=Sequences.of([[1, 2], [3, 4], [5, 1]]))
+        says = Suspicion(users=np.zeros(3), lies=np.array([False, True, False, False, False, False]))
+        off = _turned_down(says, np.array([0, 0.1, 0.1, 0.5, 0.49, 0.9]), log)
+        assert np.flatnonzero(off).tolist() == [2, 3, 5]
+
     def test_a_campaign_for_one_item_is_told(self):
         log = whole(shop())
         poison = forge(Segment(share=0.03), log, 1, seed=1)
@@ -714,6 +884,27 @@ class TestTrials:
         scan(shop(users=300, seed=4), trials=2, **quick)
         assert len(list((tmp_path / "one" / "trials").iterdir())) == 2
 
+    @pytest.mark.parametrize("what", ["nothing", "titles", "seed", "log"])
+    def test_those_of_another_log_or_other_titles_are_made_anew(self, tmp_path, monkeypatch, what):
+        made, few = [], shop(users=300, seed=4)
+        quick = {"encoder": Hash(), "kinds": KINDS, "evidence": ["lorec"], "trials": 2, "folder": tmp_path / "one"}
+        scan(few, **quick)
+        monkeypatch.setattr("lorec.scans.learning.forge", lambda *a, **k: made.append(a) or forge(*a, **k))
+        if what == "titles":
+            few = dataclasses.replace(few, items=few.items.with_columns(title=pl.col("title").reverse()))
+        if what == "log":
+            few = dataclasses.replace(few, interactions=few.interactions.head(-1))
+        scan(few, seed=int(what == "seed"), **quick)
+        assert len(made) == (0 if what == "nothing" else 2)
+
+    def test_no_more_than_so_many_users_are_looked_at(self, monkeypatch):
+        monkeypatch.setattr("lorec.scans.learning.MOST_USERS", 150)
+        made = []
+        monkeypatch.setattr("lorec.scans.learning.forge", lambda *a, **k: made.append(len(a[1])) or forge(*a, **k))
+        found = scan(shop(users=300), encoder=Hash(), kinds=KINDS, evidence=["lorec"], trials=2)
+        assert made == [150, 150]
+        assert found.users.height == 300
+
     def test_those_of_another_encoder_judge_nobody(self, market, folder):
         with pytest.raises(RunError, match="the encoder is not that of the trials"):
             scan(market[0], encoder=Hash(dim=16), kinds=KINDS, like=folder)
@@ -728,7 +919,8 @@ def test_the_oddest_items_are_shown_where_none_looks_pushed(found, capsys):
     show_findings(calm)
     said = capsys.readouterr().out
     assert "Nothing found" in said
-    assert "The oddest items, none of which looks pushed" in said
+    assert "The oddest items, the oddest first; none looks pushed" in said
+    assert "suspicion" not in said.partition("The oddest items")[2].splitlines()[1]  # a column of 0.00 compares nothing
     assert calm.items.sort("suspicion", descending=True)["item_id"][0] in said
     assert "Users who look hired" not in said
 
@@ -774,6 +966,61 @@ class TestReasons:
             drawn.append(sum({1, 2} <= set(one.tolist()) for one in mixed))
         log = Sequences.of(np.split(items, np.cumsum(lengths)[:-1]))
         assert by_chance(log, np.array([30.0, 30.0])) == pytest.approx(np.mean(drawn), rel=0.15)
+
+    def test_a_group_came_when_its_items_were_taken(self, found, market):
+        log, worst = market[0].interactions, found.groups.row(0, named=True)
+        inside = found.items.filter(group=1)["item_id"]
+        theirs = log.filter(pl.col("item").is_in(inside.implode()))
+        together = theirs.group_by("user").agg(pl.col("item").n_unique()).filter(pl.col("item") >= 2)["user"]
+        when = theirs.filter(pl.col("user").is_in(together.implode()))["time"]
+        assert len(together) == worst["together"]
+        assert (worst["first"], worst["last"]) == (moment(when.min()), moment(when.max()))
+        every = log.filter(pl.col("user").is_in(together.implode()))["time"]
+        assert (every.min(), every.max()) != (when.min(), when.max())
+
+    def test_a_double_is_named_and_has_what_is_said(self, found, innocent):
+        checked = 0
+        for one in (found, innocent):
+            rows = one.interactions().group_by("user_id").agg(pl.col("item_id").unique())
+            histories = {user: set(items) for user, items in rows.iter_rows()}
+            for user, reasons in one.users.select("user_id", "reasons").iter_rows():
+                if told := re.search(r"([\d.]+)% of the (\d+) items are also in the history of '([^']+)'", reasons):
+                    share = len(histories[user] & histories[told[3]]) / len(histories[user])
+                    assert told[3] != user
+                    assert float(told[1]) == pytest.approx(100 * share, abs=0.51)
+                    assert int(told[2]) == len(histories[user])
+                    checked += 1
+        assert checked
+
+    def test_a_burst_is_told_of_what_is_more_of_one_than_most(self, found, innocent):
+        for one in (found, innocent):
+            sight = Sight(one.log.train, len(one.log.catalog), None, (), np.random.default_rng(0))
+            scores = Bursts().detect(sight).items[1:]
+            told = one.items["reasons"].str.contains("of its .* holders came between").to_numpy()
+            assert (scores[told] > 2).all()
+            assert told.sum() < (one.items["reasons"] != "").sum()
+
+    @pytest.mark.parametrize(
+        ("together", "expected", "loud"), [(40, 3.9, True), (40, 4.1, False), (9, 0.1, False), (10, 0.9, True)]
+    )
+    def test_a_loud_group_is_told_whatever_the_alarm(self, found, together, expected, loud):
+        one = found.groups.head(1).with_columns(
+            together=pl.lit(together, pl.Int64), expected=pl.lit(expected, pl.Float64)
+        )
+        said = dataclasses.replace(found, alarm=0.2, groups=one).verdict()
+        assert ("something to look at" in said) == loud
+        assert ("Nothing out of the ordinary" in said) != loud
+
+    @pytest.mark.parametrize(("shared", "holders", "groups"), [(3, 10, 1), (2, 10, 2), (3, 20, 2), (4, 20, 1)])
+    def test_items_go_together_by_three_holders_and_a_fifth(self, shared, holders, groups):
+        """Two suspect items of so many holders each, some of whom have both."""
+        rows = [[1, 2]] * shared + [[1, 3]] * (holders - shared) + [[2, 3]] * (holders - shared)
+        log = dataclasses.replace(whole(shop(users=len(rows), items=60)), train=Sequences.of(rows))
+        items = np.zeros(61)
+        items[1:3] = 0.9
+        table, of_items, of_users = grouped(items, log)
+        assert table.height == groups == len(set(of_items[1:3].tolist()))
+        assert (of_users > 0).sum() == (shared if groups == 1 else len(rows))
 
     def test_what_counts_nothing_has_a_reason(self, found, innocent):
         for one in (found, innocent):

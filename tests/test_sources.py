@@ -168,7 +168,7 @@ class TestRead:
         for about, said in (
             ("item,Bezeichnung\ni1,Thing\ni2,Other\n", r"no title for any of them \(it also has: Bezeichnung\)"),
             ("item\ni1\n", r"no title for any of them\."),
-            ("item,title\nj1,Thing\n", "No item of the log is in the catalogue"),
+            ("item,title\nj1,Thing\n", "None of the catalogue's 1 ids is in the log: it has ids like 'j1'"),
         ):
             (tmp_path / "i.csv").write_text(about)
             remarks = warnings_of(read(tmp_path / "x.csv", items=tmp_path / "i.csv"))

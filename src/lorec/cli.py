@@ -321,12 +321,19 @@ def scan(
         int | None,
         typer.Option(min=2, help="How many attacks are synthesised to learn what evidence is worth; 12 if omitted."),
     ] = None,
-    like: Annotated[Path | None, typer.Option(help="An earlier scan's folder, to judge by its models at once.")] = None,
-    verdicts: Annotated[Path | None, typer.Option(help="A CSV of user, verdict: fraud or genuine.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="An earlier scan's folder: its trials are taken, and none is made.")
+    ] = None,
+    verdicts: Annotated[
+        Path | None, typer.Option(help="A CSV of user (or user_id), verdict: fraud or genuine.")
+    ] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="Its content turns users' ids into hashes (HMAC-SHA256).")
     ] = None,
-    fail_above: Annotated[float | None, typer.Option(min=0, max=1, help="Exit code 1 from this likelihood on.")] = None,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Exit code 1 from this likelihood on, 3 where nothing can be told."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -361,13 +368,14 @@ def scan(
     if changed := [name for name in before if before[name] != now.get(name)]:
         print(f"lorec: this replaced a scan in {literal(str(out))} with another {', '.join(changed)}", file=sys.stderr)
     if as_json:
-        about = {"verdict": found.verdict(), "alarm": found.alarm, "figures": found.figures, "notes": found.notes}
+        about = {"verdict": found.verdict(), "alarm": found.alarm, "can tell": found.can_tell}
+        about |= {"figures": found.figures, "notes": found.notes}
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
         show_findings(found)
         print(f"\nEverything is in {out}: users, items, groups, weights (Parquet), findings.json{page}.")
-    if fail_above is not None and found.alarm >= fail_above:
-        raise typer.Exit(1)
+    if fail_above is not None and (found.alarm >= fail_above or not found.can_tell):
+        raise typer.Exit(1 if found.alarm >= fail_above else 3)
 
 
 def _last_scan(folder: Path) -> dict[str, Any]:

@@ -136,9 +136,10 @@ def show_findings(found: "Findings", rows: int = 10) -> None:
     ):
         suspects = frame.filter(frame["suspicion"] >= SUSPECT).sort("suspicion", descending=True).head(rows)
         if frame is found.items and not suspects.height:  # who checks a log by hand begins here
-            what = "The oddest items, none of which looks pushed; they count nothing in training"
+            what = "The oddest items, the oddest first; none looks pushed, and they count nothing in training"
             odd = frame.filter((pl.col("weight") < 1) & (pl.col("reasons") != ""))
             suspects = odd.sort("suspicion", descending=True).head(rows // 2)
+            columns = [name for name in columns if name != "suspicion"]  # next to nothing, all of them
         if suspects.height:
             print(f"\n{what}")
             show_rows(columns, (_short(row) for row in suspects.select(columns).iter_rows()), 200)

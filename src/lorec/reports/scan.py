@@ -73,7 +73,8 @@ def _items(worst: pl.DataFrame, figures: Mapping[str, float]) -> list[Block]:
         Table(
             f"The {worst.height:,} worst of {int(figures['items that look pushed']):,} items that look pushed, of "
             f"{int(figures['items']):,}", head, rows.select(list(head)).rows(),
-            "suspicion: how likely the item is pushed. weight: what its interactions count in training, on average.",
+            "suspicion: how likely the item is pushed. weight: what its interactions count in training, on average, "
+            "those of users whom an analyst judged aside.",
         )
     ]  # fmt: skip
 
@@ -89,7 +90,8 @@ def _groups(groups: pl.DataFrame) -> list[Block]:
     return [
         Table(
             "Items that look pushed and share holders", head, rows.select(list(head)).rows(),
-            "together: users with two or more of the items; expected: how many that would be by chance.",
+            "together: users with two or more of the items (of one item, its holders); expected: how many that would "
+            "be by chance.",
         )
     ]  # fmt: skip
 

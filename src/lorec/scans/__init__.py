@@ -15,6 +15,7 @@ suspicious they turn out (expectation and maximisation), as real lies among them
 import dataclasses
 import hashlib
 import hmac
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from lorec.attacks import KINDS
 from lorec.data import Bools, Dataset, Floats, Ints, Split, Weights, whole
@@ -43,7 +45,7 @@ from lorec.scans.learning import (
     resolvable,
     trials_of,
 )  # fmt: skip
-from lorec.sources import oddities
+from lorec.sources import oddities, why_untold
 from lorec.text import Encoder, MiniLM, TextVectors
 
 __all__ = ["EVIDENCE", "Findings", "Model", "Watch", "read_verdicts", "scan"]
@@ -70,6 +72,12 @@ MOST = 0.25
 """The share of all interactions that evidence may turn down; where it would be more, it has lost its footing."""
 PUSHED = 0.5
 """The likelihood, if there is an attack, from which on an item's interactions count nothing, whatever LoRec says."""
+CHANCE = 0.01
+"""How likely it may be that any item at all has so many confirmed holders, were these drawn at random."""
+LOST = (
+    "What texts tell is lost: coherence, the half of lorec that reads them, and trials of the kind adaptive; the log's "
+    "own company is looked at."
+)
 
 
 def scan(
@@ -97,8 +105,9 @@ def scan(
     there, and an interrupted scan goes on from the trials that it finds; `cache` is where text vectors are kept. With a
     `key`, users' ids become their HMAC-SHA256 in everything that comes out.
 
-    Raises ConfigError for an evidence or kind that does not exist, too few of them, and users of verdicts who are not
-    in the log; DataError for a log that is too small; RunError for a folder that holds something else.
+    Raises ConfigError for an evidence or kind that does not exist, too few of them, and verdicts none of which is about
+    a user of the log; DataError for a log that is too small or leaves no room for an attack; RunError for a folder that
+    holds something else.
     """
     started = time.perf_counter()
     if encoder is not None and (isinstance(encoder, type) or not hasattr(encoder, "identity")):
@@ -117,8 +126,8 @@ def scan(
     names = log.users.cast(pl.String)
     if key is not None:
         log = dataclasses.replace(log, users=_hashed(log.users, key))
-    judged = _verdicts(verdicts, names, log.users)
     notes = ["Nobody has checked this log: what is found is to be looked at, and what is not found may still be there."]
+    judged = _verdicts(verdicts or {}, names, log.users, notes)
     notes += oddities(dataset)
     if (fewest := resolvable(len(log))) > SMALL * len(log):
         notes.append(
@@ -161,7 +170,7 @@ def scan(
     if (judged == 1).any() and not confirmed:
         notes.append(
             f"{int((judged == 1).sum()):,} users are confirmed; what they push is known once three of them have one "
-            "item far more often than others do."
+            "item far more often than others do, and than chance would have it in so many items."
         )
     groups, of_items, of_users = grouped(items, log)
     notes += _twins(items, log, text)
@@ -172,6 +181,7 @@ def scan(
         items=told_items(log, base, items, weights, of_items, groups, judged),
         groups=groups,
         weights=weights,
+        judged=judged,
         models=models,
         notes=notes,
         asked={
@@ -194,6 +204,8 @@ def scan(
     if key is not None:
         found = found.sorted()
     if folder is not None:
+        if like is not None and folder.resolve() != Path(like).resolve():
+            shutil.rmtree(folder / "trials", ignore_errors=True)  # of another scan: these findings have none of them
         found.save(folder)
     return found
 
@@ -238,7 +250,11 @@ def _asked(evidence: Sequence[str], texts: bool, log: Split, notes: list[str]) -
     times = log.train.times
     if "bursts" in asked and (times is None or times.min() == times.max()):
         del asked["bursts"]
-        notes.append("There is no time: bursts can't be seen, and the order of the file is taken for that of events.")
+        notes.append(
+            "There is no time: bursts can't be seen, and the order of the file is taken for that of events."
+            if times is None
+            else "All times are one: bursts can't be seen, and the order of events within a history is drawn."
+        )
     return asked
 
 
@@ -254,25 +270,16 @@ def _text(
     """The items' texts, encoded; None without any."""
     titles = log.catalog.titles()
     said = pl.Series([one for title in titles if (one := title.strip())], dtype=pl.String)
-    told, catalogue = len(said), dataset.items["item"]
-    if not told and len(catalogue) and not log.catalog.known(catalogue).any():
-        mine, theirs = log.catalog.items["item"][0], str(catalogue[0])
-        notes.append(
-            f"None of the catalogue's {len(catalogue):,} ids is in the log: it has ids like {theirs!r}, the log "
-            f"like {mine!r}; mend one of the two, or name the columns. Titles are lost, so only the log's own company "
-            "is looked at."
-        )
-        return None
+    told = len(said)
     if not told:
-        notes.append("There are no titles: what items are is not known, so only the log's own company is looked at.")
+        notes.append(f"{why_untold(dataset) if dataset.items.height else 'There are no titles.'} {LOST}")
         return None
     if told < len(log.catalog):
         notes.append(f"{len(log.catalog) - told:,} of {len(log.catalog):,} items have no title.")
     title, often = said.value_counts(sort=True).row(0)
     if often > ALIKE * len(log.catalog):
         notes.append(
-            f"{often:,} of {len(log.catalog):,} items are called {title[:60]!r}: is that column a title? What "
-            "texts would tell of items is lost, so only the log's own company is looked at."
+            f"{often:,} of {len(log.catalog):,} items are called {title[:60]!r}: is that column a title? {LOST}"
         )
         return None
     if isinstance(encoder or MiniLM(), MiniLM) and (foreign := _foreign(titles)) > FOREIGN:
@@ -350,7 +357,7 @@ def _hashed(users: pl.Series, key: bytes) -> pl.Series:
 
 
 def read_verdicts(path: Path) -> dict[str, bool]:
-    """An analyst's verdicts: a CSV with columns user and verdict, fraud or genuine; True is fraud.
+    """An analyst's verdicts: a CSV with columns user (or user_id) and verdict, fraud or genuine; True is fraud.
 
     Raises DataError, with the line, for anything else and for a user who is judged both ways.
     """
@@ -359,29 +366,43 @@ def read_verdicts(path: Path) -> dict[str, bool]:
     except (OSError, pl.exceptions.PolarsError) as error:
         first = first_line(error)
         raise DataError(f"{path} can't be read as verdicts ({first}); give a CSV with columns user, verdict") from None
-    if {"user", "verdict"} - set(frame.columns):
+    named = {name.strip().lower(): name for name in frame.columns}
+    users, verdicts = named.get("user", named.get("user_id")), named.get("verdict")
+    if users is None or verdicts is None:
         raise DataError(f"{path} has columns {', '.join(frame.columns)}; name them user and verdict")
     found: dict[str, bool] = {}
-    for line, (user, verdict) in enumerate(frame.select("user", "verdict").iter_rows(), start=2):
-        if verdict not in ("fraud", "genuine") or not user:
+    for line, (user, verdict) in enumerate(frame.select(users, verdicts).iter_rows(), start=2):
+        if not user:
+            raise DataError(f"{path}, line {line}: {verdict!r} is said of nobody; name the user, or drop the line")
+        if verdict not in ("fraud", "genuine"):
             raise DataError(f"{path}, line {line}: {user!r} is {verdict!r}; a verdict is fraud or genuine")
         if found.setdefault(user, verdict == "fraud") != (verdict == "fraud"):
             raise DataError(f"{path}, line {line}: {user!r} is judged both ways; keep one verdict")
     return found
 
 
-def _verdicts(verdicts: Mapping[str, bool] | None, users: pl.Series, told: pl.Series) -> NDArray[np.int64]:
-    """[users]: 1 confirmed, 0 cleared, -1 not judged; by the log's ids, or those under which users were `told`."""
+def _verdicts(verdicts: Mapping[str, bool], users: pl.Series, told: pl.Series, notes: list[str]) -> NDArray[np.int64]:
+    """[users]: 1 confirmed, 0 cleared, -1 not judged; by the log's ids, or those under which users were `told`.
+
+    Who has left the log is noted, and not by name, which may be one that nobody is to read.
+    """
     judged = np.full(len(users), -1)
     if not verdicts:
         return judged
     both = [pl.DataFrame({"user": one.cast(pl.String), "row": np.arange(len(users))}) for one in (users, told)]
     mine = pl.concat(both).unique("user", keep="first", maintain_order=True)
     given = pl.DataFrame({"user": list(verdicts), "fraud": list(verdicts.values())})
-    rows = given.join(mine, on="user", how="left", maintain_order="left")
-    if rows["row"].null_count():
-        stranger = rows.filter(pl.col("row").is_null())["user"][0]
-        raise ConfigError(f"a verdict is about {stranger!r}, who is not in the log; ids are compared exactly")
+    rows = given.join(mine, on="user", how="inner", maintain_order="left")
+    if not rows.height:
+        raise ConfigError(
+            f"none of the {len(given):,} users of the verdicts is in the log, as {given['user'][0]!r}; its ids are "
+            f"like {users[0]!r}, and are compared exactly"
+        )
+    if gone := len(given) - rows.height:
+        notes.append(
+            f"{gone:,} of {len(given):,} verdicts are about users who are not in this log, and count nothing; ids are "
+            "compared exactly."
+        )
     judged[rows["row"].to_numpy()] = rows["fraud"].to_numpy()
     return judged
 
@@ -389,12 +410,15 @@ def _verdicts(verdicts: Mapping[str, bool] | None, users: pl.Series, told: pl.Se
 def _of_holders(judged: Ints, log: Split) -> tuple[Floats, Floats]:
     """[V + 1] each: the shares of an item's holders who are confirmed and who are cleared.
 
-    The confirmed count for items that they hold far more often than others do.
+    The confirmed count for items that they hold far more often than others do, and than chance would have it in any of
+    so many items: by their share of the users, or of what is taken, where they take more than others.
     """
-    n = len(log.catalog)
-    everyone = log.train.distinct().counts(n)
-    confirmed, cleared = (log.train.take(np.flatnonzero(judged == one)).distinct().counts(n) for one in (1, 0))
-    often = (confirmed >= 3) & (confirmed * len(log) > 5 * everyone * int((judged == 1).sum()))
+    n, histories = len(log.catalog), log.train.distinct()
+    everyone, fraud = histories.counts(n), np.flatnonzero(judged == 1)
+    confirmed, cleared = (histories.take(np.flatnonzero(judged == one)).counts(n) for one in (1, 0))
+    share = max(len(fraud) / len(log), confirmed.sum() / len(histories.items))
+    by_chance = binom.sf(confirmed - 1, everyone, share)
+    often = (confirmed >= 3) & (confirmed > 5 * share * everyone) & (by_chance * n < CHANCE)
     holders = np.maximum(everyone, 1)
     return often * confirmed / holders, cleared / holders
 

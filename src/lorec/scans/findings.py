@@ -58,6 +58,8 @@ class Findings:
     who took two of them or more), expected (how many would by chance), first, last (when they did), titles."""
     weights: Weights
     """Of the log's interactions, to train with."""
+    judged: Ints
+    """[users]: an analyst's verdict, 1 fraud, 0 genuine, -1 none."""
     models: tuple[Model, Model]
     """Of items and of users."""
     notes: list[str]
@@ -112,15 +114,21 @@ class Findings:
         events = self.weights.of_events(self.log.train)
         lengths = self.log.train.lengths[order]
         weights = Weights(events=events[runs(self.log.train.starts[:-1][order], lengths)])
-        return dataclasses.replace(self, log=self.log.take(order), users=self.users[order], weights=weights)
+        return dataclasses.replace(
+            self, log=self.log.take(order), users=self.users[order], weights=weights, judged=self.judged[order]
+        )
 
     def interactions(self) -> pl.DataFrame:
-        """user_id, item_id, weight and suspicion of every interaction, user by user, the oldest first."""
+        """user_id, item_id, weight and suspicion of every interaction, user by user, the oldest first.
+
+        An interaction is as suspicious as its item, but where an analyst spoke of the user: 1 if confirmed, 0 if cleared.
+        """
         log, of_items = self.log.train, np.append(0.0, self.items["suspicion"].to_numpy())
+        spoken = self.judged[log.users()]
         return pl.DataFrame({
             "user_id": self.log.users.cast(pl.String).gather(log.users()),
             "item_id": self.items["item_id"].gather(log.items - 1),
-            "weight": self.weights.of_events(log), "suspicion": of_items[log.items],
+            "weight": self.weights.of_events(log), "suspicion": np.where(spoken < 0, of_items[log.items], spoken),
         })  # fmt: skip
 
     def save(self, folder: str | Path) -> None:
@@ -138,7 +146,8 @@ class Findings:
         for name, frame in frames.items():
             write_parquet(folder / f"{name}.parquet", frame)
         found = {
-            "lorec": version("lorec"), "verdict": self.verdict(), "alarm": self.alarm, "would do": self.would_do(),
+            "lorec": version("lorec"), "verdict": self.verdict(), "alarm": self.alarm, "can tell": self.can_tell,
+            "would do": self.would_do(),
             "asked": self.asked, "figures": self.figures,
             "notes": self.notes, "models": [dataclasses.asdict(one) for one in self.models],
             "log": self.log.record | {"digest": self.log.train.digest()},
@@ -275,7 +284,7 @@ def told_items(
     """`Findings.items`; `judged` as in `told_users`."""
     n = len(log.catalog)
     holders, counts = log.train.distinct().counts(n), log.train.counts(n)
-    mean = np.bincount(log.train.items, weights.of_events(log.train), n + 1) / np.maximum(counts, 1)
+    mean = _weight_of_items(log, weights, judged)
     when = bursts(base.log, n) if "bursts" in base.said else None
     reasons = [""] * n
     below = {view: np.append(0.0, share_below(odds[1:], 0)) for view, odds in base.said["lorec"].views.items()}
@@ -293,6 +302,19 @@ def told_items(
         suspicion=items[1:], weight=mean[1:].astype(np.float32), holders=holders[1:], group=group[1:],
         reasons=pl.Series(reasons, dtype=pl.String), **shares,
     )  # fmt: skip
+
+
+def _weight_of_items(log: Split, weights: Weights, judged: Ints) -> Floats:
+    """[V + 1]: the mean weight of what users took whom no analyst judged; of all, where every holder was judged.
+
+    Else every item that one confirmed user has would look as if it were turned down.
+    """
+    n, events = len(log.catalog), weights.of_events(log.train)
+    unspoken = (judged < 0)[log.train.users()]
+    some = np.bincount(log.train.items, unspoken, n + 1)
+    theirs = np.bincount(log.train.items, events * unspoken, n + 1)
+    everything = np.bincount(log.train.items, events, n + 1) / np.maximum(log.train.counts(n), 1)
+    return np.where(some > 0, theirs / np.maximum(some, 1), everything)
 
 
 def _why_item(
@@ -344,13 +366,17 @@ def told_users(
     double = doubles(base.log, base.n_items + 1) if "copies" in base.said else None
     spoken = [{1: "confirmed by an analyst", 0: "cleared by an analyst"}.get(int(one), "") for one in judged]
     reasons = list(spoken)
-    of_users = weights.of_users(log.train)
-    nothing = np.zeros(len(items), dtype=bool)
-    nothing[log.train.items[weights.of_events(log.train) == 0]] = True
+    of_users, events = weights.of_users(log.train), weights.of_events(log.train)
+
+    def left_out(user: int) -> list[str]:
+        mine = slice(log.train.starts[user], log.train.starts[user + 1])
+        nothing = np.unique(log.train.items[mine][events[mine] == 0])
+        return _left_out(nothing, len(np.unique(log.train.items[mine])), titles)
+
     for user in np.flatnonzero((users >= SUSPECT) | (of_users < 1)):
         history = np.unique(base.log[int(user)])
         if users[user] < SUSPECT:  # what training leaves out has a reason, whoever took it
-            told = [] if judged[user] == 0 else _left_out(history[nothing[history]], len(history), titles)
+            told = [] if judged[user] == 0 else left_out(user)
             reasons[user] = "; ".join(filter(None, [spoken[user], *told]))
             continue
         told = _why_user(history, items, titles)
@@ -367,8 +393,7 @@ def told_users(
             for name, words in TRAITS.items()
             if name in shares and shares[name][user] > ODD
         ]
-        if not told:
-            told = _left_out(history[nothing[history]], len(history), titles)
+        told = told or left_out(user)
         if not told:
             most = max(more_than, key=lambda name: more_than[name][user])
             told = [f"no evidence alone; the strongest is {most} (more than {percent(more_than[most][user])} of users)"]

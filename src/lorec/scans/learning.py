@@ -223,7 +223,7 @@ class Trial:
     asked: dict[str, str]
     """As `Scanner.asked` has it."""
     identity: str
-    """A digest of the log, the seed, the kinds and what was asked; a colon; the number of the trial."""
+    """A digest of the log, the titles, the seed, the kinds and what was asked; a colon; the number of the trial."""
 
     def save(self, place: Path) -> None:
         """Keep it."""
@@ -262,8 +262,12 @@ class Scanner:
     seed: int
 
     def known(self, split: Split, without: str | None = None) -> tuple[Poison, ...]:
-        """Known fakes of the kinds that are cheap enough to be made in many rounds."""
-        return known_fakes(split, kinds=[one for one in self.kinds if one not in ("adaptive", without)], seed=self.seed)
+        """Known fakes of the kinds that are cheap enough to be made in many rounds; DataError where none can be."""
+        kinds = [one for one in self.kinds if one not in ("adaptive", without)]
+        try:
+            return known_fakes(split, kinds=kinds, seed=self.seed)
+        except ConfigError as error:
+            raise _no_room(str(error)) from None
 
     def look(
         self, split: Split, known: Sequence[Poison], watch: Callable[[int, str], None] = lambda done, name: None
@@ -282,13 +286,14 @@ class Scanner:
         weighed = {name: one for name, one in self.evidence.items() if name not in ASIDE}
         able = dataclasses.replace(self, evidence=weighed)
         asked = self.asked()
-        about = [split.train.digest(), split.catalog.items["item"].to_list(), self.seed, self.kinds, asked]
+        titles = None if self.text is None else split.catalog.titles()
+        about = [split.train.digest(), split.catalog.items["item"].to_list(), titles, self.seed, self.kinds, asked]
         of = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
         known: dict[str, Sequence[Poison]] = {}
         found = []
         for number in range(count):
             watch("trials", number, count)
-            place = None if folder is None else folder / f"{number:02d}.safetensors"
+            place = None if folder is None else folder / _file(number)
             identity = f"{of}:{number}"
             kept = _kept(place, identity)
             if kept is None:
@@ -299,8 +304,10 @@ class Scanner:
                 if place is not None:
                     kept.save(place)
             found.append(kept)
-        for place in sorted(folder.glob("*.safetensors"))[count:] if folder is not None else ():
-            place.unlink()  # of an earlier scan that made more: `like` would take them for this one's
+        mine = {_file(number) for number in range(count)}
+        for place in folder.glob("*.safetensors") if folder is not None else ():
+            if place.name not in mine:
+                place.unlink()  # of an earlier scan that made more: `like` would take them for this one's
         watch("trials", count, count)
         return found
 
@@ -351,7 +358,18 @@ class Scanner:
                 return forge(attack, split, chosen, self.seed + number, text=self.text)
             except ConfigError as error:
                 said = str(error)
-        raise DataError(f"no attack could be synthesised into this log, whose histories leave no room ({said})")
+        raise _no_room(said)
+
+
+def _no_room(said: str) -> DataError:
+    return DataError(
+        f"no attack can be synthesised into this log ({said.partition(';')[0]}); a scan needs users who have two "
+        "items or more, and not all of them"
+    )
+
+
+def _file(number: int) -> str:
+    return f"{number:02d}.safetensors"
 
 
 def _kept(place: Path | None, identity: str) -> Trial | None:

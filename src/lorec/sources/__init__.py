@@ -13,7 +13,7 @@ from lorec.registry import build, find
 from lorec.sources.compiled import Compiled, open_split, save_split
 from lorec.sources.complete_journey import CompleteJourney
 from lorec.sources.download import fetch
-from lorec.sources.inspection import moment, oddities, statistics, warnings_of
+from lorec.sources.inspection import moment, oddities, statistics, warnings_of, why_untold
 from lorec.sources.public import Amazon, Mind, MovieLens, Public, Published, Steam
 from lorec.sources.tables import File, Folder, read
 
@@ -35,6 +35,7 @@ __all__ = [
     "located",
     "moment",
     "oddities",
+    "why_untold",
     "open_split",
     "prepared",
     "read",

@@ -69,7 +69,7 @@ def warnings_of(dataset: Dataset) -> list[str]:
     if repeats := found["repeated user-item pairs"]:
         remarks.append(f"{repeats:,} events repeat an item of the same user; the first is kept (split.repeats).")
     if found["items without text"] == found["items"] and dataset.items.height:
-        remarks.append(_why_untold(dataset))
+        remarks.append(why_untold(dataset))
     elif untold := found["items without text"]:
         remarks.append(f"{untold:,} of {found['items']:,} items have no text; an encoder gives them zero vectors.")
     if shared := found["texts that several items share"]:
@@ -85,10 +85,14 @@ def warnings_of(dataset: Dataset) -> list[str]:
     return remarks
 
 
-def _why_untold(dataset: Dataset) -> str:
-    ids = dataset.interactions["item"].unique().cast(pl.String)
-    if not ids.is_in(dataset.items["item"].cast(pl.String).implode()).any():
-        return "No item of the log is in the catalogue: are user and item swapped, or is the catalogue another one's?"
+def why_untold(dataset: Dataset) -> str:
+    """Why a catalogue that is there has no title for any item of the log, as a sentence."""
+    mine, theirs = (frame["item"].cast(pl.String) for frame in (dataset.interactions, dataset.items))
+    if not mine.unique().is_in(theirs.implode()).any():
+        return (
+            f"None of the catalogue's {len(theirs):,} ids is in the log: it has ids like {theirs[0]!r}, the log like "
+            f"{mine[0]!r}; are user and item swapped, or is the catalogue another one's?"
+        )
     columns = ", ".join(one for one in dataset.items.columns if one not in ("item", "title"))
     return (
         "The catalogue has the log's items and no title for any of them"

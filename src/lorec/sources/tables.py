@@ -240,7 +240,7 @@ def _column(path: Path, names: list[str], mapping: dict[str, str], role: str) ->
             found = unknown("column", mapping[role], names)
             raise DataError(f"{path}: {found}; name the column of each {role}")
         return mapping[role]
-    lower = {one.lower(): one for one in reversed(names)}
+    lower = {one.strip().lower(): one for one in reversed(names)}
     return next((lower[guess] for guess in GUESSES[role] if guess in lower), None)
 
 
@@ -261,6 +261,13 @@ def _log(table: Table, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str,
     time = _column(path, names, mapping, "time")
     if time is not None:
         chosen["time"] = time
+    roles = {theirs: role for role, theirs in reversed(chosen.items())}
+    if twice := [role for role, theirs in chosen.items() if roles[theirs] != role]:
+        one, other = roles[chosen[twice[0]]], twice[0]
+        raise DataError(
+            f"{path}: column {chosen[other]!r} is taken for the {one} and for the {other}; say which one is the other, as "
+            f"in --column {one}=NAME"
+        )
     log = _collect(path, frame.select(pl.col(theirs).alias(role) for role, theirs in chosen.items()))
     if log.is_empty():
         raise DataError(f"{path} has a header but no rows; nothing to read")
@@ -318,13 +325,20 @@ def _times(path: Path, values: pl.Series, column: str) -> pl.Series:
     if bad.any():
         row = bad.arg_max()
         assert row is not None
+        zoned = values.cast(pl.String).str.contains(ZONE)
         raise DataError(
             f"{_where(path, row)}: can't read {column!r} = {str(values[row])[:40]!r} as a time ({bad.sum()} such); "
-            "give whole numbers or ISO dates like 2024-05-17T12:30:00"
+            + (
+                f"{int(zoned.sum()):,} of {len(zoned):,} rows name a time zone: give one to all of them, or to none"
+                if zoned.any() and not zoned.all()
+                else "give whole numbers or ISO dates like 2024-05-17T12:30:00"
+            )
         )
     return parsed
 
 
+ZONE = r"^\d{4}-\d{2}-\d{2}.*(Z|[+-]\d{2}:?\d{2})$"
+"""An ISO date that names its time zone."""
 LATEST = 2**61
 """No time lies further from 0: neither microseconds nor nanoseconds of any log do."""
 
@@ -359,7 +373,8 @@ def _catalogue(table: Table, mapping: dict[str, str]) -> tuple[pl.DataFrame, dic
         row = twice.arg_max()
         assert row is not None
         raise DataError(
-            f"{_where(path, row)}: item {str(items['item'][row])[:40]!r} stands there twice; keep one row an item"
+            f"{_where(path, row)}: item {str(items['item'][row])[:40]!r} stands there twice; keep one row an item (a log of "
+            "interactions is no catalogue)"
         )
     return items, {} if title is None else {"title": title}, path
 
