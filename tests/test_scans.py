@@ -306,7 +306,7 @@ class TestVerdicts:
         assert alarms <= 2
 
     def test_it_takes_three_confirmed_holders_far_more_than_others_and_than_chance(self):
-        """By hand: 1,000 users, ten of them confirmed; item 1 has three of these, 2 two, 3 is popular, 4 has a third."""
+        """By hand: of 1,000 users ten are confirmed; 1 has three of them and two others, 2 two, 3 all, 4 four of 94."""
         held = {
             1: [*range(3), 100, 101],
             2: [0, 1],

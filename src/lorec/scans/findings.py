@@ -121,7 +121,7 @@ class Findings:
     def interactions(self) -> pl.DataFrame:
         """user_id, item_id, weight and suspicion of every interaction, user by user, the oldest first.
 
-        An interaction is as suspicious as its item, but where an analyst spoke of the user: 1 if confirmed, 0 if cleared.
+        An interaction is as suspicious as its item; of a user whom an analyst confirmed 1, of a cleared one 0.
         """
         log, of_items = self.log.train, np.append(0.0, self.items["suspicion"].to_numpy())
         spoken = self.judged[log.users()]
@@ -376,7 +376,7 @@ def told_users(
     for user in np.flatnonzero((users >= SUSPECT) | (of_users < 1)):
         history = np.unique(base.log[int(user)])
         if users[user] < SUSPECT:  # what training leaves out has a reason, whoever took it
-            told = [] if judged[user] == 0 else left_out(user)
+            told = [] if judged[user] == 0 else left_out(int(user))
             reasons[user] = "; ".join(filter(None, [spoken[user], *told]))
             continue
         told = _why_user(history, items, titles)
@@ -393,7 +393,7 @@ def told_users(
             for name, words in TRAITS.items()
             if name in shares and shares[name][user] > ODD
         ]
-        told = told or left_out(user)
+        told = told or left_out(int(user))
         if not told:
             most = max(more_than, key=lambda name: more_than[name][user])
             told = [f"no evidence alone; the strongest is {most} (more than {percent(more_than[most][user])} of users)"]

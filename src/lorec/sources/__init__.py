@@ -35,13 +35,13 @@ __all__ = [
     "located",
     "moment",
     "oddities",
-    "why_untold",
     "open_split",
     "prepared",
     "read",
     "save_split",
     "statistics",
     "warnings_of",
+    "why_untold",
 ]
 
 

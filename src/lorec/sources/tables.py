@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -261,13 +262,12 @@ def _log(table: Table, mapping: dict[str, str]) -> tuple[pl.DataFrame, dict[str,
     time = _column(path, names, mapping, "time")
     if time is not None:
         chosen["time"] = time
-    roles = {theirs: role for role, theirs in reversed(chosen.items())}
-    if twice := [role for role, theirs in chosen.items() if roles[theirs] != role]:
-        one, other = roles[chosen[twice[0]]], twice[0]
-        raise DataError(
-            f"{path}: column {chosen[other]!r} is taken for the {one} and for the {other}; say which one is the other, as "
-            f"in --column {one}=NAME"
-        )
+    for (one, mine), (other, theirs) in itertools.combinations(chosen.items(), 2):
+        if mine == theirs:
+            raise DataError(
+                f"{path}: column {mine!r} is taken for the {one} and for the {other}; give each its own, as in "
+                f"--column {one}=NAME"
+            )
     log = _collect(path, frame.select(pl.col(theirs).alias(role) for role, theirs in chosen.items()))
     if log.is_empty():
         raise DataError(f"{path} has a header but no rows; nothing to read")
@@ -373,8 +373,8 @@ def _catalogue(table: Table, mapping: dict[str, str]) -> tuple[pl.DataFrame, dic
         row = twice.arg_max()
         assert row is not None
         raise DataError(
-            f"{_where(path, row)}: item {str(items['item'][row])[:40]!r} stands there twice; keep one row an item (a log of "
-            "interactions is no catalogue)"
+            f"{_where(path, row)}: item {str(items['item'][row])[:40]!r} stands there twice; keep one row an item (a "
+            "log of interactions is no catalogue)"
         )
     return items, {} if title is None else {"title": title}, path
 
