@@ -33,7 +33,7 @@ from lorec.data import Dataset, Split, stream, whole
 from lorec.detectors import judged
 from lorec.detectors.suspicion import Suspicion
 from lorec.scans.findings import twins
-from lorec.scans.learning import campaigns
+from lorec.scans.learning import SUSPECT, campaigns
 from lorec.text import MiniLM, TextVectors
 
 
@@ -97,9 +97,10 @@ def with_one_id(dataset: Dataset, found: lorec.Findings, cache: Path) -> Dataset
 
 def row_of(found: lorec.Findings, bad: Split | None, targets: list[str]) -> dict[str, object]:
     """What was found, and how right it is by the labels that only this script has."""
+    suspect = found.groups.filter(pl.col("suspicion") >= SUSPECT)
     row: dict[str, object] = {
-        "alarm": found.alarm, "groups": found.groups.height, "figures": found.figures,
-        "worst group": found.groups.head(1).select("suspicion", "items", "users", "together", "expected").to_dicts(),
+        "alarm": found.alarm, "groups": suspect.height, "loud groups": found.loud().height, "figures": found.figures,
+        "worst group": suspect.head(1).select("suspicion", "items", "users", "together", "expected").to_dicts(),
     }  # fmt: skip
     likely, holders = (found.items[name].to_numpy() for name in ("suspicion", "holders"))
     sizes = campaigns(np.append(0.0, likely / max(found.alarm, 1e-12)), np.append(0, holders), len(found.log))

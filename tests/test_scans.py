@@ -923,6 +923,10 @@ def test_the_oddest_items_are_shown_where_none_looks_pushed(found, capsys):
     assert "suspicion" not in said.partition("The oddest items")[2].splitlines()[1]  # a column of 0.00 compares nothing
     assert calm.items.sort("suspicion", descending=True)["item_id"][0] in said
     assert "Users who look hired" not in said
+    assert "Groups of items that far more users took together" not in said
+    ring = found.groups.head(1).with_columns(together=pl.lit(30), expected=pl.lit(2.5), suspicion=pl.lit(0.01))
+    show_findings(dataclasses.replace(calm, groups=ring))
+    assert "Groups of items that far more users took together" in capsys.readouterr().out
 
 
 class TestReasons:
@@ -1007,9 +1011,24 @@ class TestReasons:
         one = found.groups.head(1).with_columns(
             together=pl.lit(together, pl.Int64), expected=pl.lit(expected, pl.Float64)
         )
-        said = dataclasses.replace(found, alarm=0.2, groups=one).verdict()
-        assert ("something to look at" in said) == loud
-        assert ("Nothing out of the ordinary" in said) != loud
+        calm = dataclasses.replace(found, alarm=0.2, groups=one)
+        assert calm.loud().height == loud
+        assert ("something to look at" in calm.verdict()) == loud
+        assert ("Nothing out of the ordinary" in calm.verdict()) != loud
+        honest = dataclasses.replace(calm, groups=one.with_columns(suspicion=0.01))
+        assert honest.loud().height == loud  # a small genre's fans are told and accuse nobody
+        assert honest.verdict().startswith("Nothing found")
+
+    def test_what_counts_nothing_hangs_together_too_and_alone_makes_no_group(self):
+        rows = [[1, 2]] * 12 + [[3, 4]] * 12 + [[1, 5], [4, 6]] * 3
+        log = dataclasses.replace(whole(shop(users=len(rows), items=60)), train=Sequences.of(rows))
+        items, nothing = np.zeros(61), np.isin(np.arange(61), [1, 2, 3, 6])
+        items[1:7] = 1e-6
+        table, of_items, of_users = grouped(items, nothing, log)
+        assert table.height == 1
+        assert of_items[:7].tolist() == [0, 1, 1, 0, 0, 0, 0]
+        assert of_users.tolist() == [1] * 12 + [0] * 18
+        assert table.row(0, named=True)["together"] == 12
 
     @pytest.mark.parametrize(("shared", "holders", "groups"), [(3, 10, 1), (2, 10, 2), (3, 20, 2), (4, 20, 1)])
     def test_items_go_together_by_three_holders_and_a_fifth(self, shared, holders, groups):
@@ -1018,7 +1037,7 @@ class TestReasons:
         log = dataclasses.replace(whole(shop(users=len(rows), items=60)), train=Sequences.of(rows))
         items = np.zeros(61)
         items[1:3] = 0.9
-        table, of_items, of_users = grouped(items, log)
+        table, of_items, of_users = grouped(items, np.zeros(61, dtype=bool), log)
         assert table.height == groups == len(set(of_items[1:3].tolist()))
         assert (of_users > 0).sum() == (shared if groups == 1 else len(rows))
 

@@ -143,6 +143,11 @@ def show_findings(found: "Findings", rows: int = 10) -> None:
         if suspects.height:
             print(f"\n{what}")
             show_rows(columns, (_short(row) for row in suspects.select(columns).iter_rows()), 200)
+    if (groups := found.loud().head(rows // 2)).height:
+        print("\nGroups of items that far more users took together than would by chance")
+        columns = ["group", "items", "users", "together", "expected", "first", "last"]
+        told = groups.select(*columns, pl.col("titles").list.head(3).list.join("; "))
+        show_rows([*columns, "titles"], (_short(row) for row in told.iter_rows()), 200)
     for note in found.notes:
         print(f"- {literal(note, 500)}")
 

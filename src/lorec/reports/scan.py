@@ -89,7 +89,7 @@ def _groups(groups: pl.DataFrame) -> list[Block]:
     rows = groups.with_columns(titles=pl.col("titles").list.eval(pl.element().str.slice(0, 60)).list.join(" · "))
     return [
         Table(
-            "Items that look pushed and share holders", head, rows.select(list(head)).rows(),
+            "Items that look pushed or count nothing, and share holders", head, rows.select(list(head)).rows(),
             "together: users with two or more of the items (of one item, its holders); expected: how many that would "
             "be by chance.",
         )

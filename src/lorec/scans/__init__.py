@@ -159,7 +159,8 @@ def scan(
     if_attacked = _with_verdicts(known, pushing, cleared)
     sizes = campaigns(if_attacked, looked_at.train.distinct().counts(len(log.catalog)), len(log))
     largest = int(oddness(sizes).argmax())
-    weights = _weights(off | (if_attacked >= PUSHED), judged, log)
+    off = off | (if_attacked >= PUSHED)
+    weights = _weights(off, judged, log)
     # The models take an attack for as likely as none. How likely it is in this log, its worst items say together.
     sure, confirmed = alarm(sizes) if can_tell else 0.0, bool(pushing.any())
     items = _with_verdicts(np.where(pushing > 0, 1.0, sure) * known, pushing, cleared)
@@ -172,7 +173,8 @@ def scan(
             f"{int((judged == 1).sum()):,} users are confirmed; what they push is known once three of them have one "
             "item far more often than others do, and than chance would have it in so many items."
         )
-    groups, of_items, of_users = grouped(items, log)
+    off[np.setdiff1d(log.train.items, log.train.items[weights.of_events(log.train) == 0])] = False  # cleared by all
+    groups, of_items, of_users = grouped(items, off, log)
     notes += _twins(items, log, text)
     found = Findings(
         log=log,

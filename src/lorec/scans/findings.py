@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from lorec.data import Floats, Ints, Sequences, Split, Weights, runs
+from lorec.data import Bools, Floats, Ints, Sequences, Split, Weights, runs
 from lorec.detectors.reasons import many, percent, quoted, share_below
 from lorec.errors import RunError
 from lorec.evidence import TWINS, bursts, doubles
@@ -24,7 +24,7 @@ from lorec.sources import moment
 LIKELY = 0.7
 """The alarm from which on an attack is called likely."""
 TOLD = 500
-"""Suspect items that are put into groups at most."""
+"""Items that are put into groups at most."""
 LOUD = 10
 """How many users of a group, and times as many as by chance, are told of whatever the alarm."""
 SHARED = 0.5
@@ -54,8 +54,9 @@ class Findings:
     items: pl.DataFrame
     """item_id, title, suspicion, weight, holders, group, reasons; then for each evidence the share of items below."""
     groups: pl.DataFrame
-    """Items that look pushed and share holders, the worst group first: group, suspicion, items, users, together (those
-    who took two of them or more), expected (how many would by chance), first, last (when they did), titles."""
+    """Items that look pushed or count nothing, and share holders, the worst group first: group, suspicion, items,
+    users, together (those who took two of them or more), expected (how many would by chance), first, last (when they
+    did), titles."""
     weights: Weights
     """Of the log's interactions, to train with."""
     judged: Ints
@@ -77,15 +78,16 @@ class Findings:
             return (
                 "This log can't be judged: it is too small or too regular for the evidence, so nothing is told of it."
             )
+        suspect = self.groups.filter(pl.col("suspicion") >= SUSPECT)
         odd = (
             f"{many(self.figures['items that look pushed'], 'item')} with a suspicion of {SUSPECT} or more, in "
-            f"{many(self.groups.height, 'group')}, and {many(self.figures['users that look hired'], 'such user')}"
+            f"{many(suspect.height, 'group')}, and {many(self.figures['users that look hired'], 'such user')}"
         )
-        if not self.groups.height and self.alarm >= 0.5:
+        if not suspect.height and self.alarm >= 0.5:
             return f"There may be an attack ({self.alarm:.2f}), but no single item stands out."
-        if not self.groups.height:
+        if not suspect.height:
             return f"Nothing found (likelihood of an attack {self.alarm:.2f}): no item looks pushed."
-        loud = self.groups.filter((pl.col("together") >= LOUD * pl.col("expected")) & (pl.col("together") >= LOUD))
+        loud = suspect.join(self.loud(), on="group", how="semi")
         if self.alarm < 0.5 and loud.height:
             return (
                 f"No larger campaign than honest logs have (likelihood of an attack {self.alarm:.2f}), and something "
@@ -98,6 +100,14 @@ class Findings:
             f"{'An attack is likely' if self.alarm >= LIKELY else 'There may be an attack'} ({self.alarm:.2f}{of}): "
             f"{odd}."
         )
+
+    def loud(self) -> pl.DataFrame:
+        """The groups that are worth a look whatever the alarm: ten users and more, ten times as many as by chance.
+
+        Those that don't look pushed are told and change no verdict: fans of a small genre make one, too.
+        """
+        many_times = pl.col("together") >= LOUD * pl.col("expected")
+        return self.groups.filter(many_times & (pl.col("together") >= LOUD))
 
     def would_do(self) -> str:
         """What training with the weights would mean, in one sentence."""
@@ -170,17 +180,21 @@ def _of_a_scan(path: Path) -> bool:
 # ----------------------------------------------------------------------------------------------------------- groups
 
 
-def grouped(items: Floats, log: Split) -> tuple[pl.DataFrame, NDArray[np.int64], NDArray[np.int64]]:
-    """Suspect items that share holders, and the group of each item [V + 1] and user [users], 0 for none.
+def grouped(items: Floats, nothing: Bools, log: Split) -> tuple[pl.DataFrame, NDArray[np.int64], NDArray[np.int64]]:
+    """Items that share holders, of those that are suspect or count `nothing` [V + 1]; the group of each item [V + 1]
+    and user [users], 0 for none.
 
-    Two items belong together where three users and a fifth of the fewer holders have both. A user belongs to the worst
-    group of which they hold two items, or else the one item of a group of one.
+    Two items belong together where three users and a fifth of the fewer holders have both. An item that goes with no
+    other one is a group by itself where it is suspect. A user belongs to the worst group of which they hold two items,
+    or else the one item of a group of one.
     """
     histories = log.train.distinct()
-    suspects, holding, both = _suspects(items, histories)
+    suspects, holding, both = _held(items, (items >= SUSPECT) | nothing, histories)
     holders = both.diagonal()
-    linked = csr_array(both >= np.maximum(3, 0.2 * np.minimum(holders[:, None], holders)))
-    n, label = connected_components(linked) if len(suspects) else (0, np.zeros(0, dtype=np.int64))
+    linked = both >= np.maximum(3, 0.2 * np.minimum(holders[:, None], holders))
+    kept = np.flatnonzero((linked.sum(axis=1) > 1) | (items[suspects] >= SUSPECT))  # each is linked to itself
+    suspects, holding, holders, linked = suspects[kept], holding[:, kept], holders[kept], linked[np.ix_(kept, kept)]
+    n, label = connected_components(csr_array(linked)) if len(suspects) else (0, np.zeros(0, dtype=np.int64))
     number = np.empty(n, dtype=np.int64)
     number[np.argsort(-np.bincount(label, items[suspects] * holders, n), kind="stable")] = np.arange(1, n + 1)
     of_items, of_users = np.zeros(len(items), dtype=np.int64), np.zeros(len(log), dtype=np.int64)
@@ -205,16 +219,16 @@ def grouped(items: Floats, log: Split) -> tuple[pl.DataFrame, NDArray[np.int64],
     return pl.DataFrame(rows[::-1], schema, orient="row"), of_items, of_users
 
 
-def _suspects(items: Floats, histories: Sequences) -> tuple[Ints, csr_array, Floats]:
-    """The worst suspect items, who holds them [users, suspects], and how many hold two of them [suspects, suspects]."""
-    suspects = np.flatnonzero(items >= SUSPECT)
-    suspects = suspects[np.argsort(-items[suspects], kind="stable")][:TOLD]
+def _held(items: Floats, which: Bools, histories: Sequences) -> tuple[Ints, csr_array, Floats]:
+    """The worst of these items, who holds them [users, n], and how many hold two of them [n, n]."""
+    some = np.flatnonzero(which)
+    some = some[np.argsort(-items[some], kind="stable")][:TOLD]
     place = np.full(len(items), -1)
-    place[suspects] = np.arange(len(suspects))
+    place[some] = np.arange(len(some))
     who, what = histories.users(), place[histories.items]
     inside = what >= 0
-    holding = csr_array((np.ones(inside.sum()), (who[inside], what[inside])), (len(histories), len(suspects)))
-    return suspects, holding, (holding.T @ holding).toarray()
+    holding = csr_array((np.ones(inside.sum()), (who[inside], what[inside])), (len(histories), len(some)))
+    return some, holding, (holding.T @ holding).toarray()
 
 
 def twins(items: Floats, log: Sequences, vectors: Floats) -> Ints:
@@ -223,7 +237,7 @@ def twins(items: Floats, log: Sequences, vectors: Floats) -> Ints:
     Half of those who have either have both, and their texts' vectors [V + 1, dim] are alike; the most held come first.
     Whoever pushes several items of a kind looks the same, so this is said and nobody is cleared by it.
     """
-    suspects, _, both = _suspects(items, log.distinct())
+    suspects, _, both = _held(items, items >= SUSPECT, log.distinct())
     either = both.diagonal()[:, None] + both.diagonal() - both
     unit = vectors[suspects].astype(np.float64)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
