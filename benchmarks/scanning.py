@@ -8,7 +8,9 @@ twentieth of all users took on the last day. A row that is there is not made aga
 so many users, and trials of their own; an attack is five accounts at the least. With `--targets 1 2 3` attacks push so
 many items instead of five.
 
-A clean draw of which the notes say that some items may be one product is scanned again with one id for them.
+A clean draw of which the notes say that some items may be one product is scanned again with one id for them. With
+`--without coherence copies` a draw is scanned again without each of them, by the same trials; with `--one-title` once
+more with one title for all targets, as who names them can.
 
     python benchmarks/scanning.py FOLDER --table
 """
@@ -32,6 +34,7 @@ from lorec.attacks import ATTACKS, KINDS
 from lorec.data import Dataset, Split, stream, whole
 from lorec.detectors import judged
 from lorec.detectors.suspicion import Suspicion
+from lorec.scans import EVIDENCE
 from lorec.scans.findings import twins
 from lorec.scans.learning import SUSPECT, campaigns
 from lorec.text import MiniLM, TextVectors
@@ -69,13 +72,22 @@ def with_hit(dataset: Dataset, seed: int) -> Dataset:
 
 
 def scanned(
-    dataset: Dataset, judged_kind: str, folder: Path | None, seed: int, cache: Path
+    dataset: Dataset, judged_kind: str, folder: Path | None, seed: int, cache: Path, without: str = ""
 ) -> tuple[lorec.Findings, float]:
-    """A scan by the models of an earlier one that never saw the judged kind, or by its own."""
+    """A scan by the trials of an earlier one that never saw the judged kind, or by its own."""
     kinds = [one for one in (*KINDS, "adaptive") if one != judged_kind]
+    evidence = [one for one in EVIDENCE if one != without]
     started = time.perf_counter()
-    found = lorec.scan(dataset, kinds=kinds, like=folder, cache=cache, seed=seed)
+    found = lorec.scan(dataset, kinds=kinds, like=folder, cache=cache, seed=seed, evidence=evidence)
     return found, time.perf_counter() - started
+
+
+def with_one_title(dataset: Dataset, targets: list[str]) -> Dataset:
+    """The log with the first target's title for all of them."""
+    items = dataset.items
+    title = items.filter(pl.col("item").cast(pl.String) == targets[0])["title"][0]
+    theirs = pl.when(pl.col("item").cast(pl.String).is_in(targets)).then(pl.lit(title)).otherwise("title")
+    return dataclasses.replace(dataset, items=items.with_columns(title=theirs))
 
 
 def with_one_id(dataset: Dataset, found: lorec.Findings, cache: Path) -> Dataset | None:
@@ -105,14 +117,18 @@ def row_of(found: lorec.Findings, bad: Split | None, targets: list[str]) -> dict
     likely, holders = (found.items[name].to_numpy() for name in ("suspicion", "holders"))
     sizes = campaigns(np.append(0.0, likely / max(found.alarm, 1e-12)), np.append(0, holders), len(found.log))
     row["sizes"] = [float(f"{one:.4g}") for one in sizes]  # what alarm.py fits the curve on
+    log, fake = found.log, found.users["user_id"].str.starts_with("injected-").to_numpy()
+    users, share = found.users["suspicion"].to_numpy(), float(fake.mean())
+    row["likelihoods of users"] = {
+        "sum": float(users.sum()), "fraudsters": int(fake.sum()), "Brier": float(((users - fake) ** 2).mean()),
+        "Brier of the share": share * (1 - share),
+    }  # fmt: skip
     if bad is None:
         return row
-    log, fake = found.log, found.users["user_id"].str.starts_with("injected-").to_numpy()
     numbers = log.catalog.numbers(targets)
     items = np.append(0.0, found.items["suspicion"].to_numpy())
     said = Suspicion(
-        users=found.users["suspicion"].to_numpy(), flagged=found.users["suspicion"].to_numpy() >= 0.5, items=items,
-        interactions=items[log.train.items],
+        users=users, flagged=users >= 0.5, items=items, interactions=items[log.train.items],
     )  # fmt: skip
     row["judged"] = judged(said, dataclasses.replace(log, fraudsters=fake), numbers, found.weights)
     row["ranks"] = [int((items > items[one]).sum()) + 1 for one in numbers]
@@ -166,6 +182,49 @@ def few(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def changed(rows: list[dict]) -> str:
+    """What each evidence adds, as Markdown: alarm, targets among the worst 10, recall in the worst 1 %, PR-AUC; means."""
+    named = [*dict.fromkeys(row["change"] for row in rows if row.get("change"))]
+    if not named:
+        return ""
+    lines = ["| log | kind | as it is | " + " | ".join(named) + " |", "| --- | --- |" + " --- |" * (len(named) + 1)]
+    by_key = {key(row): row for row in rows}
+    both = [row for row in rows if row["share"] and not row.get("change") and (*key(row)[:-1], named[0]) in by_key]
+    for log, kind in sorted({(row["log"], row["kind"]) for row in both}):
+        cells = []
+        for change in ("", *named):
+            some = [by_key[*key(row)[:-1], change] for row in both if (row["log"], row["kind"]) == (log, kind)]
+            wanted = ("targets among the worst 10", "recall@1%", "PR-AUC")
+            figures = [[row["alarm"], *(row["judged"][one] for one in wanted)] for row in some]
+            cells.append(", ".join(f"{one:.2f}" for one in np.mean(figures, axis=0)))
+        lines.append(f"| {log} | {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def likelihoods(rows: list[dict]) -> str:
+    """What users' likelihoods add up to, and their Brier score over that of knowing how many fraudsters there are."""
+    lines = [
+        "| log | draws | sum, poisoned | fraudsters | Brier ratio | clean draws | sum, clean |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    rows = [row for row in rows if "likelihoods of users" in row and not row.get("change")]
+    for log in sorted({row["log"] for row in rows}):
+        told = [(row["share"], row["likelihoods of users"]) for row in rows if row["log"] == log]
+        bad, clean = [one for share, one in told if share], [one["sum"] for share, one in told if not share]
+        mean = [np.mean([one[name] for one in bad]) for name in ("sum", "fraudsters")]
+        ratio = np.mean([one["Brier"] / one["Brier of the share"] for one in bad])
+        honest = f"{np.mean(clean):.1f}" if clean else ""
+        lines.append(f"| {log} | {len(bad)} | {mean[0]:.0f} | {mean[1]:.0f} | {ratio:.2f} | {len(clean)} | {honest} |")
+    return "\n".join(lines)
+
+
+def key(row: dict) -> tuple:
+    """What tells a row from others: the draw, the attack, and what was changed."""
+    names = ("log", "kind", "share", "seed", "users", "targets", "change")
+    usual = {"users": 0, "targets": 5, "change": ""}
+    return tuple((usual | row)[name] for name in names)
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("folder", type=Path)
@@ -178,6 +237,8 @@ def main() -> None:
     asked.add_argument("--clean-from", type=int, default=1000, help="the first of their seeds")
     asked.add_argument("--users", nargs="*", type=int, default=[0], help="of a draw; 0: 70 %%")
     asked.add_argument("--targets", nargs="*", type=int, default=[5], help="of an attack")
+    asked.add_argument("--without", nargs="*", default=[], choices=[one for one in EVIDENCE if one != "lorec"])
+    asked.add_argument("--one-title", action="store_true")
     asked.add_argument("--trials", type=int, default=10)
     asked.add_argument("--cache", type=Path, default=Path("runs/vectors"))
     options = asked.parse_args()
@@ -186,24 +247,26 @@ def main() -> None:
     rows.parent.mkdir(parents=True, exist_ok=True)
     before = [json.loads(line) for line in rows.read_text("utf-8").splitlines()] if rows.exists() else []
     if options.table:
-        usual = [row for row in before if row.get("targets", 5) == 5]
+        unchanged = [row for row in before if not row.get("change")]
+        usual = [row for row in unchanged if row.get("targets", 5) == 5]
         for n in sorted({row.get("users", 0) for row in usual}):
             print(
                 f"draws of {n or '70 % of the'} users\n\n{table([row for row in usual if row.get('users', 0) == n])}\n"
             )
-        print(few([row for row in before if row.get("targets", 5) != 5]))
+        print(few([row for row in unchanged if row.get("targets", 5) != 5]))
+        print(f"\n{changed(before)}\n\n{likelihoods(before)}")
         return
-    done = {
-        (row["log"], row["kind"], row["share"], row["seed"], row.get("users", 0), row.get("targets", 5))
-        for row in before
-    }
+    done = {key(row) for row in before}
+    changes = [*(f"without {one}" for one in options.without), *(["one title"] if options.one_title else [])]
     for name, n in itertools.product(options.logs, options.users):
         dataset = lorec.load(name)
         wanted = list(itertools.product(options.kinds, options.shares, options.seeds, options.targets))
         clean = range(options.clean_from, options.clean_from + options.clean)
         wanted += [("hit" if seed % 2 else "clean", 0.0, seed, 5) for seed in clean]
         for kind, share, seed, many in wanted:
-            if (name, kind, share, seed, n, many) in done:
+            about = {"log": name, "kind": kind, "share": share, "seed": seed, "users": n, "targets": many}
+            missing = [one for one in ("", *(changes if share else ())) if key(about | {"change": one}) not in done]
+            if not missing:
                 continue
             earlier = None if n else options.folder / "earlier" / name / (kind if kind in KINDS else "all")
             if earlier is not None and not (earlier / "findings.json").is_file():
@@ -219,18 +282,18 @@ def main() -> None:
                 some = as_dataset(bad)
             elif kind == "hit":
                 some = with_hit(some, seed)
-            found, seconds = scanned(some, kind, earlier, seed, options.cache)
-            single = None if bad is not None else with_one_id(some, found, options.cache)
-            again = (
-                {}
-                if single is None
-                else {"alarm, one id": scanned(single, kind, earlier, seed, options.cache)[0].alarm}
-            )
-            about = {"log": name, "kind": kind, "share": share, "seed": seed, "users": n, "targets": many}
-            about["seconds"] = round(seconds, 1)
-            with rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(about | row_of(found, bad, targets) | again) + "\n")
-            print(about, f"alarm {found.alarm:.3f}", flush=True)
+            for change in missing:
+                one = with_one_title(some, targets) if change == "one title" else some
+                without = change.removeprefix("without ") if change.startswith("without ") else ""
+                found, seconds = scanned(one, kind, earlier, seed, options.cache, without)
+                again = {"change": change} if change else {}
+                single = None if bad is not None else with_one_id(one, found, options.cache)
+                if single is not None:
+                    again["alarm, one id"] = scanned(single, kind, earlier, seed, options.cache)[0].alarm
+                row = about | {"seconds": round(seconds, 1)} | row_of(found, bad, targets) | again
+                with rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(about, change, f"alarm {found.alarm:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -87,3 +87,28 @@ def test_new_hits_are_late_and_popular(benchmark):
         times = log.times[log.items == item]
         popular = counts[item] >= np.sort(counts[1:])[-(len(counts) - 1) // 10]
         assert (item in found) == bool(len(times) and times.min() >= late and popular)
+
+
+def test_draws_that_were_changed_stand_beside_the_draw_as_it_is(benchmark):
+    scanning = benchmark("scanning")
+    draw = {"log": "shop", "kind": "random", "share": 0.01, "seed": 1, "users": 0, "targets": 5}
+    rows = []
+    for seed, change, alarm, found in ((1, "", 0.9, 1.0), (1, "without copies", 0.5, 0.2), (2, "", 0.1, 0.0)):
+        told = {"targets among the worst 10": found, "recall@1%": found / 2, "PR-AUC": found / 4}
+        users = {"sum": 30 * found, "fraudsters": 10, "Brier": 0.005, "Brier of the share": 0.01}
+        rows.append(draw | {"seed": seed, "alarm": alarm, "judged": told, "likelihoods of users": users})
+        rows[-1] |= {"change": change} if change else {}
+    rows.append(draw | {"share": 0.0, "kind": "clean", "alarm": 0.0, "likelihoods of users": {"sum": 3.25}})
+    # the second seed was not changed, so it says nothing of the change
+    assert "| shop | random | 0.90, 1.00, 0.50, 0.25 | 0.50, 0.20, 0.10, 0.05 |" in scanning.changed(rows)
+    assert "| shop | 2 | 15 | 10 | 0.50 | 1 | 3.2 |" in scanning.likelihoods(rows)
+    assert scanning.changed(rows[2:]) == ""
+
+
+def test_one_title_is_that_of_the_first_target(benchmark):
+    scanning = benchmark("scanning")
+    dataset = shop(users=100, items=60, groups=6)
+    before, after = dataset.items, scanning.with_one_title(dataset, ["i003", "i010"]).items
+    assert (after["item"] == before["item"]).all()
+    changed = {row["item"]: row["title"] for row in after.iter_rows(named=True) if row not in before.to_dicts()}
+    assert changed == {"i010": before.filter(before["item"] == "i003")["title"][0]}
