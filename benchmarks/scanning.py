@@ -183,7 +183,7 @@ def few(rows: list[dict]) -> str:
 
 
 def changed(rows: list[dict]) -> str:
-    """What each evidence adds, as Markdown: alarm, targets among the worst 10, recall in the worst 1 %, PR-AUC; means."""
+    """What each evidence adds, as Markdown: means of alarm, targets among the worst 10, recall@1% and PR-AUC of users."""
     named = [*dict.fromkeys(row["change"] for row in rows if row.get("change"))]
     if not named:
         return ""
