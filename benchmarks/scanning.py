@@ -183,7 +183,7 @@ def few(rows: list[dict]) -> str:
 
 
 def changed(rows: list[dict]) -> str:
-    """What each evidence adds, as Markdown: means of alarm, targets among the worst 10, recall@1% and PR-AUC of users."""
+    """What each evidence adds, as Markdown: means of alarm, targets among the worst 10, users' recall@1% and PR-AUC."""
     named = [*dict.fromkeys(row["change"] for row in rows if row.get("change"))]
     if not named:
         return ""
