@@ -4,8 +4,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from lorec.data import Dataset, Sequences, Split, leave_two_out
+
+# No law is about seconds: a busy machine is not a failure.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def world(users: int = 80, items: int = 60, length: int = 14, seed: int = 0, groups: int = 4) -> Dataset:

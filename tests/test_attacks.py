@@ -66,7 +66,7 @@ def made(attack, split, *more):
 
 @pytest.mark.parametrize("kind", FILLED)
 class TestContract:
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     @given(
         share=st.floats(0.02, 0.5), count=st.integers(1, 5), length=st.one_of(st.none(), st.integers(5, 30)),
         seed=st.integers(0, 1000),
@@ -173,7 +173,7 @@ def test_strays_are_the_share_that_was_asked(split):
 
 
 class TestReplace:
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     @given(share=st.floats(0.05, 0.5), late=st.floats(0.1, 1.0), seed=st.integers(0, 1000))
     def test_only_late_targets_are_false(self, split, share, late, seed):
         poison = forge(Replace(share=share, late=late), split, 3, seed, "random")
@@ -482,7 +482,7 @@ class TestKnownFakes:
 
 
 class TestCoVisit:
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     @given(
         share=st.floats(0.05, 0.5), length=st.one_of(st.none(), st.integers(4, 8)), each=st.integers(1, 2),
         seed=st.integers(0, 1000),

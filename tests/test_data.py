@@ -139,7 +139,7 @@ class TestSplit:
         assert by_user(kept) == {"a": ["p", "q", "p", "p", "r"]}
         assert kept.repeats
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.lists(st.tuples(st.text("aé-0 ", min_size=1, max_size=3), st.text("xyzß", max_size=2)), min_size=1))
     def test_against_plain_python(self, pairs):
         """Whatever the ids are: everybody's first occurrences in time, users and items in the order of their ids."""
@@ -177,7 +177,7 @@ class TestSplit:
         assert sorted(split.users) == list("abcd")
         assert split.catalog.items["item"].to_list() == list("pqrs")
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.integers(2, 4), st.integers(0, 100))
     def test_core_against_brute_force(self, k, seed):
         rng = np.random.default_rng(seed)
@@ -267,7 +267,7 @@ class TestInject:
         assert not bad.test[rows].any()
         assert set(bad.genuine()) | set(rows) == set(range(len(bad)))
 
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     @given(st.integers(0, 1000))
     def test_clean_rows_are_untouched_wherever_they_land(self, seed):
         split = leave_two_out(world(users=12))
@@ -287,7 +287,7 @@ class TestInject:
 
 
 class TestFeed:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(lists, st.integers(1, 5), st.integers(1, 60), st.integers(0, 99))
     def test_every_event_but_the_first_is_a_positive_once(self, given_lists, max_length, tokens, seed):
         log = Sequences.of(given_lists)

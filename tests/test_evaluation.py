@@ -39,7 +39,7 @@ def rank_by_hand(scores, history, goal, seen):
     return 1 + sum(scores[n] >= scores[goal] for n in others)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.booleans(), st.integers(1, 4))
 def test_ranks_equal_brute_force_with_ties(seed, seen, chunk):
     rng = np.random.default_rng(seed)
@@ -92,7 +92,6 @@ def test_exposure_counts_only_those_who_lack_the_target():
     assert metrics["target rank"] == pytest.approx(((1 + 70) / 2 + (60 + 40) / 2) / 2)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_detection_against_sklearn_with_ties(seed):
     rng = np.random.default_rng(seed)

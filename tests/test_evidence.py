@@ -44,7 +44,7 @@ def holders_of(histories, item):
     return [[other for other in history if other != item] for history in histories if item in history]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.lists(st.integers(1, 8), max_size=9), min_size=1, max_size=8), st.integers(0, 99))
 def test_shapes_are_those_of_the_popularities(histories, seed):
     counts = np.random.default_rng(seed).integers(0, 50, 9)
@@ -56,7 +56,7 @@ def test_shapes_are_those_of_the_popularities(histories, seed):
 
 
 class TestCounts:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(HISTORIES)
     def test_pairs_are_those_of_every_history(self, histories):
         (made,) = world(histories).layers
@@ -66,7 +66,7 @@ class TestCounts:
                 wanted[one * 9 + other] = wanted.get(one * 9 + other, 0) + 1
         assert dict(zip(made.known.tolist(), np.diff(made.first).tolist(), strict=True)) == wanted
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(HISTORIES, st.integers(1, 11), st.sets(st.integers(1, 8), min_size=1))
     def test_company_against_its_definition_and_in_layers(self, histories, cut, asked):
         """Whatever part of the log stands beside the rest, and whichever items are asked for."""
@@ -119,7 +119,7 @@ class TestCounts:
         assert alike.kept.sum() == 2
         assert _Company.of(world(histories[:2]), np.array([1]), np.ones((9, 2), dtype=np.float32)).kept.all()  # too few
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(HISTORIES, st.integers(1, 11), st.integers(0, 100), st.integers(1, 8))
     def test_texts_against_their_definition_and_in_layers(self, histories, cut, seed, item):
         vectors = np.random.default_rng(seed).standard_normal((9, 3)).astype(np.float32)
@@ -163,7 +163,7 @@ class TestCounts:
         np.testing.assert_allclose(scores[few], (alike[few] - alike[told].mean()) / alike[told].std())
         assert _Usual.of(Sequences.of([[1], [2]]), vectors).scores(np.array([0.3]), np.array([2])) == 0.3
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(HISTORIES, st.integers(1, 11), st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))
     def test_holders_of_an_item_do_not_vouch_for_a_pair(self, histories, cut, item, left, right):
         asked = (np.array([left * 9 + right]), np.array([item]))
@@ -172,7 +172,7 @@ class TestCounts:
         wanted = sum(left != right and {left, right} <= set(h) and item not in h for h in histories)
         assert found == pytest.approx(wanted)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(HISTORIES, st.integers(1, 8))
     def test_kinship_is_a_mean_over_holders_and_their_items(self, histories, item):
         """Many draws come near what all pairs of holders say."""
@@ -191,7 +191,7 @@ class TestCounts:
         for name, wanted in (("kinship share", shares), ("kinship", lifts)):
             assert found[name][0] == pytest.approx(np.average(wanted, weights=weights) if wanted else 0, abs=0.06)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(HISTORIES, st.integers(0, 4))
     def test_doubles_against_their_definition(self, histories, layer):
         """Of a holder's pairs of items the share that somebody has who lacks the item; the most of them, the mean."""
@@ -246,7 +246,7 @@ def scored(values, holders):
 
 
 class TestScores:
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.integers(0, 1000), st.floats(0.1, 10), st.floats(-5, 5))
     def test_neither_scale_nor_shift_of_a_measure_matters(self, seed, scale, shift):
         rng = np.random.default_rng(seed)
@@ -279,7 +279,7 @@ class TestScores:
         assert abs(scores.mean()) < 0.02
         assert scores[0] < -2 < 2 < scores[-1]
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.integers(0, 1000))
     def test_excess_is_what_kinship_and_popularity_leave_of_fit_unexplained(self, seed):
         """Against a library's weighted least squares."""

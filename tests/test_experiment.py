@@ -669,7 +669,7 @@ class TestCommandLine:
         asked += "try: lorec.cli.main()\nexcept SystemExit: pass\n"
         said = subprocess.run(
             [sys.executable, "-c", asked + "assert 'torch' not in sys.modules and 'polars' not in sys.modules"],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert said.returncode == 0, said.stderr
         assert "recipes/demo.toml" in said.stdout
@@ -680,7 +680,7 @@ class TestCommandLine:
 
         command = [sys.executable, "-m", "lorec", "run", str(recipe), "--out", str(tmp_path / "cut")]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (tmp_path / "cut" / "poisoned" / "checkpoint.safetensors").exists():
             assert time.monotonic() < deadline, process.stderr.read()
             assert process.poll() is None or (tmp_path / "cut" / "poisoned" / "scorecard.json").exists()
@@ -688,7 +688,7 @@ class TestCommandLine:
             if (tmp_path / "cut" / "poisoned" / "scorecard.json").exists():
                 break
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         if process.returncode != 0:  # it may have been quicker
             assert process.returncode == 130
             assert "when the same command is given again" in err

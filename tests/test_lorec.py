@@ -54,7 +54,7 @@ def decided(bad, known, spec=None, seed=0):
 
 
 class TestCalibration:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.integers(0, 10_000))
     def test_against_a_library(self, seed):
         rng = np.random.default_rng(seed)
@@ -157,7 +157,7 @@ class TestProfile:
                 wanted = x[:, one] * x[:, other]
                 assert max(np.corrcoef(wanted, column)[0, 1] for column in made[:, 3:-1].T) == pytest.approx(1)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(
         st.lists(st.lists(st.integers(1, 5), max_size=5), min_size=1, max_size=8),
         st.integers(0, 100),
@@ -199,7 +199,7 @@ class TestProfile:
 
 
 class TestAssociation:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(
         st.lists(st.lists(st.integers(1, 5), max_size=5), min_size=1, max_size=8),
         st.integers(0, 8),

@@ -69,7 +69,7 @@ def states(made, history):
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("kind", KINDS)
 class TestLaws:
-    @settings(deadline=None, max_examples=10)
+    @settings(max_examples=10)
     @given(data=st.data())
     def test_a_state_does_not_see_what_comes_later(self, kind, spec, data):
         made = model(kind, spec)
@@ -78,7 +78,7 @@ class TestLaws:
         other = history[:cut] + [item % ITEMS + 1 for item in history[cut:]]
         torch.testing.assert_close(states(made, [history])[:, :cut], states(made, [other])[:, :cut])
 
-    @settings(deadline=None, max_examples=10)
+    @settings(max_examples=10)
     @given(data=st.data())
     def test_padding_and_batch_width_change_nothing(self, kind, spec, data):
         made = model(kind, spec)
@@ -342,7 +342,7 @@ class TestLosses:
 
 
 class TestDropout:
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     @given(st.floats(0.01, 0.95), st.integers(0, 100))
     def test_drops_its_share_and_keeps_the_mean(self, p, seed):
         torch.manual_seed(seed)
@@ -464,7 +464,7 @@ class TestRecommend:
         assert all(lists[-1][: len(one)] == one for one in lists)
         assert lists[-1] == catalog.ids(np.arange(1, ITEMS + 1))
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(scores=st.lists(st.sampled_from([-np.inf, 0.0, 1.0, 2.0]), min_size=3, max_size=9), k=st.integers(1, 3))
     def test_first_places_against_a_stable_sort(self, scores, k):
         values, numbers = first_places(torch.tensor([scores, scores[::-1]]), k)

@@ -23,7 +23,7 @@ def test_public_names_are_complete_sorted_and_documented():
 
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, lorec, lorec.cli; sys.exit('torch' in sys.modules or 'polars' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
 
 
 def test_the_readme_tree_is_the_real_tree():

@@ -195,7 +195,7 @@ class TestEveryReport:
         path = report(folder)
         seen = subprocess.run(
             ["chromium", "--headless", "--no-sandbox", "--virtual-time-budget=2000", "--dump-dom", path],
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=300,
         ).stdout  # fmt: skip
         title = re.search(r"<title>(.*?)</title>", seen)
         assert title is not None

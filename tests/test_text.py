@@ -294,7 +294,7 @@ class TestStore:
             subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
             for _ in range(2)
         ]
-        assert sorted(int(one.communicate(timeout=120)[0]) for one in both) == [0, 3000]
+        assert sorted(int(one.communicate(timeout=300)[0]) for one in both) == [0, 3000]
 
     def test_without_a_folder_one_object_still_encodes_once(self):
         Counting.asked.clear()
