@@ -11,6 +11,8 @@ from sklearn.linear_model import LinearRegression
 from lorec.attacks import LLM, Bandwagon, CoVisit, Random, Replace, Segment, forge
 from lorec.data import Sequences, inject
 from lorec.evidence import (
+    COLLUSION,
+    MEASURES,
     Examiner,
     _Company,
     _doubles,
@@ -452,6 +454,63 @@ class TestWhatItSees:
                 assert np.isfinite(found.collusion).all()
                 assert np.isfinite(found.intrusion).all()
                 assert np.isfinite(found.surprise).all()
+
+    @pytest.mark.parametrize("name", MEASURES)
+    def test_a_measure_that_is_not_asked_changes_what_it_is_for_and_nothing_else(self, town, name):
+        poison = forge(Segment(share=0.02), town, 5, seed=5)
+        text, n, items = TextVectors(town.catalog, Hash(dim=64)).items(), len(town.catalog), np.arange(1, 900)
+        whole, without = (
+            Examiner(town.train, n, text, np.random.default_rng(0), without=some) for some in ((), (name,))
+        )
+        for one, other in (
+            (whole.evidence, without.evidence),
+            (whole.beside(poison.profiles, items), without.beside(poison.profiles, items)),
+        ):
+            assert other.measures.keys() == one.measures.keys() - {name}
+            assert all((other.measures[kept] == one.measures[kept]).all() for kept in other.measures)
+            changed = {
+                view for view in ("collusion", "incoherence", "contradiction", "copying", "camouflage", "surprise")
+                if not np.allclose(getattr(one, view), getattr(other, view))
+            }  # fmt: skip
+            assert changed == ROLES[name]
+            if "collusion" in changed and name != "evenness":
+                signs = {kept: sign for kept, sign in COLLUSION.items() if kept != name}
+                mean = sum(sign * np.clip(one.measures[kept], -5, 5) for kept, sign in signs.items()) / len(signs)
+                spread = np.maximum(np.clip(one.measures["evenness"], -5, 5), 0) / 2
+                np.testing.assert_allclose(other.collusion, mean + spread, atol=1e-9)
+
+    def test_twins_count_where_they_are_to(self):
+        """Two listings of one product have the same holders, whose other items are of all sorts."""
+        rng = np.random.default_rng(0)
+        histories = [[*rng.choice(np.arange(3, 60), 4, replace=False)] for _ in range(400)]
+        for history in histories[:60]:
+            history += [1, 2]
+        text = np.eye(61, dtype=np.float32)
+        text[2] = text[1]
+        aside, counted = (
+            Examiner(Sequences.of(histories), 60, text, np.random.default_rng(0), without=some)
+            for some in ((), ("twins",))
+        )
+        named = "concentration"
+        assert counted.evidence.measures[named][1] > aside.evidence.measures[named][1] + 1
+        assert counted.evidence.measures["kinship"][1] == aside.evidence.measures["kinship"][1]
+
+
+ROLES = {
+    "fit": {"incoherence", "contradiction", "surprise"},
+    "strangers": {"incoherence", "contradiction", "surprise"},
+    "concentration": {"collusion", "contradiction", "surprise"},
+    "same": {"collusion", "contradiction", "surprise"},
+    "evenness": {"collusion"},
+    "kinship": {"collusion", "incoherence", "contradiction", "surprise"},
+    "kinship share": {"incoherence", "contradiction", "camouflage", "surprise"},
+    "excess": {"collusion", "contradiction", "camouflage", "surprise"},
+    "doubles": {"copying"},
+    "text fit": {"incoherence", "contradiction", "surprise"},
+    "text kinship": {"collusion", "incoherence", "contradiction", "camouflage", "surprise"},
+    "scatter": {"contradiction"},
+}
+"""The views that each measure is for. (And scatter for `intrusion`.)"""
 
 
 def test_what_is_looked_at_in_parts_is_what_is_looked_at_at_once(town, monkeypatch):

@@ -463,10 +463,21 @@ class TestGuard:
             {"disguises": 0.0},
             {"threshold": -0.1},
             {"surprise": 0.5},
+            {"sources": ("text",), "without": ("text fit", "text kinship", "twins")},
             dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "profile", "contradiction"), 0.0),
         ):
             with pytest.raises(ConfigError, match="LoRec"):
                 LoRec(**wrong)
+        with pytest.raises(ConfigError, match="no measure to go without called 'text  fit'; did you mean 'text fit'"):
+            LoRec(without=("text  fit",))
+
+    def test_goes_without_a_measure(self, town):
+        """Copied histories show in their doubles: without these the view has nothing to say, and says so."""
+        poison, bad, known = poisoned(town, Replace(share=0.02))
+        whole, without = (decided(bad, known, LoRec(without=some)) for some in ((), ("doubles",)))
+        lies = bad.fraudsters[bad.train.users()] & np.isin(bad.train.items, poison.targets)
+        assert whole.weights.events[lies].mean() < without.weights.events[lies].mean() - 0.2
+        assert "the view copying says nothing: known fakes do not stand out by it" in without.notes
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ Time is not among the measures: in a synthetic attack it is made up, and a detec
 itself. Who looks at a real log may ask for `bursts` besides, and for `doubles` of whole histories.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from lorec.data import Bools, Floats, Ints, Sequences, firsts, offsets, runs
 from lorec.errors import DataError
 
-__all__ = ["Evidence", "Examiner", "bursts", "by_rank", "coherence", "doubles", "shapes"]
+__all__ = ["MEASURES", "Evidence", "Examiner", "bursts", "by_rank", "coherence", "doubles", "shapes"]
 
 FEWEST = 3
 """Holders below which nothing is said of an item."""
@@ -65,6 +65,12 @@ EVENNESS = "evenness"
 """How much of an item's company is middling: its sixth to twentieth most frequent companions. For `collusion`."""
 ASIDE = {COPYING, SCATTER, EVENNESS}
 """Measures that `surprise` leaves out."""
+MEASURES: dict[str, str] = {
+    "fit": "log", "strangers": "log", "concentration": "log", "same": "log", EVENNESS: "log", "kinship": "log",
+    "kinship share": "log", "excess": "log", COPYING: "log", "text fit": "text", "text kinship": "text",
+    SCATTER: "text",
+}  # fmt: skip
+"""All of them, and what each is made of."""
 USUAL = 2.0
 """A score of doubles that says nothing: lies of other kinds have none, and a calibration must not take that for honest.
 """
@@ -119,10 +125,13 @@ class Examiner:
         rng: np.random.Generator,
         *,
         counted: bool = True,
+        without: Collection[str] = (),
         partners: int = 20,
         pairs: int = 192,
     ) -> None:
         """`vectors` [V + 1, dim] of the items' texts, or None to go without; `counted`: whether to go by the log.
+
+        `without` names measures that no view asks, and `twins` where what reads the same is to count as any other.
 
         `partners` other items of the same user are looked at for each interaction (drawn where there are more), `pairs`
         pairs of holders for each item.
@@ -130,11 +139,13 @@ class Examiner:
         partners = min(partners, max(2, MOST_PAIRS // max(len(log.items), 1)))
         self._counted, self._partners, self._pairs, self._rng = counted, partners, pairs, rng
         self._unit = None if vectors is None else _unit(vectors)
+        self._twin_texts = None if "twins" in without else self._unit
         self._world = _World.of(log, n_items, partners, rng)
         everything = np.arange(n_items + 1)
         self._usual = None if self._unit is None else _Usual.of(self._world.log, self._unit)
         raw = self._measure(self._world, everything)
-        self._scale = _Scale.of(raw, self._world.holders, self._told(self._world, everything), self._worded(everything))
+        told, worded = self._told(self._world, everything), self._worded(everything)
+        self._scale = _Scale.of(raw, self._world.holders, told, worded, without)
         self.evidence = self._judge(raw, self._world, everything)
         """Of every item; row 0 is padding."""
 
@@ -153,7 +164,7 @@ class Examiner:
         return np.ones(len(items), dtype=bool) if self._unit is None else (self._unit[items] != 0).any(axis=1)
 
     def _measure(self, world: "_World", items: Ints) -> dict[str, Floats]:
-        company = _Company.of(world, items, self._unit)
+        company = _Company.of(world, items, self._twin_texts)
         raw: dict[str, Floats] = {}
         if self._counted:
             raw |= company.measures() | _kinship(world, items, self._pairs, self._rng)
@@ -714,19 +725,22 @@ class _Scale:
     explains: Floats
     """What the fit of an item follows from: see `_explaining`."""
     quantiles: dict[str, "_Quantiles"]
+    """Of every measure that is asked."""
     centre: Floats
     """[measures]: the crowd's mean scores."""
     inverse: Floats
     """[measures, measures]: of the crowd's covariance."""
 
     @staticmethod
-    def of(raw: dict[str, Floats], holders: Ints, told: Bools, worded: Bools) -> "_Scale":
+    def of(
+        raw: dict[str, Floats], holders: Ints, told: Bools, worded: Bools, without: Collection[str] = ()
+    ) -> "_Scale":
         explains: Floats = np.zeros(5)
         if "fit" in raw:
             weight = np.minimum(np.sqrt(holders), 7)[told]  # popular items are measured better, but are not everything
             explaining = _explaining(raw, holders)[told]
             explains = np.linalg.lstsq(explaining * weight[:, None], raw["fit"][told] * weight, rcond=None)[0]
-        raw = _with_excess(raw, holders, explains)
+        raw = {name: one for name, one in _with_excess(raw, holders, explains).items() if name not in without}
         judged = {name: told & worded if name == "text fit" else told for name in raw}
         quantiles = {name: _Quantiles.of(raw[name][some], holders[some]) for name, some in judged.items()}
         n = len(raw.keys() - ASIDE)
@@ -743,10 +757,10 @@ class _Scale:
     def scores(self, raw: dict[str, Floats], holders: Ints, told: Bools, worded: Bools) -> dict[str, Floats]:
         """Normal scores; zeros of items that can't be judged. Of an item without text its own text can't be."""
         found: dict[str, Floats] = {}
-        for name, values in raw.items():
+        for name, quantiles in self.quantiles.items():
             some = told & worded if name == "text fit" else told
-            found[name] = np.zeros(len(values))
-            found[name][some] = self.quantiles[name].scores(values[some], holders[some])
+            found[name] = np.zeros(len(holders))
+            found[name][some] = quantiles.scores(raw[name][some], holders[some])
         return found
 
     def judge(self, raw: dict[str, Floats], holders: Ints, told: Bools, worded: Bools) -> Evidence:

@@ -32,7 +32,8 @@ from lorec.detectors.logistic import calibrate
 from lorec.detectors.reasons import Names, by_items, company, than
 from lorec.detectors.suspicion import Suspicion
 from lorec.errors import ConfigError, DataError
-from lorec.evidence import Evidence, Examiner
+from lorec.evidence import ASIDE, MEASURES, Evidence, Examiner
+from lorec.registry import unknown
 from lorec.sight import Sight
 
 Source = Literal["log", "text"]
@@ -55,6 +56,9 @@ class LoRec:
 
     sources: tuple[Source, ...] = ("log", "text")
     """What evidence is made of: the log's own co-occurrence, a language model's vectors of the items' texts."""
+    without: tuple[str, ...] = ()
+    """Measures that no view asks, by their names in `lorec.evidence.MEASURES`; `twins` where two items that read the
+    same and are held together, as listings of one product are, are to count as any other two."""
     collusion: float = 10.0
     """An interaction counts 0 where this view raises the odds of a lie so many times (a Bayes factor); 0: off.
 
@@ -115,6 +119,10 @@ class LoRec:
             raise ConfigError(f"LoRec's sources are {self.sources!r}; they are log, text or both")
         if not self.sources or not self.factors().keys() - {"association"}:
             raise ConfigError("LoRec needs at least one source, and a view besides association whose factor is not 0")
+        if strangers := [name for name in self.without if name not in (*MEASURES, "twins")]:
+            raise unknown("measure to go without", strangers[0], (*MEASURES, "twins"))
+        if not {name for name, made_of in MEASURES.items() if made_of in self.sources} - {*self.without, *ASIDE}:
+            raise ConfigError(f"LoRec goes without all that its sources measure ({', '.join(self.without)}); keep one")
         if not all(1 <= factor < math.inf for factor in self.factors().values()):
             raise ConfigError(f"LoRec's factors ({', '.join(VIEWS)}) are 1 or more, or 0 for off")
         if not all(0 < share <= 1 for share in (self.budget, self.disguises, self.silence)):
@@ -174,7 +182,7 @@ class LoRec:
 
         A view says how many times it raises the odds of a lie. Last which views say nothing, and why.
         """
-        examiner = Examiner(log, n_items, vectors, rng, counted="log" in self.sources)
+        examiner = Examiner(log, n_items, vectors, rng, counted="log" in self.sources, without=self.without)
         trials = [_Scene.of(one, examiner, log, n_items) for one in known]
         if not any(trial.lies.any() for trial in trials):
             raise DataError("no known fake takes a target of its round; give rounds as known_fakes(...) makes them")
