@@ -91,7 +91,7 @@ class Findings:
         if self.alarm < 0.5 and loud.height:
             return (
                 f"No larger campaign than honest logs have (likelihood of an attack {self.alarm:.2f}), and something "
-                f"to look at: {_together(loud.row(0, named=True))[0]}. In all {odd}."
+                f"to look at: {_together(loud.row(0, named=True))[0]}. In all, {odd}."
             )
         if self.alarm < 0.5:
             return f"Nothing out of the ordinary (likelihood of an attack {self.alarm:.2f}): {odd}, as in honest logs."

@@ -158,13 +158,16 @@ def _spread(values: pl.Series) -> str:
 
 
 def moment(time: int, unit: int | None = None) -> str:
-    """A date where the number can be one, in seconds to nanoseconds since 1970 or of a known unit; else the number."""
+    """A date where the number can be one, in seconds to nanoseconds since 1970 or of a known unit; else the number.
+
+    Midnight goes unsaid: most logs that have it know days only.
+    """
     per_second = _per_second(time) if unit is None else unit
     try:
         date = datetime.fromtimestamp(time // per_second, UTC)
     except (ZeroDivisionError, ValueError, OverflowError, OSError):  # none, or beyond the calendar
         return str(time)
-    return date.isoformat(sep=" ", timespec="seconds")[:19]
+    return date.isoformat(sep=" ", timespec="seconds")[:19].removesuffix(" 00:00:00")
 
 
 def _per_second(time: int) -> int:
