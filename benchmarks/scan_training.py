@@ -4,6 +4,8 @@
 
 A row of FOLDER/rows.jsonl is a recommender. The scan looks at the training log alone; it has no trial of the judged
 kind, nor does its lorec know it. Rows that are there are not made again.
+
+    python benchmarks/scan_training.py FOLDER --table
 """
 
 import argparse
@@ -22,10 +24,31 @@ from lorec.defenses import Oracle, Undefended, WeightFile
 ARMS = ("clean", "poisoned", "oracle", "scan")
 
 
+def table(rows: list[dict]) -> str:
+    """Exposure of the targets and hits under each arm, as Markdown: a line for each attack."""
+    found = {(row["log"], row["kind"], row["share"], row["seed"], row["arm"]): row for row in rows}
+    clean = {(row["log"], row["kind"], row["seed"]): row for row in rows if row["arm"] == "clean"}
+    lines = [
+        "| log | share | kind | clean | undefended | oracle | scan's weights | HR@10, undefended | oracle "
+        "| scan's weights | likelihood |", "| --- | ---: | --- |" + " ---: |" * 8,
+    ]  # fmt: skip
+    for log, share, kind, seed in sorted({key[:1] + key[2:3] + key[1:2] + key[3:4] for key in found}):
+        arms = [found.get((log, kind, share, seed, arm)) for arm in ARMS]
+        if arms[1] is None and arms[3] is None:
+            continue
+        arms[0] = clean.get((log, kind, seed))  # its targets are those of the kind and the seed, whatever the share
+        shown = [f"{arm['T-HR@50']:.4f}" if arm else "" for arm in arms]
+        hits = [f"{arm['HR@10']:.4f}" if arm else "" for arm in arms[1:]]
+        alarm = f"{arms[3]['alarm']:.2f}" if arms[3] else ""
+        lines.append(f"| {log} | {100 * share:g} % | {kind} | {' | '.join([*shown, *hits, alarm])} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("folder", type=Path)
-    asked.add_argument("log")
+    asked.add_argument("log", nargs="?", default="amazon-beauty")
+    asked.add_argument("--table", action="store_true", help="show what was measured so far, and end")
     asked.add_argument("--kinds", nargs="*", default=["random", "bandwagon", "segment", "replace"])
     asked.add_argument("--shares", type=float, nargs="+", default=[0.01], help="fraudsters for each genuine user")
     asked.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
@@ -35,9 +58,12 @@ def main() -> None:
     asked.add_argument("--cache", type=Path, default=Path("runs/vectors"))
     options = asked.parse_args()
     torch.set_num_threads(1)
-    rows = options.folder / "rows.jsonl"
+    rows = options.folder if options.folder.suffix == ".jsonl" else options.folder / "rows.jsonl"
     rows.parent.mkdir(parents=True, exist_ok=True)
     before = [json.loads(line) for line in rows.read_text("utf-8").splitlines()] if rows.exists() else []
+    if options.table:
+        print(table(before))
+        return
     done = {(row["log"], row["kind"], row["share"], row["seed"], row["arm"]) for row in before}
     training = lorec.Training(epochs=options.epochs, patience=options.epochs, valid_users=5000, threads=1)
     split = lorec.leave_two_out(lorec.load(options.log), seed=options.seed)
