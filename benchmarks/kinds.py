@@ -40,24 +40,22 @@ HELD_OUT = {"disguise": "segment"}
 """The kind that is judged, by its name among the known ones, where it is another."""
 BACKBONES = {"sasrec": lorec.SASRec, "gru4rec": lorec.GRU4Rec, "fmlp": lorec.FMLP}
 ENCODERS = {"minilm": lorec.MiniLM, "hash": lorec.Hash, "random": RandomText}
-PARTS = (
-    {
-        "whole": {},
-        "without collusion": {"collusion": 0.0},
-        "without incoherence": {"incoherence": 0.0},
-        "without intruders": {"intruders": 0.0},
-        "without surprise": {"surprise": 0.0},
-        "without copying": {"copying": 0.0},
-        "without profile": {"profile": 0.0},
-        "without association": {"association": 0.0},
-        "without contradiction": {"contradiction": 0.0},
-        "with camouflage": {"camouflage": 5.0},
-        "without text": {"sources": ("log",)},
-        "without log": {"sources": ("text",)},
-    }
-    | {f"without the measure {name}": {"without": (name,)} for name in MEASURES}
-    | {"with twins": {"without": ("twins",)}}
-)
+PARTS = {
+    "whole": {},
+    "without collusion": {"collusion": 0.0},
+    "without incoherence": {"incoherence": 0.0},
+    "without intruders": {"intruders": 0.0},
+    "without surprise": {"surprise": 0.0},
+    "without copying": {"copying": 0.0},
+    "without profile": {"profile": 0.0},
+    "without association": {"association": 0.0},
+    "without contradiction": {"contradiction": 0.0},
+    "with camouflage": {"camouflage": 5.0},
+    "without text": {"sources": ("log",)},
+    "without log": {"sources": ("text",)},
+    **{f"without the measure {name}": {"without": (name,)} for name in MEASURES},
+    "with twins": {"without": ("twins",)},
+}
 
 CLEAN_LOG = "lorec on the clean log"
 CHANGED = [f"lorec {name}" for name in PARTS if name != "whole"]

@@ -32,10 +32,11 @@ def table(rows: list[dict]) -> str:
         "| log | share | kind | clean | undefended | oracle | scan's weights | HR@10, undefended | oracle "
         "| scan's weights | likelihood |", "| --- | ---: | --- |" + " ---: |" * 8,
     ]  # fmt: skip
-    for log, share, kind, seed in sorted({key[:1] + key[2:3] + key[1:2] + key[3:4] for key in found}):
+    attacks = {
+        (row["log"], row["share"], row["kind"], row["seed"]) for row in rows if row["arm"] in ("poisoned", "scan")
+    }
+    for log, share, kind, seed in sorted(attacks):
         arms = [found.get((log, kind, share, seed, arm)) for arm in ARMS]
-        if arms[1] is None and arms[3] is None:
-            continue
         arms[0] = clean.get((log, kind, seed))  # its targets are those of the kind and the seed, whatever the share
         shown = [f"{arm['T-HR@50']:.4f}" if arm else "" for arm in arms]
         hits = [f"{arm['HR@10']:.4f}" if arm else "" for arm in arms[1:]]
