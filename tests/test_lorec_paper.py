@@ -266,15 +266,19 @@ class TestGuard:
 
 
 def test_lorec_beats_undefended_where_histories_are_long():
-    """A world where the calibrator can learn: random profiles push five items; weights part the two kinds."""
+    """A world where the calibrator can learn: random profiles push five items; weights part the two kinds.
+
+    Its steps come closer together than the paper's: as many of them in half as many epochs.
+    """
     split = leave_two_out(world(users=400, items=300, length=50, groups=5, seed=1), last=50)
     poison = forge(Random(share=0.05), split, 5, seed=3)
     bad = inject(split, poison, seed=3)
     known = known_fakes(bad, kinds=["random"], share=0.1, seed=3)
     text = TextVectors(split.catalog, Hash(dim=64))
-    training = Training(epochs=60, patience=60, tokens=1024, learning_rate=1e-3)
+    training = Training(epochs=30, patience=30, tokens=1024, learning_rate=2e-3)
     exposed, fits = {}, {}
-    for name, defense in (("none", Undefended()), ("lorec", LoRecPaper(view="pooled", tokens=1024))):
+    paper = LoRecPaper(view="pooled", tokens=1024, passes=1, update_every=1, enter=12)
+    for name, defense in (("none", Undefended()), ("lorec", paper)):
         fits[name] = fit(bad, SASRec(width=32), defense=defense, known=known, text=text, training=training, seed=3)
         exposed[name] = evaluate(fits[name].recommender, bad, targets=poison.targets).metrics
     guard = fits["lorec"].guard
