@@ -86,6 +86,10 @@ class Read(HTMLParser):
             kept.append(data)
 
 
+def title_in(page):
+    return unescape(re.search("<title>(.*)</title>", page.read_text("utf-8"))[1])
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A tiny log on disk; one of its items, the first fraudsters' or not, has a stranger's title."""
@@ -239,6 +243,14 @@ class TestScan:
             tmp_path / "long/weights.parquet"
         )
         assert "440 older ones are left out" in report(tmp_path / "long").read_text("utf-8")
+
+    def test_names_the_log_if_it_was_a_file(self, scanned, tmp_path):
+        shutil.copytree(scanned[0], tmp_path / "named")
+        assert title_in(report(tmp_path / "named")) == "Scan of a log"
+        said = json.loads((tmp_path / "named/findings.json").read_text("utf-8"))
+        said["log"]["dataset"]["source"] = "a<b>.csv"
+        (tmp_path / "named/findings.json").write_text(json.dumps(said), "utf-8")
+        assert title_in(report(tmp_path / "named")) == "Scan of a<b>.csv"
 
     def test_of_nothing_says_so(self, scanned, tmp_path):
         folder = scanned[0]

@@ -56,7 +56,7 @@ def of_scan(folder: Path) -> Page:
         Section("What was asked, and how to repeat it", _asked(found, folder)),
     ]
     return Page(
-        "Scan of a log", str(found["verdict"]), float(found["alarm"]) >= LIKELY, sections,
+        f"Scan of {found['log']['dataset'].get('source') or 'a log'}", str(found["verdict"]), float(found["alarm"]) >= LIKELY, sections,
         f"Written by lorec {found['lorec']}. All users, items and interactions are in the Parquet files beside it.",
         lead=[str(found["would do"])],
     )  # fmt: skip
