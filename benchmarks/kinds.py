@@ -50,6 +50,7 @@ PARTS = {
     "without profile": {"profile": 0.0},
     "without association": {"association": 0.0},
     "without contradiction": {"contradiction": 0.0},
+    "without nameless": {"nameless": 0.0},
     "with camouflage": {"camouflage": 5.0},
     "without text": {"sources": ("log",)},
     "without log": {"sources": ("text",)},

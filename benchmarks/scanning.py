@@ -184,20 +184,24 @@ def few(rows: list[dict]) -> str:
 
 def changed(rows: list[dict]) -> str:
     """What each evidence adds, as Markdown: means of alarm, targets among the worst 10, users' recall@1% and PR-AUC."""
-    named = [*dict.fromkeys(row["change"] for row in rows if row.get("change"))]
+    bad = [row for row in rows if row["share"]]
+    named = [*dict.fromkeys(row["change"] for row in bad if row.get("change"))]
     if not named:
         return ""
-    lines = ["| log | kind | as it is | " + " | ".join(named) + " |", "| --- | --- |" + " --- |" * (len(named) + 1)]
-    by_key = {key(row): row for row in rows}
-    both = [row for row in rows if row["share"] and not row.get("change") and (*key(row)[:-1], named[0]) in by_key]
-    for log, kind in sorted({(row["log"], row["kind"]) for row in both}):
-        cells = []
-        for change in ("", *named):
-            some = [by_key[*key(row)[:-1], change] for row in both if (row["log"], row["kind"]) == (log, kind)]
-            wanted = ("targets among the worst 10", "recall@1%", "PR-AUC")
-            figures = [[row["alarm"], *(row["judged"][one] for one in wanted)] for row in some]
-            cells.append(", ".join(f"{one:.2f}" for one in np.mean(figures, axis=0)))
-        lines.append(f"| {log} | {kind} | {' | '.join(cells)} |")
+    lines = ["| log | kind | share | as it is | " + " | ".join(named) + " |"]
+    lines += ["| --- | --- | ---: |" + " --- |" * (len(named) + 1)]
+    cells: dict[tuple, dict[str, list]] = {}
+    for row in bad:
+        of_draw = cells.setdefault((row["log"], row["kind"], row["share"]), {})
+        wanted = ("targets among the worst 10", "recall@1%", "PR-AUC")
+        figures = [row["alarm"], *(row["judged"][one] for one in wanted)]
+        of_draw.setdefault(row.get("change", ""), []).append((key(row)[:-1], figures))
+    for (log, kind, share), told in sorted(cells.items()):
+        draws = {draw for change, some in told.items() if change for draw, _ in some}
+        if draws:  # as it is: of the draws that were scanned again
+            again = [[figures for draw, figures in told.get(change, ()) if draw in draws] for change in ("", *named)]
+            said = [", ".join(f"{one:.2f}" for one in np.mean(some, axis=0)) if some else "" for some in again]
+            lines.append(f"| {log} | {kind} | {100 * share:g} % | {' | '.join(said)} |")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from lorec.attacks import ATTACKS, Adaptive, Bandwagon, Random, Replace, Segment, forge, known_fakes
-from lorec.data import Dataset, Feed, Poison, Sequences, inject, leave_two_out
+from lorec.data import Catalog, Dataset, Feed, Poison, Sequences, inject, leave_two_out
 from lorec.defenses import LoRec, LoRecPaper, Undefended
 from lorec.detectors import detect
 from lorec.detectors.logistic import calibrate, fit_logistic, sigmoid, squared
@@ -184,7 +184,8 @@ class TestProfile:
         poison, bad, known = poisoned(leave_two_out(bands, k_core=1), attack)
         users = bad.train.users()
         lies = bad.fraudsters[users] & np.isin(bad.train.items, poison.targets)
-        off = dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "association", "contradiction"), 0.0)
+        loud = ("collusion", "surprise", "incoherence", "copying", "association", "contradiction", "nameless")
+        off = dict.fromkeys(loud, 0.0)
         counted = decided(bad, known, LoRec(**off, silence=1.0)).weights.events
         assert counted[lies].mean() < 0.5
         assert (counted[~bad.fraudsters[users]] < 1).mean() < 0.05
@@ -227,8 +228,9 @@ class TestAssociation:
         caught = {}
         for association in (0.0, 15.0):
             spec = LoRec(
-                incoherence=0, surprise=0, copying=0, profile=0, contradiction=0, collusion=30, association=association
-            )
+                incoherence=0, surprise=0, copying=0, profile=0, contradiction=0, nameless=0, collusion=30,
+                association=association,
+            )  # fmt: skip
             caught[association] = 1 - decided(bad, known, spec).weights.events
         assert 0 < caught[0.0][lies].mean() < 1
         assert caught[15.0][lies].mean() == 1
@@ -365,6 +367,29 @@ class TestGuard:
         assert intrusion[gone].min() > next_one
         assert guard.found.views["incoherence"][gone].min() < guard.found.views["incoherence"][able & ~gone].max()
 
+    @pytest.mark.parametrize("alike", ["all of them", "two of three words"])
+    def test_who_names_what_is_pushed_does_not_hide_it(self, town, alike):
+        """Five products of one maker, or one product listed five times: to a reader a crowd's taste."""
+        poison, bad, known = poisoned(town, Random(share=0.02))
+        numbers, title = pl.int_range(1, len(bad.catalog) + 1), "a spray of glue"
+        named = pl.lit(title) if alike == "all of them" else pl.format(f"{title} {{}}", "item")
+        theirs = pl.when(numbers.is_in(poison.targets.tolist())).then(named).otherwise("title")
+        renamed = replace(bad, catalog=Catalog(bad.catalog.items.with_columns(title=theirs)))
+        guard, trusting = (decided(renamed, known, LoRec(nameless=factor)) for factor in (15.0, 0.0))
+        lies = bad.fraudsters[bad.train.users()] & np.isin(bad.train.items, poison.targets)
+        assert not guard.weights.events[lies].any()
+        assert trusting.weights.events[lies].mean() > 0.3
+        assert guard.weights.events[~bad.fraudsters[bad.train.users()]].mean() > 0.98
+        assert (guard.found.views["nameless"][poison.targets] > 15).all()
+
+    def test_without_titles_there_is_nothing_to_set_aside(self, town):
+        _, bad, known = poisoned(town, Random(share=0.02))
+        for source in ("log", "text"):
+            one, other = (decided(bad, known, LoRec(sources=(source,), nameless=factor)) for factor in (1.0, 0.0))
+            assert (one.weights.events == other.weights.events).all()
+            assert one.notes == other.notes
+            assert "nameless" not in one.found.views
+
     def test_who_hides_from_each_view_is_seen_by_two_together(self, town, monkeypatch):
         """A crowd that adapts to every view but this one."""
         monkeypatch.setattr("lorec.attacks.adaptive.MEASURED", ("collusion", "incoherence", "copying", "surprise"))
@@ -464,7 +489,7 @@ class TestGuard:
             {"threshold": -0.1},
             {"surprise": 0.5},
             {"sources": ("text",), "without": ("text fit", "text kinship", "twins")},
-            dict.fromkeys(("collusion", "surprise", "incoherence", "copying", "profile", "contradiction"), 0.0),
+            {**dict.fromkeys(VIEWS, 0.0), "association": 15.0},
         ):
             with pytest.raises(ConfigError, match="LoRec"):
                 LoRec(**wrong)

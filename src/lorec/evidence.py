@@ -4,7 +4,8 @@ A pushed item was put into its holders' histories by one hand, and that shows in
 than the rest of the world's view of their choices explains (`collusion`: profiles made to one pattern). Or they are a
 random crowd with nothing in common (`incoherence`: profiles that are innocent but for one step). Or a little of both,
 in histories that don't hang together either (`contradiction`: people of one taste share much and go well together, a
-crowd does neither, so the sum is steady). Or they are doubles of people who lack the item (`copying`: whose histories
+crowd does neither, so the sum is steady; once more by the log alone, `nameless`, as whoever pushes items may have named
+them). Or they are doubles of people who lack the item (`copying`: whose histories
 were those). Or they hold what reads alike and nobody else takes together (`camouflage`). Or the item lies far from the
 crowd in some other way (`surprise`). All are measured against items of like popularity and without a label, and none
 moves when a recommender's weights do.
@@ -94,6 +95,10 @@ class Evidence:
     calibrated badly, since known fakes are of all kinds; it is an order in which incoherence's budget is spent."""
     contradiction: Floats
     """[n]: the mean of `collusion`'s scores, incoherence, and half of the score of `scatter`."""
+    nameless: Floats
+    """[n]: the mean of `collusion`'s scores and incoherence by the log's measures alone; 0 where there is nothing else.
+    Whoever pushes items may have named them, and a crowd that takes five titles of one kind reads as if it had a taste:
+    so titles may accuse, and don't acquit."""
     copying: Floats
     """[n]: how nearly its holders are doubles of people who lack it: what a normal score has above `USUAL`."""
     camouflage: Floats
@@ -774,9 +779,13 @@ class _Scale:
             camouflage = np.maximum(len(CAMOUFLAGE) * _mean_of(scores, CAMOUFLAGE), 0)
         collusion, incoherence = _mean_of(scores, COLLUSION), _mean_of(scores, INCOHERENCE)
         scatter, evenness = (_mean_of(scores, {name: 1}) for name in (SCATTER, EVENNESS))
+        nameless: Floats = np.zeros(len(holders))
+        counted = {name: one for name, one in scores.items() if MEASURES[name] == "log"}
+        if 0 < len(counted) < len(scores):
+            nameless = _mean_of(counted, COLLUSION) + _mean_of(counted, INCOHERENCE)
         return Evidence(
             scores, collusion + np.maximum(evenness, 0) / 2, incoherence, incoherence - 0.3 * scatter,
-            collusion + incoherence + scatter / 2, copying, camouflage, distances,
+            collusion + incoherence + scatter / 2, nameless, copying, camouflage, distances,
         )  # fmt: skip
 
 

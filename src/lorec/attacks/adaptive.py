@@ -18,7 +18,7 @@ Kind = Literal["random", "bandwagon", "segment", "covisit", "replace"]
 KINDS: dict[Kind, type] = {
     "random": Random, "bandwagon": Bandwagon, "segment": Segment, "covisit": CoVisit, "replace": Replace
 }  # fmt: skip
-MEASURED = ("collusion", "incoherence", "contradiction", "copying", "surprise")
+MEASURED = ("collusion", "incoherence", "contradiction", "nameless", "copying", "surprise")
 """The views of LoRec's default that nothing is learned for; `profile` and `association` are learned, and not counted.
 """
 

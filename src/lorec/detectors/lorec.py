@@ -39,7 +39,10 @@ from lorec.sight import Sight
 Source = Literal["log", "text"]
 MOST = 20
 """Interactions of an item that count in the calibration."""
-VIEWS = ("collusion", "surprise", "incoherence", "copying", "profile", "association", "contradiction", "camouflage")
+VIEWS = (
+    "collusion", "surprise", "incoherence", "copying", "profile", "association", "contradiction", "nameless",
+    "camouflage",
+)  # fmt: skip
 """In the order in which they are asked."""
 LOUDEST = 5.0
 """How many times `profile` may raise the odds of a lie: more honest histories look made than its calibration expects,
@@ -80,6 +83,11 @@ class LoRec:
     contradiction: float = 15.0
     """The same for the sum of `collusion`, `incoherence` and how little the texts of holders' other items go together.
     In honest items much of the first goes with little of the others; who hides from each is seen by all. 0: off.
+    """
+    nameless: float = 60.0
+    """The same for contradiction by the log alone, where texts are asked, too: titles may accuse and don't acquit, as
+    whoever pushes items may have named them alike, or all of them are one maker's. High, so that it costs hardly
+    anything where titles are honest: crowds that it is for are far above, but in a small log. 0: off.
     """
     camouflage: float = 0.0
     """The same for items whose holders have what reads alike, which nobody else takes together. 0, the default: off.
@@ -133,8 +141,8 @@ class LoRec:
             raise ConfigError("LoRec's intruders is a share of interactions in [0, 1]; 0 is off")
 
     def factors(self) -> dict[str, float]:
-        """The views that are asked, each with its Bayes factor."""
-        factors = {view: getattr(self, view) for view in VIEWS}
+        """The views that are asked, each with its Bayes factor. Of one source alone `nameless` knows nothing more."""
+        factors = {view: getattr(self, view) for view in VIEWS if view != "nameless" or len({*self.sources}) > 1}
         return {view: factor for view, factor in factors.items() if factor}
 
     @property

@@ -55,8 +55,9 @@ def of_scan(folder: Path) -> Page:
         Section("What to keep in mind", [list(map(str, found["notes"]))[:NOTES]]),
         Section("What was asked, and how to repeat it", _asked(found, folder)),
     ]
+    name = found["log"]["dataset"].get("source") or "a log"
     return Page(
-        f"Scan of {found['log']['dataset'].get('source') or 'a log'}", str(found["verdict"]), float(found["alarm"]) >= LIKELY, sections,
+        f"Scan of {name}", str(found["verdict"]), float(found["alarm"]) >= LIKELY, sections,
         f"Written by lorec {found['lorec']}. All users, items and interactions are in the Parquet files beside it.",
         lead=[str(found["would do"])],
     )  # fmt: skip

@@ -278,6 +278,7 @@ VIEWS = {
     "profile": "the histories of its {holders} look made",
     "association": "its {holders} are suspects by what else they hold",
     "contradiction": "how much its {holders} share, and how little of what they have fits, are rare together",
+    "nameless": "whatever titles say, what its {holders} share and how little of that fits are rare together",
     "camouflage": "its {holders} have what reads alike and nobody else takes together",
 }
 """What LoRec's views say of an item."""
