@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+import polars as pl
 from side_by_side import machine
 
 import lorec
@@ -59,6 +60,8 @@ PARTS = {
 }
 
 CLEAN_LOG = "lorec on the clean log"
+ALIKE = {"one title for all targets": {}, "one title, without nameless": {"nameless": 0.0}}
+"""What whoever names the pushed items can do, and what it did before `nameless`."""
 CHANGED = [f"lorec {name}" for name in PARTS if name != "whole"]
 ARMS = ("clean", "none", "oracle", "lorec", "lorec-paper", CLEAN_LOG, *CHANGED)
 
@@ -150,6 +153,14 @@ class Job:
             text = self.text if encoder == self.it.encoder else encoded(self.split, encoder)
             return self.seen(bad, known, poison, fields, text)
 
+        def alike(fields: dict) -> dict:
+            poison, bad, known = world()
+            items, title = bad.catalog.items, bad.catalog.titles()[int(poison.targets[0]) - 1]
+            theirs = pl.when(pl.int_range(1, pl.len() + 1).is_in(poison.targets.tolist())).then(pl.lit(title))
+            catalog = lorec.Catalog(items.with_columns(title=theirs.otherwise("title")))
+            text = encoded(dataclasses.replace(bad, catalog=catalog), self.it.encoder)
+            return self.seen(bad, known, poison, fields, text)
+
         def clean(fields: dict) -> dict:
             return self.seen(self.split, self.known(self.split, kind), world()[0], fields, self.text)
 
@@ -158,6 +169,8 @@ class Job:
         for encoder in ENCODERS:
             if encoder != self.it.encoder:
                 yield f"part: encoder {encoder}", functools.partial(seen, {}, encoder)
+        for named, fields in ALIKE.items():
+            yield f"part: {named}", functools.partial(alike, fields)
         yield "part: clean log", functools.partial(clean, {})
         yield "part: clean log, with camouflage", functools.partial(clean, PARTS["with camouflage"])
 
@@ -335,7 +348,7 @@ def taken_out(rows: list[dict]) -> str:
         f"| LoRec | {' | '.join(kinds)} |", f"| --- |{' ---: |' * len(kinds)}",
     ]  # fmt: skip
     encoders = (f"encoder {name}" for name in ENCODERS)
-    arms = [f"part: {name}" for name in (*PARTS, *encoders, "clean log", "clean log, with camouflage")]
+    arms = [f"part: {name}" for name in (*PARTS, *encoders, *ALIKE, "clean log", "clean log, with camouflage")]
     for arm in (arm for arm in arms if any(row["arm"] == arm for row in rows)):
         cells = []
         for kind in kinds:
