@@ -282,11 +282,13 @@ def kinds() -> str:
         "[measurements](measurements.md#lorec-on-evidence-on-kinds-that-it-never-knew).",
         "First of each log what was trained and judged: every arm as long, the best epoch by validation; means over "
         "seeds with 95 % intervals, where there is one seed **nothing is resolved**; figures are in the "
-        "[glossary](glossary.md). Then who is shown and hit, in tenths of the catalogue, 10 the most popular; new hits "
+        "[glossary](glossary.md). Success removed is the mean over the seeds on which the attack works. Then who is shown and hit, in tenths of the catalogue, 10 the most popular; new hits "
         "are the items that were first taken when four fifths of the log were over and yet are in its most popular "
         "tenth (Beauty has 79, Games 74, MovieLens-1M and the groceries none). Then what LoRec sees, without training, "
         "when a part of it is taken out or asked for besides, when texts are vectors of another encoder, and on the "
-        "log without fraudsters. Last whether its likelihoods of interactions are right, all kinds together. "
+        "log without fraudsters. What was trained, and the rows without a part, are of before the view `nameless`: "
+        "compare them with *without nameless*, of as many seeds (those without a measure are of seed 11 alone but on "
+        "Beauty). Last whether its likelihoods are right, kind by kind. "
         '`disguise` is `segment` with `by = "text"`, `segment = 200`, `stray = 0`, and `segment` is not among what '
         "is known there.",
     ]
