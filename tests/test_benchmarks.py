@@ -100,7 +100,12 @@ def test_draws_that_were_changed_stand_beside_the_draw_as_it_is(benchmark):
         rows[-1] |= {"change": change} if change else {}
     rows.append(draw | {"share": 0.0, "kind": "clean", "alarm": 0.0, "likelihoods of users": {"sum": 3.25}})
     # the second seed was not changed, so it says nothing of the change
-    assert "| shop | random | 0.90, 1.00, 0.50, 0.25 | 0.50, 0.20, 0.10, 0.05 |" in scanning.changed(rows)
+    assert "| shop | random | 1 % | 0.90, 1.00, 0.50, 0.25 | 0.50, 0.20, 0.10, 0.05 |" in scanning.changed(rows)
+    # nor does one of another size that was changed otherwise
+    other = [rows[0] | {"share": 0.002}, rows[0] | {"share": 0.002, "change": "one title", "alarm": 0.0}]
+    assert "| shop | random | 0.2 % | 0.90, 1.00, 0.50, 0.25 |  | 0.00, 1.00, 0.50, 0.25 |" in scanning.changed(
+        rows + other
+    )
     assert "| shop | 2 | 15 | 10 | 0.50 | 1 | 3.2 |" in scanning.likelihoods(rows)
     assert scanning.changed(rows[2:]) == ""
 
