@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
-import polars as pl
+from scanning import one_title
 from side_by_side import machine
 
 import lorec
@@ -155,9 +155,7 @@ class Job:
 
         def alike(fields: dict) -> dict:
             poison, bad, known = world()
-            items, title = bad.catalog.items, bad.catalog.titles()[int(poison.targets[0]) - 1]
-            theirs = pl.when(pl.int_range(1, pl.len() + 1).is_in(poison.targets.tolist())).then(pl.lit(title))
-            catalog = lorec.Catalog(items.with_columns(title=theirs.otherwise("title")))
+            catalog = lorec.Catalog(one_title(bad.catalog.items, bad.catalog.ids(poison.targets)))
             text = encoded(dataclasses.replace(bad, catalog=catalog), self.it.encoder)
             return self.seen(bad, known, poison, fields, text)
 

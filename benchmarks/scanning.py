@@ -82,12 +82,16 @@ def scanned(
     return found, time.perf_counter() - started
 
 
-def with_one_title(dataset: Dataset, targets: list[str]) -> Dataset:
-    """The log with the first target's title for all of them."""
-    items = dataset.items
+def one_title(items: pl.DataFrame, targets: list[str]) -> pl.DataFrame:
+    """A catalogue with the first target's title for all of them."""
     title = items.filter(pl.col("item").cast(pl.String) == targets[0])["title"][0]
     theirs = pl.when(pl.col("item").cast(pl.String).is_in(targets)).then(pl.lit(title)).otherwise("title")
-    return dataclasses.replace(dataset, items=items.with_columns(title=theirs))
+    return items.with_columns(title=theirs)
+
+
+def with_one_title(dataset: Dataset, targets: list[str]) -> Dataset:
+    """The log with the first target's title for all of them."""
+    return dataclasses.replace(dataset, items=one_title(dataset.items, targets))
 
 
 def with_one_id(dataset: Dataset, found: lorec.Findings, cache: Path) -> Dataset | None:

@@ -3,8 +3,8 @@
 The published calibrator (`lorec_paper`) asks whether a user's states look fraudulent. Fraudsters are part of the
 training data, so the recommender fits them and their states look well; on short histories nothing is left to see. Ours
 asks what does not move when the recommender learns: does an item keep the company that its popularity leads one to
-expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Five views answer, `collusion`,
-`incoherence`, `contradiction`, `copying` and `surprise`; a sixth, `camouflage`, is there for the asking. Two more ask
+expect, in the log and by what a language model makes of its text (`lorec.evidence`)? Six views answer, `collusion`,
+`incoherence`, `contradiction`, `nameless`, `copying` and `surprise`; `camouflage` is there for the asking. Two more ask
 about an item's holders: `profile`, whether their histories look made, by the mix of popularities in them;
 `association`, whether they are suspects by what they hold besides. Each is calibrated on rounds of known fakes; a
 likelihood follows for every item, and so for every interaction and user. Where a view raises the odds of a lie enough,
