@@ -276,7 +276,8 @@ def tables(rows: list[dict]) -> str:
         data, backbone, items, encoder, share = world
         parts.append(f"## {data}, {backbone}, items by {items}, texts by {encoder}, {100 * share:g} % fraudsters")
         of_parts = [row for row in these if row["arm"].startswith("part: ")]
-        parts += [trained([row for row in these if row not in of_parts]), harm(these), taken_out(of_parts)]
+        made = [row for row in these if row not in of_parts]
+        parts += [trained(made), paired(made), harm(these), taken_out(of_parts)]
         told = [row for row in of_parts if row["arm"] in ("part: whole", "part: clean log")]
         parts += [accused(told), calibrated(told, "reliability"), calibrated(told, "users reliability")]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -313,6 +314,25 @@ def trained(rows: list[dict]) -> str:
         if these := [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]:
             cells = [cell([row[name] for row in these if name in row], name) for name in SHOWN]
             made.append(f"| {kind} | {arm} | {len(these)} | {' | '.join(cells)} |")
+    return "\n".join(made) if made[2:] else ""
+
+
+def paired(rows: list[dict]) -> str:
+    """What LoRec costs or brings, pair by pair: HR@10 against other arms of the same seed and kind, in percent."""
+    found = {(row["arm"], row["kind"], row["seed"]): row["HR@10"] for row in rows}
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
+    made = [f"| HR@10 against, % | {' | '.join(kinds)} | all of them |", f"| --- |{' ---: |' * (len(kinds) + 1)}"]
+    for arm, other in itertools.product(("lorec", "lorec-paper"), ("clean", "none", "oracle")):
+        changes: dict[str, list[float]] = {kind: [] for kind in kinds}
+        by_seed: dict[int, list[float]] = {}
+        for (one, kind, seed), value in found.items():
+            if one == arm and kind in changes and (other, kind, seed) in found:
+                changes[kind].append(100 * (value / found[other, kind, seed] - 1))
+                by_seed.setdefault(seed, []).append(changes[kind][-1])
+        if by_seed:
+            cells = [cell(changes[kind], CHANGE) for kind in kinds]
+            cells.append(cell([float(np.mean(one)) for one in by_seed.values()], CHANGE))
+            made.append(f"| {arm} against {other} | {' | '.join(cells)} |")
     return "\n".join(made) if made[2:] else ""
 
 

@@ -282,7 +282,8 @@ def kinds() -> str:
         "[measurements](measurements.md#lorec-on-evidence-on-kinds-that-it-never-knew).",
         "First of each log what was trained and judged: every arm as long, the best epoch by validation; means over "
         "seeds with 95 % intervals, where there is one seed **nothing is resolved**; figures are in the "
-        "[glossary](glossary.md). Success removed is the mean over the seeds on which the attack works. Then who is "
+        "[glossary](glossary.md). Success removed is the mean over the seeds on which the attack works. Then hits of "
+        "LoRec against other arms of the same seed and kind (over all kinds: a mean for each seed first), and who is "
         "shown and hit, in tenths of the catalogue, 10 the most popular; new hits "
         "are the items that were first taken when four fifths of the log were over and yet are in its most popular "
         "tenth (Beauty has 79, Games 74, MovieLens-1M and the groceries none). Then what LoRec sees, without training, "

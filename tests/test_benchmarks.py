@@ -67,6 +67,25 @@ def test_the_tables_of_kinds_hold_the_rows(benchmark):
     assert "| lorec | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 |  | 2 |" in told
 
 
+def test_arms_are_paired_by_seed_and_kind(benchmark):
+    kinds = benchmark("kinds")
+    hits = {  # seed 2 has no clean model of segment, and a kind that is not one of the four
+        (1, "random"): (0.05, 0.04, 0.044), (1, "segment"): (0.05, 0.05, 0.045), (2, "random"): (0.06, 0.05, 0.06),
+        (2, "segment"): (None, 0.04, 0.05), (2, "covisit"): (0.06, 0.06, 0.01),
+    }  # fmt: skip
+    rows = [
+        {"seed": seed, "kind": kind, "arm": arm, "HR@10": value}
+        for (seed, kind), values in hits.items()
+        for arm, value in zip(("clean", "none", "lorec"), values, strict=True)
+        if value is not None
+    ]
+    told = kinds.paired(rows)
+    half = 12.706 / 2  # of the interval of two numbers, in their difference
+    assert f"| lorec against clean | -6.0 ± {12 * half:.1f} | -10.0 | -5.5 ± {11 * half:.1f} |" in told
+    assert f"| lorec against none | 15.0 ± {10 * half:.1f} | 7.5 ± {35 * half:.1f} | 11.2 ± " in told
+    assert "oracle" not in told and "covisit" not in told
+
+
 def test_a_likelihood_is_counted_in_its_bin(benchmark):
     kinds = benchmark("kinds")
     found = kinds.reliability(np.array([0.0, 0.002, 0.2, 0.2, 1.0]), np.array([False, False, True, False, True]))
