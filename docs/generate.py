@@ -233,10 +233,10 @@ def results() -> str:
     parts = [
         "# Results",
         "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
-        "about eight hours on two cores). How to read a table: [grids](grids.md). What single benchmarks measured, on "
-        "more logs and with more seeds: [measurements](measurements.md).",
+        "about eight hours on two cores). How to read a table: [grids](../grids.md). What single benchmarks measured, on "
+        "more logs and with more seeds: [the other pages](index.md).",
         "All tables but those of `small-main`, `rivals-seeds`, `rivals-detectors` and, for `lorec` itself, `rivals` "
-        "were made before it knew `evenness` and `intruders` ([log](log.md), 2026-11-28), before it had the view "
+        "were made before it knew `evenness` and `intruders` ([log](../log.md), 2026-11-28), before it had the view "
         "`contradiction` and before some rivals were mended (2026-11-27).",
         paper_recipes(),
     ]
@@ -259,7 +259,7 @@ def results() -> str:
         if name == "rivals":
             parts.append(
                 "`lorec`'s row under `adaptive` met a crowd that knows more than that of the other rows (undefended "
-                "T-HR@50 .0301 and HR@10 .0412 there): [why](measurements.md#lorec-beside-its-rivals)."
+                "T-HR@50 .0301 and HR@10 .0412 there): [why](lorec.md#lorec-beside-its-rivals)."
             )
         if name in ("rivals", "rivals-detectors"):
             parts.append(side_by_side(cells, "success removed", "Attack success removed"))
@@ -279,10 +279,10 @@ def kinds() -> str:
         "# Kinds, log by log",
         "Written by `make docs` from the rows in `benchmarks/measured/kinds.jsonl`, which `benchmarks/kinds.py` made; "
         "what they say, and the commands: "
-        "[measurements](measurements.md#lorec-on-evidence-on-kinds-that-it-never-knew).",
+        "[what LoRec is worth](lorec.md#lorec-on-evidence-on-kinds-that-it-never-knew).",
         "First of each log what was trained and judged: every arm as long, the best epoch by validation; means over "
         "seeds with 95 % intervals, where there is one seed **nothing is resolved**; figures are in the "
-        "[glossary](glossary.md). Success removed is the mean over the seeds on which the attack works. Then hits of "
+        "[glossary](../glossary.md). Success removed is the mean over the seeds on which the attack works. Then hits of "
         "LoRec against other arms of the same seed and kind (over all kinds: a mean for each seed first), and who is "
         "shown and hit, in tenths of the catalogue, 10 the most popular; new hits "
         "are the items that were first taken when four fifths of the log were over and yet are in its most popular "
@@ -371,7 +371,8 @@ def curves(told: pl.DataFrame) -> str:
 
 def main() -> int:
     """Write, or check, all pages."""
-    pages = {"configuration.md": configuration(), "python.md": library(), "results.md": results(), "kinds.md": kinds()}
+    pages = {"configuration.md": configuration(), "python.md": library(), "measured/results.md": results()}
+    pages |= {"measured/kinds.md": kinds()}
     pages |= {"glossary.md": glossary()} | verbs()
     stale = [
         name

@@ -30,10 +30,7 @@ from lorec.training import Training, fit
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-RECORDS = {
-    "measurements.md": "its commands take hours and need real data",
-    "results.md": "made from tables",
-}
+"""Not those of `measured/`, whose commands take hours and need real data."""
 NOT_OURS = ("make", "pip", "tensorboard", "mlflow")
 """What a page's commands may begin with besides lorec; such lines set up or look, and are not run here."""
 ELSEWHERE = ("lorec data fetch amazon", "lorec data stats amazon", "lorec data compile amazon", "recipes/demo.toml")
@@ -78,7 +75,7 @@ def words_of(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [one for one in PAGES if one.name not in RECORDS and blocks(one)], ids=lambda page: page.name
+    "page", [one for one in PAGES if blocks(one)], ids=lambda page: page.name
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the trackers' libraries
 def test_every_block_of_a_page_runs(page, shop, monkeypatch, capsys):
