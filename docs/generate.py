@@ -233,8 +233,8 @@ def results() -> str:
     parts = [
         "# Results",
         "Written by `make docs` from the tables that `lorec grid` exported (`make results` runs the recipes anew, "
-        "about eight hours on two cores). How to read a table: [grids](../grids.md). What single benchmarks measured, on "
-        "more logs and with more seeds: [the other pages](index.md).",
+        "about eight hours on two cores). How to read a table: [grids](../grids.md). What single benchmarks "
+        "measured, on more logs and with more seeds: [the other pages](index.md).",
         "All tables but those of `small-main`, `rivals-seeds`, `rivals-detectors` and, for `lorec` itself, `rivals` "
         "were made before it knew `evenness` and `intruders` ([log](../log.md), 2026-11-28), before it had the view "
         "`contradiction` and before some rivals were mended (2026-11-27).",
@@ -282,9 +282,9 @@ def kinds() -> str:
         "[what LoRec is worth](lorec.md#lorec-on-evidence-on-kinds-that-it-never-knew).",
         "First of each log what was trained and judged: every arm as long, the best epoch by validation; means over "
         "seeds with 95 % intervals, where there is one seed **nothing is resolved**; figures are in the "
-        "[glossary](../glossary.md). Success removed is the mean over the seeds on which the attack works. Then hits of "
-        "LoRec against other arms of the same seed and kind (over all kinds: a mean for each seed first), and who is "
-        "shown and hit, in tenths of the catalogue, 10 the most popular; new hits "
+        "[glossary](../glossary.md). Success removed is the mean over the seeds on which the attack works. Then "
+        "hits of LoRec against other arms of the same seed and kind (over all kinds: a mean for each seed first), and "
+        "who is shown and hit, in tenths of the catalogue, 10 the most popular; new hits "
         "are the items that were first taken when four fifths of the log were over and yet are in its most popular "
         "tenth (Beauty has 79, Games 74, MovieLens-1M and the groceries none). Then what LoRec sees, without training, "
         "when a part of it is taken out or asked for besides, when texts are vectors of another encoder, and on the "

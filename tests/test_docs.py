@@ -74,9 +74,7 @@ def words_of(line: str) -> list[str]:
     return shlex.split(line, comments=True)
 
 
-@pytest.mark.parametrize(
-    "page", [one for one in PAGES if blocks(one)], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", [one for one in PAGES if blocks(one)], ids=lambda page: page.name)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the trackers' libraries
 def test_every_block_of_a_page_runs(page, shop, monkeypatch, capsys):
     """In order, as a reader would: files are saved, commands typed, Python run; a piece of a run file fits in one."""
