@@ -37,7 +37,7 @@ from lorec.scans import (
     scan,
 )
 from lorec.scans.findings import TRAITS, by_chance, grouped, twins
-from lorec.scans.learning import alarm, campaigns, resolvable
+from lorec.scans.learning import Looked, alarm, campaigns, resolvable
 from lorec.sight import Sight
 from lorec.sources import moment, oddities
 from lorec.terminal import show_findings
@@ -858,6 +858,16 @@ class TestAlarm:
         holders[1 : pushed + 1] = 90
         assert alarm(campaigns(items, holders, 3000)) > 0.7
         assert alarm(campaigns(np.full(501, 0.003), holders, 3000)) < 0.1
+
+    def test_users_are_told_by_how_many_pushed_items_they_hold_and_not_by_how_innocent_the_rest_are(self):
+        """A history with an item twice, one of unsuspicious items, one of none that are suspicious at all, and both."""
+        log = Sequences(np.array([1, 2, 1, 3, 4, 4, 1, 3]), np.array([0, 3, 5, 6, 8]))
+        likely = np.array([0.0, 0.5, 0.2, 0.001, 0.0])
+        told = Looked(log, 4, {}).users(likely)["items"]
+        assert told[0] == pytest.approx(np.log(-np.log(0.5 * 0.8)))
+        assert told[3] == pytest.approx(np.log(-np.log(0.5 * 0.999)))
+        assert told[1] == told[2] == told.min()  # .1 % more or less is chance, and would let titles speak louder
+        assert told[0] > told[3]
 
 
 class TestTrials:

@@ -33,6 +33,9 @@ BURST = 0.02
 """The share of the log's time in which the fraudsters of half of the trials act."""
 ADAPTS = 10
 """How often an adaptive attack of a trial mends itself against LoRec's evidence."""
+LEAST = 0.003
+"""The expected number of pushed items in a history below which it does not matter how few: nobody is the more innocent
+for it. With less, titles that go together spoke louder than pushed items."""
 RARE = -100.0
 """In place of the log of its holders, of an item that is held by fewer."""
 ATTEMPTS = 5
@@ -132,7 +135,7 @@ class Looked:
         """[users] each: what is known of users, given how likely each item is pushed [V + 1]."""
         weighed = {name: said.users for name, said in self.said.items() if name not in ("lorec", *ASIDE)}
         told = {name: _scaled(name, values) for name, values in weighed.items()}
-        return told | {"items": np.log(np.maximum(self.pushed(items), 1e-5))}
+        return told | {"items": np.log(np.maximum(self.pushed(items), LEAST))}
 
     def pushed(self, items: Floats) -> Floats:
         """[users]: how many pushed items a user holds, as -log of the likelihood that none is."""
