@@ -288,8 +288,9 @@ def kinds() -> str:
         "are the items that were first taken when four fifths of the log were over and yet are in its most popular "
         "tenth (Beauty has 79, Games 74, MovieLens-1M and the groceries none). Then what LoRec sees, without training, "
         "when a part of it is taken out or asked for besides, when texts are vectors of another encoder, and on the "
-        "log without fraudsters. What was trained, and the rows without a part, are of before the view `nameless`: "
-        "compare them with *without nameless*, of as many seeds (those without a measure are of seed 11 alone but on "
+        "log without fraudsters. Rows of `lorec` without a part or with `camouflage`, and MovieLens-1M's by text, are "
+        "of before the view `nameless`: compare those that were not trained with *without nameless*, of as many seeds "
+        "(those without a measure are of seed 11 alone but on "
         "Beauty). Last whether its likelihoods are right, kind by kind. "
         '`disguise` is `segment` with `by = "text"`, `segment = 200`, `stray = 0`, and `segment` is not among what '
         "is known there.",
