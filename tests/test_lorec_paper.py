@@ -268,16 +268,17 @@ class TestGuard:
 def test_lorec_beats_undefended_where_histories_are_long():
     """A world where the calibrator can learn: random profiles push five items; weights part the two kinds.
 
-    Its steps come closer together than the paper's: as many of them in half as many epochs.
+    Its steps come closer together than the paper's, and weights enter early: later, genuine ones come out between .91
+    and .97, by the rounding of a machine.
     """
     split = leave_two_out(world(users=400, items=300, length=50, groups=5, seed=1), last=50)
     poison = forge(Random(share=0.05), split, 5, seed=3)
     bad = inject(split, poison, seed=3)
     known = known_fakes(bad, kinds=["random"], share=0.1, seed=3)
     text = TextVectors(split.catalog, Hash(dim=64))
-    training = Training(epochs=30, patience=30, tokens=1024, learning_rate=2e-3)
+    training = Training(epochs=24, patience=24, tokens=1024, learning_rate=2e-3)
     exposed, fits = {}, {}
-    paper = LoRecPaper(view="pooled", tokens=1024, passes=1, update_every=1, enter=12)
+    paper = LoRecPaper(view="pooled", tokens=1024, passes=1, update_every=1, enter=6)
     for name, defense in (("none", Undefended()), ("lorec", paper)):
         fits[name] = fit(bad, SASRec(width=32), defense=defense, known=known, text=text, training=training, seed=3)
         exposed[name] = evaluate(fits[name].recommender, bad, targets=poison.targets).metrics
@@ -286,6 +287,6 @@ def test_lorec_beats_undefended_where_histories_are_long():
     parted = mean_weights(guard.weights.users, guard.flagged, bad.fraudsters)
     assert found["ROC-AUC"] > 0.95
     assert found["recall"] > 0.9
-    assert parted["weight fraudsters"] < 0.1 < 0.9 < parted["weight genuine"]  # .94 on four seeds
+    assert parted["weight fraudsters"] < 0.1 < 0.95 < parted["weight genuine"]
     assert exposed["lorec"]["T-HR@50"] < 0.75 * exposed["none"]["T-HR@50"]
     assert exposed["lorec"]["HR@10"] > 0.9 * exposed["none"]["HR@10"]
